@@ -1,0 +1,33 @@
+"""Experiments: named grids of specs, one module a chapter."""
+
+from nbrepro.experiments import training_only_batchnorm
+from nbrepro.experiments.grid import PROFILES, Experiment
+from nbrepro.names import unknown
+
+__all__ = ["PROFILES", "REGISTRY", "Experiment", "get", "select"]
+
+REGISTRY: dict[str, Experiment] = {e.name: e for e in (training_only_batchnorm.EXPERIMENT,)}
+
+
+def get(name: str) -> Experiment:
+    """The experiment called ``name``.
+
+    Raises:
+        ValueError: naming the nearest one.
+    """
+    if name not in REGISTRY:
+        raise ValueError(unknown("experiment", name, REGISTRY))
+    return REGISTRY[name]
+
+
+def select(name: str) -> list[Experiment]:
+    """Experiments by experiment name, chapter name, or ``all``.
+
+    Raises:
+        ValueError: naming the nearest name.
+    """
+    found = [e for e in REGISTRY.values() if name in ("all", e.name, e.chapter)]
+    if not found:
+        chapters = dict.fromkeys(e.chapter for e in REGISTRY.values())
+        raise ValueError(unknown("experiment or chapter", name, [*REGISTRY, *chapters, "all"]))
+    return found

@@ -1,0 +1,51 @@
+"""What an experiment is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nbrepro.names import choose
+from nbrepro.spec import Spec
+
+#: How much is spent. Only ``quick`` and ``full`` can carry a verdict.
+PROFILES = ("smoke", "quick", "full")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A declarative grid of runs that feeds the claims of one chapter.
+
+    Attributes:
+        name: folder of its records in the ledger.
+        chapter: notebook in ``book/``, without ending.
+        title: one line.
+        arms: profile → the runs of one replicate, seed 0, most informative first.
+        seeds: profile → how many replicates.
+    """
+
+    name: str
+    chapter: str
+    title: str
+    arms: Callable[[str], list[Spec]]
+    seeds: dict[str, int]
+
+    def specs(
+        self, profile: str, dataset: str | None = None, seeds: int | None = None
+    ) -> list[Spec]:
+        """All runs of a profile: every arm with seed 0, then every arm with seed 1, ...
+
+        Args:
+            profile: ``smoke``, ``quick`` or ``full``.
+            dataset: instead of CIFAR-10; ``smoke`` always uses the embedded digits.
+            seeds: instead of the profile's own number.
+
+        Raises:
+            ValueError: for an unknown profile or fewer than one seed.
+        """
+        choose("profile", profile, PROFILES)
+        replicates = self.seeds[profile] if seeds is None else seeds
+        if replicates < 1:
+            raise ValueError(f"seeds is {replicates}; it must be at least 1")
+        arms = self.arms(profile)
+        if dataset is not None and profile != "smoke":
+            arms = [arm.replace(dataset=dataset) for arm in arms]
+        return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

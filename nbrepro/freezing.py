@@ -1,0 +1,231 @@
+"""Choose what is trained: freeze a network, keep some groups of parameters trainable, and say which.
+
+Groups (arXiv 2003.00152, Table 1 counts them the same way):
+
+=============  ====================================================================================
+``batchnorm``  every γ and β, those inside shortcuts included
+``gamma``      the scales γ alone
+``beta``       the shifts β alone
+``output``     weight and bias of the last linear layer
+``shortcut``   weights of the projections inside modules named ``shortcut`` or ``downsample``
+``other``      every parameter that is in none of the groups above
+``all``        everything
+``random:k``   k weights of every output channel of every convolution, drawn without replacement
+=============  ====================================================================================
+
+Join them with ``+``: ``freeze(model, train="batchnorm+output")``. Works on any ``nn.Module``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from nbrepro.names import choose
+
+GROUPS = ("batchnorm", "gamma", "beta", "output", "shortcut", "other", "all")
+_SHORTCUT_NAMES = {"shortcut", "downsample"}
+
+
+@dataclass(frozen=True)
+class FreezeReport:
+    """What :func:`freeze` left trainable. ``print`` it.
+
+    Attributes:
+        train: the policy that was asked for.
+        names: the parameters that are trained, in the model's order.
+        counts: trained numbers by group; ``counts["all"]`` is their total.
+        shares: the same divided by all parameters of the network.
+        total: all parameters of the network.
+    """
+
+    train: str
+    names: tuple[str, ...]
+    counts: dict[str, int]
+    shares: dict[str, float]
+    total: int
+
+    def __str__(self) -> str:
+        lines = [f"train={self.train}: {self.counts['all']:,} of {self.total:,} parameters"]
+        for group, count in self.counts.items():
+            if count and group != "all":
+                lines.append(f"  {group:<10} {count:>12,}  {self.shares[group]:8.3%}")
+        return "\n".join(lines)
+
+
+def parse(train: str) -> tuple[set[str], int]:
+    """Split a policy into its groups and the k of ``random:k`` (0 if absent).
+
+    Raises:
+        ValueError: for an unknown group or a k that is not a positive whole number.
+    """
+    groups, k = set(), 0
+    for part in train.split("+"):
+        if part.startswith("random:"):
+            text = part.removeprefix("random:")
+            if not text.isdecimal() or int(text) < 1:
+                raise ValueError(
+                    f"{part!r}: k must be a whole number of at least 1, as in random:2"
+                )
+            k = int(text)
+        else:
+            groups.add(choose("group to train", part, [*GROUPS, "random:k"]))
+    if k and "all" in groups:
+        raise ValueError(f"{train!r}: with all parameters trained, random:{k} selects nothing more")
+    return groups, k
+
+
+def _groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, set[str]]]:
+    """Every parameter once, with the groups it belongs to (``all`` among them)."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    output = linear[-1] if linear else None
+    seen: set[nn.Parameter] = set()
+    for path, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
+            if isinstance(module, _BatchNorm):
+                groups = {"batchnorm", "gamma" if leaf == "weight" else "beta"}
+            elif path == output:
+                groups = {"output"}
+            elif _SHORTCUT_NAMES & set(path.split(".")):
+                groups = {"shortcut"}
+            else:
+                groups = {"other"}
+            yield f"{path}.{leaf}" if path else leaf, parameter, groups | {"all"}
+
+
+def count(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters by group, whether trained or frozen; ``all`` is the total."""
+    counts = dict.fromkeys(GROUPS, 0)
+    for _, parameter, groups in _groups(model):
+        for group in groups:
+            counts[group] += parameter.numel()
+    return counts
+
+
+def freeze(
+    model: nn.Module, train: str = "batchnorm", *, seed: int = 0, statistics: bool = True
+) -> FreezeReport:
+    """Freeze ``model`` in place, except the groups named by ``train``.
+
+    Frozen parameters get ``requires_grad=False``: no gradient is computed for them, and an
+    optimizer that is given the trainable ones alone can neither move nor decay them. Under
+    ``random:k`` the gradient of the other weights is set to zero and every
+    ``torch.optim`` step is followed by putting them back, so that neither weight decay nor momentum
+    moves them; the whole weight gradient has to be computed, so this saves no time.
+
+    Calling it again replaces the earlier policy.
+
+    Args:
+        model: any module.
+        train: groups joined with ``+``, see the table at the top of this module.
+        seed: draws the positions of ``random:k``; the same seed gives the same positions.
+        statistics: if false, BatchNorm layers also normalise with their stored running statistics,
+            in training as in evaluation, and never update them.
+
+    Returns:
+        What is trained: names, counts and shares.
+
+    Raises:
+        ValueError: for an unknown group, a group this model has no parameter of, or a k larger
+            than a convolution's fan-in.
+    """
+    wanted, k = parse(train)
+    convolutions = {m.weight for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    generator = torch.Generator().manual_seed(seed)
+    names: list[str] = []
+    masks: dict[nn.Parameter, Tensor] = {}
+    counts = dict.fromkeys([*GROUPS, "random"], 0)
+    for name, parameter, groups in _groups(model):
+        if groups & wanted:
+            trained = parameter.numel()
+        elif k and parameter in convolutions:
+            masks[parameter] = _draw(name, parameter, k, generator)
+            groups, trained = {"random", "all"}, k * parameter.shape[0]
+        else:
+            continue
+        names.append(name)
+        for group in groups:
+            counts[group] += trained
+    absent = [group for group in [*sorted(wanted), *(["random"] if k else [])] if not counts[group]]
+    if absent:
+        raise ValueError(
+            f"nothing to train: this model has no {' and no '.join(absent)} parameters"
+        )
+
+    _undo(model)
+    for name, parameter, _ in _groups(model):
+        parameter.requires_grad_(name in names)
+    for parameter, mask in masks.items():
+        parameter._nbrepro_masked = _Masked(parameter, mask)  # type: ignore[attr-defined]
+    if not statistics:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module._nbrepro_stored = module.register_forward_pre_hook(_use_stored_statistics)
+    if not k:
+        del counts["random"]
+    total = sum(parameter.numel() for parameter in model.parameters())
+    shares = {group: number / total for group, number in counts.items()}
+    return FreezeReport(train, tuple(names), counts, shares, total)
+
+
+def _use_stored_statistics(module: nn.Module, _: Any) -> None:
+    module.eval()
+
+
+def _draw(name: str, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """A mask shaped like ``weight`` that is true at k positions of every output channel."""
+    channels, fan_in = weight.shape[0], weight[0].numel()
+    if k > fan_in:
+        raise ValueError(f"random:{k} asks for more weights than {name} has per channel ({fan_in})")
+    positions = torch.rand(channels, fan_in, generator=generator).argsort(dim=1)[:, :k]
+    mask = torch.zeros(channels, fan_in, dtype=torch.bool).scatter_(1, positions, True)
+    return mask.view(weight.shape)
+
+
+class _Masked:
+    """Keeps the weights outside ``mask`` at the values they had."""
+
+    def __init__(self, weight: nn.Parameter, mask: Tensor) -> None:
+        self.mask = mask.to(weight.device)
+        self.frozen = weight.detach().clone()
+        self.hook = weight.register_hook(self.gradient)
+
+    def gradient(self, gradient: Tensor) -> Tensor:
+        self.mask = self.mask.to(gradient.device)
+        return gradient * self.mask
+
+    def restore(self, weight: nn.Parameter) -> None:
+        self.mask, self.frozen = self.mask.to(weight.device), self.frozen.to(weight.device)
+        with torch.no_grad():
+            weight.copy_(torch.where(self.mask, weight, self.frozen))
+
+
+def _restore_masked(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            masked = getattr(parameter, "_nbrepro_masked", None)
+            if masked is not None:
+                masked.restore(parameter)
+
+
+# One hook for every optimizer: whoever calls freeze() with random:k need not remember anything.
+register_optimizer_step_post_hook(_restore_masked)
+
+
+def _undo(model: nn.Module) -> None:
+    """Take back what an earlier :func:`freeze` attached."""
+    for parameter in model.parameters():
+        if hasattr(parameter, "_nbrepro_masked"):
+            parameter._nbrepro_masked.hook.remove()
+            del parameter._nbrepro_masked
+    for module in model.modules():
+        if hasattr(module, "_nbrepro_stored"):
+            module._nbrepro_stored.remove()
+            del module._nbrepro_stored

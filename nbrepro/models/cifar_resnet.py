@@ -1,0 +1,103 @@
+"""ResNets for 32×32 images, as in arXiv 2003.00152 (section 3, Table 1) and its released code.
+
+A 3×3 stem, three stages of n basic blocks with 16w, 32w and 64w channels (depth 6n + 2, width
+multiple w), global average pooling and one linear layer. BatchNorm stands before the activation.
+Where the shape changes the shortcut is a strided 1×1 convolution with a BatchNorm of its own;
+He et al. (2015) used a parameter-free shortcut there. Module names follow the released code, so
+its state dicts load as they are.
+"""
+
+import re
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbrepro.models.initialise import initialise
+
+PREFIX = "cifar_resnet"
+NAMES = [
+    *(f"cifar_resnet{depth}" for depth in (14, 20, 32, 56, 110, 218, 434, 866)),
+    *(f"cifar_resnet14x{width}" for width in (2, 4, 8, 16, 32)),
+]
+
+
+class BasicBlock(nn.Module):
+    """``relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels_in != channels:
+            self.shortcut.append(nn.Conv2d(channels_in, channels, 1, stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, channels_in, H, W]`` → ``[N, channels, H / stride, W / stride]``."""
+        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(branch + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """A CIFAR ResNet of depth ``6 * blocks + 2`` with ``16 * width`` channels in its first stage."""
+
+    def __init__(
+        self,
+        blocks: int,
+        width: int = 1,
+        num_classes: int = 10,
+        *,
+        weight_init: str = "kaiming_normal",
+        batchnorm_init: str = "uniform",
+    ) -> None:
+        super().__init__()
+        channels = 16 * width
+        self.conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.blocks = nn.Sequential()
+        for stage in range(3):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                wider = 16 * width * 2**stage
+                self.blocks.append(BasicBlock(channels, wider, stride))
+                channels = wider
+        self.fc = nn.Linear(channels, num_classes)
+        initialise(self, weight_init, batchnorm_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
+        x = self.blocks(F.relu(self.bn(self.conv(x))))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+def parse(name: str) -> tuple[int, int]:
+    """``cifar_resnet14x4`` → ``(blocks a stage, width multiple)``, here ``(2, 4)``.
+
+    Raises:
+        ValueError: if the name or the depth is impossible, naming the nearest possible depths.
+    """
+    match = re.fullmatch(r"cifar_resnet(\d+)(?:x([1-9]\d*))?", name)
+    if match is None:
+        raise ValueError(
+            f"unknown model {name!r}: write cifar_resnet<depth> or cifar_resnet<depth>x<width>, "
+            "for example cifar_resnet14 or cifar_resnet14x4."
+        )
+    depth, width = int(match[1]), int(match[2] or 1)
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or blocks < 1:
+        near = sorted({6 * max(blocks, 1) + 2, 6 * (max(blocks, 0) + 1) + 2})
+        raise ValueError(
+            f"unknown model {name!r}: a CIFAR ResNet has depth 6n + 2; "
+            f"nearest to {depth}: {' and '.join(map(str, near))}."
+        )
+    return blocks, width
+
+
+def build(name: str, num_classes: int, **options: object) -> CifarResNet:
+    """Build the named network; ``options`` are ``weight_init`` and ``batchnorm_init``."""
+    blocks, width = parse(name)
+    return CifarResNet(blocks, width, num_classes, **options)  # type: ignore[arg-type]

@@ -1,0 +1,156 @@
+"""The description of one run, and its identity.
+
+Defaults are the CIFAR-10 recipe of arXiv 2003.00152 (appendix B and released code). A run's identity
+is a hash of the settings that differ from the defaults, so a setting added later, at a default
+that changes nothing, keeps every old hash and every old record.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from nbrepro import freezing, models
+from nbrepro.models import initialise
+from nbrepro.names import choose, unknown
+
+SCHEDULES = ("step", "cosine", "constant")
+AUGMENTATIONS = ("crop-flip", "none")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One training run. Two runs that differ only in ``seed`` are replicates.
+
+    Attributes:
+        model: name for :func:`nbrepro.models.create`.
+        train: policy for :func:`nbrepro.freezing.freeze`.
+        statistics: whether BatchNorm layers use batch statistics and update the running ones.
+        weight_init: one of :data:`nbrepro.models.initialise.WEIGHT`.
+        batchnorm_init: one of :data:`nbrepro.models.initialise.BATCHNORM`.
+        dataset: name for :func:`nbrepro.data.load`.
+        augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
+        epochs: passes over the training set; 0 evaluates the untrained network.
+        batch_size: images a step, over all processes together.
+        lr: learning rate of SGD before the schedule.
+        momentum: of SGD.
+        weight_decay: L2 coefficient, on every trained parameter.
+        schedule: ``step``, ``cosine`` (to zero) or ``constant``.
+        milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
+        warmup_epochs: epochs over which the rate rises linearly from zero.
+        precision: ``auto`` is bfloat16 for convolutions and linear layers where the hardware has it.
+        seed: initialisation, data order and augmentation all follow from it.
+    """
+
+    model: str
+    train: str = "all"
+    statistics: bool = True
+    weight_init: str = "kaiming_normal"
+    batchnorm_init: str = "uniform"
+    dataset: str = "cifar10"
+    augmentation: str = "crop-flip"
+    epochs: int = 160
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    warmup_epochs: float = 0.0
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Normalise numbers and reject what cannot be run.
+
+        Raises:
+            TypeError: for a value of the wrong type, such as the text ``"1e-3"`` for a rate.
+            ValueError: for an unknown name or a number out of range.
+        """
+        hints = get_type_hints(Spec)
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+        models.check(self.model)
+        freezing.parse(self.train)
+        choose("weight_init", self.weight_init, initialise.WEIGHT)
+        choose("batchnorm_init", self.batchnorm_init, initialise.BATCHNORM)
+        choose("augmentation", self.augmentation, AUGMENTATIONS)
+        choose("schedule", self.schedule, SCHEDULES)
+        choose("precision", self.precision, PRECISIONS)
+        for name, low, high in (
+            ("epochs", 0, None),
+            ("batch_size", 1, None),
+            ("lr", 0, None),
+            ("momentum", 0, 1),
+            ("weight_decay", 0, None),
+            ("warmup_epochs", 0, self.epochs),
+            ("seed", 0, None),
+        ):
+            value = getattr(self, name)
+            if value < low or (high is not None and value > high):
+                bound = f"at least {low}" if high is None else f"between {low} and {high}"
+                raise ValueError(f"{name} is {value}; it must be {bound}")
+        if any(not 0 < m < 1 for m in self.milestones):
+            raise ValueError(
+                f"milestones are {self.milestones}; each is a fraction between 0 and 1"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, defaults included, as JSON types."""
+        settings = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "Spec":
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: for an unknown setting, naming the nearest known one.
+            TypeError: for a missing ``model`` or a value of the wrong type.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise ValueError(unknown("setting", name, known))
+        return cls(**settings)
+
+    def canonical(self) -> str:
+        """The text that is hashed: settings that differ from their defaults, sorted by name."""
+        settings = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """Identity of the run: 16 hexadecimal digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    def replace(self, **changes: Any) -> "Spec":
+        """A copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    def __str__(self) -> str:
+        return f"{self.model} train={self.train} on {self.dataset}, {self.epochs} epochs, seed {self.seed}"
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as ``hint`` (int → float and list → tuple are the only conversions)."""
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{name} is {value!r}; expected a list of numbers")
+        return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; expected a finite number")
+    return value
