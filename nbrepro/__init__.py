@@ -1,4 +1,4 @@
-"""nbrepro: paper claims, the runs that could prove them wrong, and verdicts computed from the records.
+"""nbrepro: paper claims, the runs that could prove them wrong, and computed verdicts.
 
 Rooms load on first use, so that ``import nbrepro`` costs nothing and a typing error in a
 notebook's parameters is reported before torch is imported.

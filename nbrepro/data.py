@@ -28,17 +28,26 @@ STD = (0.229, 0.224, 0.225)
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 _TEST_FOLDERS = ("test", "val")
-_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
-#: Folder trees whose whole content is known: classes, side, files a class, and a digest of all files.
+
+@dataclass(frozen=True)
+class _Tree:
+    """A folder tree whose content is known."""
+
+    classes: tuple[str, ...]
+    side: int
+    files_per_class: dict[str, int]
+    digest: str
+
+
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _KNOWN_TREES = {
-    "cifar10-jpeg": {
-        "classes": _CIFAR10,
-        "side": 32,
-        "train": 5000,
-        "test": 1000,
-        "digest": "3f8acc60b8946a2f",
-    },
+    "cifar10-jpeg": _Tree(
+        classes=tuple(_CIFAR10.split()),
+        side=32,
+        files_per_class={"train": 5000, "test": 1000},
+        digest="3f8acc60b8946a2f",
+    ),
 }
 
 
@@ -111,11 +120,12 @@ def _dataset(
 ) -> Dataset:
     """Check shapes and labels, fingerprint, and wrap as tensors."""
     digest = hashlib.sha256("\n".join(classes).encode())
-    tensors = []
+    tensors: list[Tensor] = []
     for part, (images, labels) in (("training", train), ("test", test)):
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise DataError(
-                f"{name}: {part} images are {images.dtype} {images.shape}; expected uint8 [N, H, W, 3]"
+                f"{name}: {part} images are {images.dtype} {images.shape}; "
+                "expected uint8 [N, H, W, 3]"
             )
         if len(images) != len(labels) or not len(images):
             raise DataError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
@@ -127,7 +137,16 @@ def _dataset(
         images, labels = np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype="<i8")
         digest.update(str(images.shape).encode() + images.tobytes() + labels.tobytes())
         tensors += [torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))]
-    return Dataset(name, tuple(classes), *tensors, digest.hexdigest()[:16])
+    train_images, train_labels, test_images, test_labels = tensors
+    return Dataset(
+        name,
+        tuple(classes),
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        digest.hexdigest()[:16],
+    )
 
 
 def _digits() -> Dataset:
@@ -198,8 +217,8 @@ def _folder(name: str, root: Path) -> Dataset:
     if arrays is None:
         _check_digest(name, base, listing)
         arrays = {}
-        side = _KNOWN_TREES.get(name, {}).get("side")
-        shape: tuple[int, int, int] | None = (side, side, 3) if isinstance(side, int) else None
+        known = _KNOWN_TREES.get(name)
+        shape: tuple[int, ...] | None = (known.side, known.side, 3) if known else None
         for part, key in (("train", "train"), (test_folder, "test")):
             images, labels, shape = _decode(name, listing[part], classes, shape)
             arrays |= {f"{key}_images": images, f"{key}_labels": labels}
@@ -213,7 +232,7 @@ def _folder(name: str, root: Path) -> Dataset:
 
 
 def _list(folder: Path) -> dict[str, list[Path]]:
-    """Class name → its image files, sorted (Tiny-ImageNet's extra ``images/`` level is looked into)."""
+    """Class name → its image files, sorted; folders below a class are looked into."""
     return {
         entry.name: sorted(p for p in entry.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
         for entry in sorted(folder.iterdir())
@@ -241,14 +260,14 @@ def _check_tree(
     known = _KNOWN_TREES.get(name)
     if known is None:
         return
-    if classes != known["classes"]:
-        raise DataError(f"{name}: classes in {base} are {classes}; expected {known['classes']}")
+    if classes != list(known.classes):
+        raise DataError(f"{name}: classes in {base} are {classes}; expected {list(known.classes)}")
     for part, files in listing.items():
         for label, paths in files.items():
-            if len(paths) != known[part]:
+            if len(paths) != known.files_per_class.get(part):
                 raise DataError(
                     f"{name}: {base / part / label} holds {len(paths)} images, expected "
-                    f"{known[part]}; unpack the archive again"
+                    f"{known.files_per_class.get(part)}; unpack the archive again"
                 )
 
 
@@ -257,10 +276,10 @@ def _check_digest(name: str, base: Path, listing: dict[str, dict[str, list[Path]
     known = _KNOWN_TREES.get(name)
     if known is None:
         return
-    if tree_digest(base, listing) != known["digest"]:
+    if tree_digest(base, listing) != known.digest:
         raise DataError(
-            f"{name}: some file below {base} is not the archive's (altered, or under another class); "
-            "unpack the archive again, or give the folder another name to use it as it is"
+            f"{name}: some file below {base} is not the archive's (altered, or under another "
+            "class); unpack the archive again, or give the folder another name to use it as it is"
         )
 
 
@@ -279,8 +298,8 @@ def _decode(
     name: str,
     files: dict[str, list[Path]],
     classes: list[str],
-    shape: tuple[int, int, int] | None,
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
+    shape: tuple[int, ...] | None,
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     from PIL import Image, UnidentifiedImageError
 
     images, labels = [], []
@@ -306,7 +325,7 @@ def _decode(
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
-    """The cached arrays; ``None`` if there are none or they are damaged (they are decoded again)."""
+    """The cached arrays; ``None`` if there are none or they are damaged (then: decode again)."""
     try:
         with np.load(path) as arrays:
             return {key: arrays[key] for key in arrays.files}
@@ -362,8 +381,8 @@ class Batches:
 
         Args:
             index: int64 ``[B]``, which images.
-            offset: int64 ``[B, 2]`` in ``[0, 2 * pad]``, upper left corner of the crop (row, column);
-                default the middle.
+            offset: int64 ``[B, 2]`` in ``[0, 2 * pad]``, the crop's upper left corner
+                (row, column); default the middle.
             flip: bool ``[B]``, mirror left to right; default no.
 
         Returns:

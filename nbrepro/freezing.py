@@ -1,4 +1,4 @@
-"""Choose what is trained: freeze a network, keep some groups of parameters trainable, and say which.
+"""Choose what is trained: freeze a network but for some groups of parameters, and say which.
 
 Groups (arXiv 2003.00152, Table 1 counts them the same way):
 
@@ -167,7 +167,8 @@ def freeze(
     if not statistics:
         for module in model.modules():
             if isinstance(module, _BatchNorm):
-                module._nbrepro_stored = module.register_forward_pre_hook(_use_stored_statistics)
+                hook = module.register_forward_pre_hook(_use_stored_statistics)
+                module.__dict__["_nbrepro_stored"] = hook
     if not k:
         del counts["random"]
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -195,7 +196,7 @@ class _Masked:
     def __init__(self, weight: nn.Parameter, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
         self.frozen = weight.detach().clone()
-        self.hook = weight.register_hook(self.gradient)
+        self.hook = weight.register_hook(self.gradient)  # type: ignore[no-untyped-call]
 
     def gradient(self, gradient: Tensor) -> Tensor:
         self.mask = self.mask.to(gradient.device)
@@ -227,5 +228,4 @@ def _undo(model: nn.Module) -> None:
             del parameter._nbrepro_masked
     for module in model.modules():
         if hasattr(module, "_nbrepro_stored"):
-            module._nbrepro_stored.remove()
-            del module._nbrepro_stored
+            module.__dict__.pop("_nbrepro_stored").remove()

@@ -129,10 +129,14 @@ class Ledger:
 
     def scan(self, experiment: str | None = None) -> tuple[list[Record], list[Damaged]]:
         """All sound records (of one experiment), and all files that are not trusted."""
-        sound, damaged = [], []
+        sound: list[Record] = []
+        damaged: list[Damaged] = []
         for path in sorted(self.root.glob(f"{experiment or '*'}/*.json")):
-            record = _read(path)
-            (damaged if isinstance(record, Damaged) else sound).append(record)  # type: ignore[arg-type]
+            entry = _read(path)
+            if isinstance(entry, Record):
+                sound.append(entry)
+            elif entry is not None:
+                damaged.append(entry)
         return sound, damaged
 
     def write(self, record: Record) -> Path:
@@ -146,17 +150,17 @@ class Ledger:
         if isinstance(present, Record) and present.status != "failed":
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False)
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part", text=True)
         try:
-            with file:
+            with open(handle, "w", encoding="utf-8") as file:
                 file.write(record.to_json())
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
+            os.chmod(part, 0o644)
+            os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(file.name)
+                os.unlink(part)
             raise
         return path
 

@@ -1,8 +1,8 @@
 """The description of one run, and its identity.
 
-Defaults are the CIFAR-10 recipe of arXiv 2003.00152 (appendix B and released code). A run's identity
-is a hash of the settings that differ from the defaults, so a setting added later, at a default
-that changes nothing, keeps every old hash and every old record.
+Defaults are the CIFAR-10 recipe of arXiv 2003.00152 (appendix B and released code). A run's
+identity is a hash of the settings that differ from the defaults, so a setting added later, at a
+default that changes nothing, keeps every old hash and every old record.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Spec:
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
         warmup_epochs: epochs over which the rate rises linearly from zero.
-        precision: ``auto`` is bfloat16 for convolutions and linear layers where the hardware has it.
+        precision: ``auto`` is bfloat16 (convolutions, linear layers) where the hardware has it.
         seed: initialisation, data order and augmentation all follow from it.
     """
 
@@ -138,7 +138,10 @@ class Spec:
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
-        return f"{self.model} train={self.train} on {self.dataset}, {self.epochs} epochs, seed {self.seed}"
+        return (
+            f"{self.model} train={self.train} on {self.dataset}, "
+            f"{self.epochs} epochs, seed {self.seed}"
+        )
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

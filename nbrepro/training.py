@@ -96,7 +96,7 @@ def epoch_plan(seed: int, epoch: int, images: int, pad: int) -> tuple[Tensor, Te
 def has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 matrix work is done by the hardware rather than emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -128,7 +128,7 @@ def train(
         spec: the run.
         dataset: the data; must be the one that ``spec`` names.
         device: ``auto``, ``cpu`` or ``cuda``.
-        checkpoint: file to write after every epoch and to resume from; left to the caller to delete.
+        checkpoint: file to write after every epoch and to resume from; the caller deletes it.
         progress: show a bar with the time left (on a terminal only).
         should_stop: asked at the end of every epoch but the last.
 
@@ -270,8 +270,9 @@ class _Run:
     def evaluate(self, epoch: int) -> None:
         """Measure the test set and append a row to the curve; every test image counts once."""
         self.model.eval()
+        everything = torch.arange(len(self.test), device=self.device)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for index in torch.arange(len(self.test), device=self.device).split(EVALUATION_BATCH):
+        for index in torch.split(everything, EVALUATION_BATCH):
             images, labels = self.test(self._mine(index))
             with self.autocast:
                 logits = self.model(images).float()

@@ -9,7 +9,7 @@ _FAMILIES = (cifar_resnet,)
 
 
 def names() -> list[str]:
-    """The networks of the papers. Families also accept other sizes (see each family's docstring)."""
+    """The networks of the papers; families accept other sizes too (see their docstrings)."""
     return [name for family in _FAMILIES for name in family.NAMES]
 
 
@@ -39,4 +39,5 @@ def create(name: str, num_classes: int = 10, **options: object) -> nn.Module:
     """
     check(name)
     family = next(f for f in _FAMILIES if name.startswith(f.PREFIX))
-    return family.build(name, num_classes, **options)
+    model: nn.Module = family.build(name, num_classes, **options)
+    return model

@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A CIFAR ResNet of depth ``6 * blocks + 2`` with ``16 * width`` channels in its first stage."""
+    """Depth ``6 * blocks + 2``, ``16 * width`` channels in the first stage."""
 
     def __init__(
         self,

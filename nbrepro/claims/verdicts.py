@@ -1,0 +1,320 @@
+"""From records to verdicts.
+
+A rule asks one or more questions of the records, each answered by an effect with its 95 % interval:
+
+``ordered``   is the second arm's mean test accuracy above the first one's? (``rising``: each arm
+              against the next; ``pairs``: as listed.) Effect: difference of means, Welch's.
+``level``     does the mean lie ``between`` two bounds? ``over: each network`` asks it of every
+              network, ``over: all runs`` of all runs together. Effect: the mean, Student's interval.
+``counts``    do the networks have the printed numbers of parameters? No run needed.
+
+A question is answered *yes* if its interval lies wholly on the claim's side, *no* if wholly on the
+other, else *open*. All yes: reproduced. Any no: contradicted. Otherwise, or with a single seed:
+inconclusive. Questions about networks that were not run are left out and named, and the verdict
+is then one "at reduced scale", as for all profiles but ``full`` and pixels but CIFAR-10's own.
+Runs that diverged count with the accuracy they ended at.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nbrepro import experiments
+from nbrepro.claims import Claim
+from nbrepro.ledger import Record
+
+VERDICTS = (
+    "reproduced",
+    "reproduced at reduced scale",
+    "contradicted",
+    "inconclusive",
+    "cited only",
+    "not run",
+)
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question and its answer.
+
+    Attributes:
+        label: what was compared.
+        n: replicates of each arm.
+        effect: fraction (0.055 is 5.5 points); a difference for ``ordered``, a mean for ``level``.
+        low: lower end of the 95 % interval; not a number with a single replicate.
+        high: upper end.
+        answer: ``yes``, ``no`` or ``open``.
+        difference: whether ``effect`` is a difference of two means.
+    """
+
+    label: str
+    n: tuple[int, ...]
+    effect: float
+    low: float
+    high: float
+    answer: str
+    difference: bool
+
+    def __str__(self) -> str:
+        sign, unit = ("+", "points") if self.difference else ("", "%")
+        numbers = f"{100 * self.effect:{sign}.1f} {unit}"
+        if not math.isnan(self.low):
+            numbers += f" [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+        seeds = (
+            f"n = {self.n[0]}" if len(set(self.n)) == 1 else f"n = {' and '.join(map(str, self.n))}"
+        )
+        return f"{self.label}: {numbers}, {seeds}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on a claim, with what it rests on.
+
+    Attributes:
+        claim: the claim.
+        verdict: one of :data:`VERDICTS`.
+        findings: the questions that could be asked.
+        scale: profile, epochs and data in words; empty if no run was needed or made.
+        note: what was left out, or what else a reader must know.
+        records: hashes of the records it rests on.
+    """
+
+    claim: Claim
+    verdict: str
+    findings: tuple[Finding, ...] = ()
+    scale: str = ""
+    note: str = ""
+    records: tuple[str, ...] = ()
+
+    @property
+    def ours(self) -> str:
+        """The finding that carries least: the one nearest to failing, in words."""
+        if not self.findings:
+            return self.note
+        order = {"no": 0, "open": 1, "yes": 2}
+        weakest = min(self.findings, key=lambda f: (order[f.answer], f.low))
+        more = len(self.findings) - 1
+        return f"{weakest}" + (f"; {more} more at least as clear" if more else "")
+
+
+def label(arm: Iterable[tuple[str, str]] | dict[str, str]) -> str:
+    """A reader's name for an arm: ``{"model": "cifar_resnet14x2", ...}`` → ``ResNet-14 ×2 ...``."""
+    arm = dict(arm)
+    words = []
+    if "model" in arm:
+        words.append(network(arm["model"]))
+    if "train" in arm:
+        words.append({"batchnorm": "BatchNorm only", "output": "output only", "all": "all"}.get(
+            arm["train"], arm["train"]))  # fmt: skip
+    return " ".join(words)
+
+
+def network(model: str) -> str:
+    """``cifar_resnet14x2`` → ``ResNet-14 ×2``."""
+    return model.replace("cifar_resnet", "ResNet-").replace("x", " ×")
+
+
+def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
+    """Apply the claim's rule to the records of its experiment.
+
+    The best evidence decides: the ``full`` profile before ``quick``, original CIFAR-10 before
+    other pixels. ``smoke`` runs never count.
+    """
+    rule = claim.rule
+    if rule is None:
+        return Verdict(claim, "cited only", note="beyond our means; not tested")
+    if rule["kind"] == "counts":
+        return _judge_counts(claim, rule["printed"])
+    assert claim.experiment is not None
+    for profile in ("full", "quick"):
+        if profile not in rule.get("profiles", ("full", "quick")):
+            continue
+        for dataset in sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d)):
+            chosen = of_scale(records, claim.experiment, profile, dataset)
+            findings, missing = _ask(rule, chosen)
+            if findings:
+                arms = (
+                    rule.get("arms") or rule.get("rising") or [a for p in rule["pairs"] for a in p]
+                )
+                used = [r for r in chosen if any(_matches(r, arm) for arm in arms)]
+                return _conclude(claim, findings, missing, profile, dataset, used)
+    only = rule.get("profiles")
+    needs = f"needs the {' or '.join(only)} profile" if only else "no records yet"
+    return Verdict(claim, "not run", note=needs)
+
+
+def of_scale(
+    records: Sequence[Record], experiment: str, profile: str, dataset: str
+) -> list[Record]:
+    """The records of a profile of an experiment on one data set; failed runs are left out."""
+    arms = {s.hash for s in experiments.get(experiment).specs(profile, dataset, seeds=1)}
+    return [
+        r
+        for r in records
+        if r.experiment == experiment
+        and r.status != "failed"
+        and r.spec.dataset == dataset
+        and r.spec.replace(seed=0).hash in arms
+    ]
+
+
+def value(record: Record, metric: str) -> float:
+    """A final metric, or ``untrained_accuracy``, the test accuracy before the first step."""
+    if metric == "untrained_accuracy":
+        return record.curve[0]["test_accuracy"]
+    return record.metrics[metric]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean; not-a-numbers for fewer than two values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def welch(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
+    """Welch's 95 % interval of ``mean(high) - mean(low)``; not-a-numbers below two values each."""
+    if min(len(low), len(high)) < 2:
+        return math.nan, math.nan
+    if np.ptp(low) == np.ptp(high) == 0:  # no spread at all: the interval is a point
+        difference = float(np.mean(high) - np.mean(low))
+        return difference, difference
+    ends = stats.ttest_ind(high, low, equal_var=False).confidence_interval(CONFIDENCE)
+    return float(ends.low), float(ends.high)
+
+
+def _matches(record: Record, arm: dict[str, str]) -> bool:
+    return all(getattr(record.spec, setting) == wanted for setting, wanted in arm.items())
+
+
+def _arm(records: Sequence[Record], arm: dict[str, str]) -> list[Record]:
+    return [record for record in records if _matches(record, arm)]
+
+
+def _ask(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
+    """The findings the records allow, and names of the arms that were not run."""
+    if rule["kind"] == "level":
+        return _ask_level(rule, records)
+    if "rising" in rule:
+        present = [arm for arm in rule["rising"] if _arm(records, arm)]
+        pairs = list(pairwise(present))
+        missing = [label(arm) for arm in rule["rising"] if arm not in present]
+    else:
+        pairs = [p for p in rule["pairs"] if all(_arm(records, arm) for arm in p)]
+        missing = [label(arm) for p in rule["pairs"] for arm in p if not _arm(records, arm)]
+    findings = []
+    for low_arm, high_arm in pairs:
+        low, high = (
+            [value(r, "test_accuracy") for r in _arm(records, a)] for a in (low_arm, high_arm)
+        )
+        ends = welch(low, high)
+        findings.append(
+            Finding(
+                f"{label(high_arm)} over {label(low_arm)}",
+                (len(high), len(low)),
+                float(np.mean(high) - np.mean(low)),
+                *ends,
+                _answer(ends, (0.0, math.inf)),
+                difference=True,
+            )
+        )
+    return findings, list(dict.fromkeys(missing))
+
+
+def _ask_level(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
+    groups: dict[str, list[Record]] = {}
+    missing = []
+    for arm in rule["arms"]:
+        found = _arm(records, arm)
+        if not found:
+            missing.append(label(arm))
+        for record in found:
+            whole = f"all networks, {label(arm)}" if "model" not in arm else label(arm)
+            name = (
+                whole if rule["over"] == "all runs" else label(arm | {"model": record.spec.model})
+            )
+            groups.setdefault(name, []).append(record)
+    findings = []
+    for name, members in groups.items():
+        values = [value(r, rule["metric"]) for r in members]
+        ends = interval(values)
+        answer = _answer(ends, tuple(rule["between"]))
+        findings.append(
+            Finding(name, (len(values),), float(np.mean(values)), *ends, answer, difference=False)
+        )
+    return findings, missing
+
+
+def _answer(ends: tuple[float, float], wanted: tuple[float, ...]) -> str:
+    low, high = ends
+    if math.isnan(low):
+        return "open"
+    if wanted[0] < low and high < wanted[1]:
+        return "yes"
+    return "no" if high < wanted[0] or low > wanted[1] else "open"
+
+
+def _conclude(
+    claim: Claim,
+    findings: list[Finding],
+    missing: list[str],
+    profile: str,
+    dataset: str,
+    records: Sequence[Record],
+) -> Verdict:
+    answers = {finding.answer for finding in findings}
+    whole = profile == "full" and dataset == "cifar10" and not missing
+    if "no" in answers:
+        verdict = "contradicted"
+    elif "open" in answers:
+        verdict = "inconclusive"
+    else:
+        verdict = "reproduced" if whole else "reproduced at reduced scale"
+    epochs = sorted({r.spec.epochs for r in records})
+    notes = []
+    if any(min(f.n) < 2 for f in findings):
+        notes.append("a single seed gives no interval")
+    diverged = sum(r.status == "diverged" for r in records)
+    if diverged:
+        notes.append(f"{diverged} of {len(records)} runs diverged and count as they ended")
+    if missing:
+        notes.append(f"not run: {', '.join(missing)}")
+    scale = f"{profile}: {' or '.join(map(str, epochs))} epochs on {dataset}"
+    hashes = tuple(sorted(r.spec.hash for r in records))
+    return Verdict(claim, verdict, tuple(findings), scale, "; ".join(notes), hashes)
+
+
+def _judge_counts(claim: Claim, printed: dict[str, list[str]]) -> Verdict:
+    """Build every network (without memory for its weights) and compare with the printed counts."""
+    import torch
+
+    from nbrepro import freezing, models
+
+    wrong = []
+    for model, texts in printed.items():
+        with torch.device("meta"):
+            counts = freezing.count(models.create(model))
+        for group, text in zip(("all", "batchnorm", "output", "shortcut"), texts, strict=True):
+            if not _prints_as(counts[group], text):
+                wrong.append(f"{network(model)} {group}: {counts[group]:,}, printed {text}")
+    numbers = sum(len(texts) for texts in printed.values())
+    if wrong:
+        return Verdict(claim, "contradicted", note="; ".join(wrong))
+    return Verdict(
+        claim, "reproduced", note=f"all {numbers} counts agree as printed; built, not run"
+    )
+
+
+def _prints_as(count: int, text: str) -> bool:
+    """Whether ``count`` rounds, or truncates, to a printed number such as ``1.12K``."""
+    unit = {"K": 10**3, "M": 10**6}.get(text[-1], 1)
+    digits = text.rstrip("KM")
+    last_place = unit / 10 ** len(digits.partition(".")[2])
+    return bool(abs(count - float(digits) * unit) < last_place)
