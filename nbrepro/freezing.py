@@ -196,7 +196,7 @@ class _Masked:
     def __init__(self, weight: nn.Parameter, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
         self.frozen = weight.detach().clone()
-        self.hook = weight.register_hook(self.gradient)  # type: ignore[no-untyped-call]
+        self.hook = weight.register_hook(self.gradient)
 
     def gradient(self, gradient: Tensor) -> Tensor:
         self.mask = self.mask.to(gradient.device)

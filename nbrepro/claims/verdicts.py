@@ -5,7 +5,7 @@ A rule asks one or more questions of the records, each answered by an effect wit
 ``ordered``   is the second arm's mean test accuracy above the first one's? (``rising``: each arm
               against the next; ``pairs``: as listed.) Effect: difference of means, Welch's.
 ``level``     does the mean lie ``between`` two bounds? ``over: each network`` asks it of every
-              network, ``over: all runs`` of all runs together. Effect: the mean, Student's interval.
+              network, ``over: all runs`` of all runs together. Effect: the mean, Student's.
 ``counts``    do the networks have the printed numbers of parameters? No run needed.
 
 A question is answered *yes* if its interval lies wholly on the claim's side, *no* if wholly on the
@@ -139,10 +139,7 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
             chosen = of_scale(records, claim.experiment, profile, dataset)
             findings, missing = _ask(rule, chosen)
             if findings:
-                arms = (
-                    rule.get("arms") or rule.get("rising") or [a for p in rule["pairs"] for a in p]
-                )
-                used = [r for r in chosen if any(_matches(r, arm) for arm in arms)]
+                used = [r for r in chosen if any(_matches(r, arm) for arm in arms(claim))]
                 return _conclude(claim, findings, missing, profile, dataset, used)
     only = rule.get("profiles")
     needs = f"needs the {' or '.join(only)} profile" if only else "no records yet"
@@ -188,6 +185,13 @@ def welch(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
         return difference, difference
     ends = stats.ttest_ind(high, low, equal_var=False).confidence_interval(CONFIDENCE)
     return float(ends.low), float(ends.high)
+
+
+def arms(claim: Claim) -> list[dict[str, str]]:
+    """The settings of the runs that a claim's rule looks at; none if it needs no run."""
+    rule = claim.rule or {}
+    listed: list[dict[str, str]] = [*rule.get("arms", []), *rule.get("rising", [])]
+    return listed + [arm for pair in rule.get("pairs", []) for arm in pair]
 
 
 def _matches(record: Record, arm: dict[str, str]) -> bool:

@@ -26,8 +26,11 @@ def select(name: str) -> list[Experiment]:
     Raises:
         ValueError: naming the nearest name.
     """
-    found = [e for e in REGISTRY.values() if name in ("all", e.name, e.chapter)]
-    if not found:
-        chapters = dict.fromkeys(e.chapter for e in REGISTRY.values())
-        raise ValueError(unknown("experiment or chapter", name, [*REGISTRY, *chapters, "all"]))
-    return found
+    if name not in names():
+        raise ValueError(unknown("experiment or chapter", name, names()))
+    return [e for e in REGISTRY.values() if name in ("all", e.name, e.chapter)]
+
+
+def names() -> list[str]:
+    """Everything :func:`select` knows."""
+    return [*REGISTRY, *dict.fromkeys(e.chapter for e in REGISTRY.values()), "all"]

@@ -1,0 +1,157 @@
+"""Execute the chapters with papermill and build the site with Jupyter Book."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nbrepro.names import unknown
+
+
+class BookError(Exception):
+    """A chapter failed or the site did not build; the message says which and why."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The folder that holds ``_toc.yml`` and ``book/``, from here upwards.
+
+    Raises:
+        BookError: if there is none.
+    """
+    start = start or Path.cwd()
+    for folder in (start, *start.parents):
+        if (folder / "_toc.yml").is_file() and (folder / "book").is_dir():
+            return folder
+    raise BookError("no book here: no folder upwards holds _toc.yml and book/")
+
+
+def pages(root: Path) -> list[str]:
+    """Names of the pages in the table of contents, the first one included."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    files = [toc["root"]]
+    for part in toc.get("parts", [toc]):
+        files += [chapter["file"] for chapter in part.get("chapters", [])]
+    return files
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None = None) -> None:
+    """Run a notebook with papermill and write it to ``output``, whole or not at all.
+
+    Names and types of the parameters are checked against the notebook's parameters cell first.
+    Times and paths are stripped from the metadata. A notebook that fails is kept beside the output
+    as ``<name>.failed.ipynb``.
+
+    Raises:
+        ValueError: for an unknown parameter, naming the nearest known one.
+        TypeError: for a value of another type than the default.
+        BookError: if a cell raises.
+    """
+    import nbformat
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    parameters = dict(parameters or {})
+    defaults = {k: p["default"] for k, p in papermill.inspect_notebook(str(notebook)).items()}
+    for name, value in parameters.items():
+        if name not in defaults:
+            raise ValueError(unknown(f"parameter of {notebook.name}", name, defaults))
+        expected = type(yaml.safe_load(defaults[name]))
+        if type(value) is not expected:
+            raise TypeError(f"parameter {name} is {value!r}; expected {expected.__name__}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(part),
+            parameters=parameters,
+            cwd=str(notebook.parent),
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        failed = output.with_name(f"{output.stem}.failed.ipynb")
+        os.replace(part, failed)
+        raise BookError(
+            f"{notebook.name}: cell {error.exec_count} raised {error.ename}: {error.evalue}\n"
+            f"What ran so far: {failed}"
+        ) from error
+    finally:
+        if part.exists() and sys.exc_info()[0] is not None:
+            part.unlink()
+    document = nbformat.read(part, as_version=4)
+    clean(document)
+    nbformat.write(document, part)
+    os.replace(part, output)
+
+
+def clean(notebook: Any) -> None:
+    """Strip what differs from run to run: papermill's and Jupyter's times and paths."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+
+
+def build(
+    profile: str = "smoke",
+    *,
+    root: Path | None = None,
+    update: bool = False,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """Execute every chapter at ``profile``, build the site strictly, and return its first page.
+
+    The notebooks in ``book/`` are left as they are (their outputs are those of the ``smoke``
+    profile); with ``update`` they are replaced by the fresh ones.
+
+    Raises:
+        BookError: if a chapter fails, or the build has warnings or misses a page.
+        ValueError: for an unknown profile, or ``update`` at another profile than ``smoke``.
+    """
+    from nbrepro.experiments import PROFILES
+    from nbrepro.names import choose
+
+    choose("profile", profile, PROFILES)
+    if update and profile != "smoke":
+        raise ValueError("only outputs of the smoke profile are stored in book/")
+    root = (root or find_root()).resolve()
+    book, staging = root / "book", root / "build" / "book"
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(book, staging, ignore=shutil.ignore_patterns("_build", ".*"))
+    notebooks = [p for name in pages(root) if (p := book / f"{name}.ipynb").exists()]
+    for number, notebook in enumerate(notebooks, 1):
+        say(f"[{number}/{len(notebooks)}] executing {notebook.name} at the {profile} profile")
+        takes_profile = any(
+            "parameters" in cell.get("metadata", {}).get("tags", []) for cell in _cells(notebook)
+        )
+        given = {"profile": profile} if takes_profile and profile != "smoke" else {}
+        execute(notebook, staging / notebook.name, given)
+        if update:
+            shutil.copyfile(staging / notebook.name, notebook)
+    say("building the site")
+    # --all: a page whose text did not change must still be read again, its figures may have
+    jupyter_book = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", jupyter_book, "build", str(staging), "--all",
+               "--path-output", str(book), "-W", "-n", "--keep-going", "-q"]  # fmt: skip
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        raise BookError(f"the site did not build:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+    html = book / "_build" / "html"
+    missing = [name for name in pages(root) if not (html / f"{name}.html").exists()]
+    if missing:
+        raise BookError(f"pages missing from {html}: {', '.join(missing)}")
+    return html / "index.html"
+
+
+def _cells(notebook: Path) -> list[Any]:
+    import nbformat
+
+    return list(nbformat.read(notebook, as_version=4).cells)

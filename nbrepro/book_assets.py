@@ -1,0 +1,56 @@
+"""Sphinx extension: make the built site readable offline, also straight from the disk.
+
+MathJax is served from the site: what is needed of the package ``sphinx-mathjax-offline`` (MathJax 3)
+is copied; where that package is missing the theme's default, a content delivery network, stays. The
+theme's font preloads are taken out: from a file they are blocked and fill the console with errors,
+and the fonts load without them.
+"""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+_NEEDED = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+
+def _mathjax() -> Path | None:
+    spec = importlib.util.find_spec("sphinx-mathjax-offline")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "static" / "mathjax"
+
+
+def _configure(_app: Any, config: Any) -> None:
+    if _mathjax():
+        config.mathjax_path = "mathjax/tex-mml-chtml.js"
+
+
+def _copy(app: Any, error: Exception | None) -> None:
+    source = _mathjax()
+    if error or source is None or app.builder.format != "html":
+        return
+    target = Path(app.outdir, "_static", "mathjax")
+    for name in _NEEDED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        else:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, target / name)
+
+
+def _drop_font_preloads(app: Any, error: Exception | None) -> None:
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).glob("**/*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>', "", text), "utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("config-inited", _configure)
+    app.connect("build-finished", _copy)
+    app.connect("build-finished", _drop_font_preloads)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,321 @@
+"""What notebooks call: checked parameters, claim cards, live runs, recorded evidence, verdicts.
+
+Importing this module does not import torch, so a misspelt parameter is reported at once.
+"""
+
+import html
+import inspect
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbrepro.names import unknown
+
+if TYPE_CHECKING:
+    from IPython.display import HTML, Code
+
+    from nbrepro.claims import Claim
+    from nbrepro.claims.verdicts import Verdict
+    from nbrepro.ledger import Record
+
+PROFILES = ("smoke", "quick", "full")
+_BADGES = {
+    "reproduced": "yes",
+    "reproduced at reduced scale": "yes",
+    "contradicted": "no",
+    "inconclusive": "open",
+    "cited only": "none",
+    "not run": "none",
+}
+#: Contradictions and open questions lead every list of verdicts.
+_ORDER = (
+    "contradicted",
+    "inconclusive",
+    "reproduced at reduced scale",
+    "reproduced",
+    "not run",
+    "cited only",
+)
+_SEEN = {"paper": "the paper", "figure": "read off its figure", "second hand": "second hand"}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter that has begun: its name and its checked parameters."""
+
+    name: str
+    profile: str
+    dataset: str
+    seeds: int
+
+    @property
+    def claims(self) -> "list[Claim]":
+        """The claims this chapter deals with."""
+        from nbrepro.claims import of_chapter
+
+        return of_chapter(self.name)
+
+    def run(self) -> "list[Record]":
+        """Do the runs of this profile that are missing, and return all records of the profile.
+
+        ``smoke`` runs are made afresh in a temporary folder; they prove the code and carry no
+        verdict. ``quick`` and ``full`` runs go to the ledger.
+        """
+        from nbrepro import experiments, runner
+        from nbrepro.ledger import Ledger
+
+        smoke = self.profile == "smoke"
+        with tempfile.TemporaryDirectory() as scratch:
+            ledger = Ledger(scratch if smoke else None)
+            checkpoints = Path(scratch if smoke else ledger.root.parent) / "runs"
+            records = []
+            for experiment in experiments.select(self.name):
+                planned = runner.plan(
+                    experiment, self.profile, ledger, dataset=self.dataset, seeds=self.seeds
+                )
+                for record in runner.run(planned, ledger, checkpoints=checkpoints):
+                    if record.status == "failed":
+                        raise RuntimeError(f"{record.spec} failed:\n{record.error}")
+                records += [r for p in planned if (r := ledger.find(p.experiment, p.spec))]
+        return records
+
+    def verdicts(self) -> "list[Verdict]":
+        """The verdicts on this chapter's claims, from the ledger."""
+        from nbrepro.claims import verdicts
+
+        records = recorded()
+        return [verdicts.judge(claim, records) for claim in self.claims]
+
+    def evidence(self) -> "list[Record]":
+        """The recorded runs that the chapter's verdicts rest on: the best scale there is."""
+        from nbrepro import experiments
+        from nbrepro.claims import verdicts
+
+        records = recorded()
+        datasets = sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d))
+        for profile in ("full", "quick"):
+            for dataset in datasets:
+                for experiment in experiments.select(self.name):
+                    found = verdicts.of_scale(records, experiment.name, profile, dataset)
+                    if found:
+                        return found
+        return []
+
+
+def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
+    """Check the notebook's parameters and begin.
+
+    Call it in the first cell after the parameters, with ``globals()``: a variable that is not a
+    parameter can then only be a misspelt one, which papermill would pass over in silence.
+
+    Args:
+        name: the notebook's name without ending.
+        namespace: ``globals()``.
+
+    Raises:
+        ValueError: for an unknown parameter, naming the nearest known one, or a value out of range.
+        TypeError: for a value of the wrong type.
+    """
+    known = {"profile": str, "dataset": str, "seeds": int}
+    ipython = {"In", "Out", "exit", "quit", "get_ipython", "open", "begin", "chapter"}
+    given = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ipython}
+    if isinstance(namespace.get("chapter"), Chapter):  # run again by hand, other names are about
+        given = {k: v for k, v in given.items() if k in known}
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(unknown("parameter", key, known))
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            raise TypeError(
+                f"parameter {key} is {value!r}, a {type(value).__name__}; "
+                f"expected {known[key].__name__}"
+            )
+    for key in known:
+        if key not in given:
+            raise ValueError(f"parameter {key} is not set; the parameters cell must define it")
+    if given["profile"] not in PROFILES:
+        raise ValueError(unknown("profile", given["profile"], PROFILES))
+    if given["seeds"] < 1:
+        raise ValueError(f"seeds is {given['seeds']}; it must be at least 1")
+    if given["profile"] == "smoke":
+        # Tiny networks: several threads only get into each other's way.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        import torch
+
+        torch.set_num_threads(1)
+    return Chapter(name, **{key: given[key] for key in known})
+
+
+def recorded() -> "list[Record]":
+    """All sound records of the ledger that ships with the book.
+
+    Raises:
+        RuntimeError: if any record is damaged: a page must not be drawn from half the evidence.
+    """
+    from nbrepro.ledger import Ledger
+
+    records, damaged = Ledger().scan()
+    if damaged:
+        raise RuntimeError("damaged records in the ledger:\n" + "\n".join(map(str, damaged)))
+    return records
+
+
+def source(thing: Any) -> "Code":
+    """The library's own text of a function or class, for display."""
+    from IPython.display import Code
+
+    return Code(inspect.getsource(thing), language="python")
+
+
+# --- what a reader sees: HTML that also reads well without our style sheet ---
+
+
+def _html(text: str) -> "HTML":
+    from IPython.display import HTML
+
+    return HTML(text)
+
+
+def _badge(verdict: str) -> str:
+    return f'<span class="verdict verdict-{_BADGES[verdict]}">{verdict}</span>'
+
+
+def _quoted(claim: "Claim") -> str:
+    return "<br>".join(
+        f'{html.escape(q.value)} <span class="seen">({_SEEN[q.seen]})</span>' for q in claim.quoted
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    body = "\n".join(
+        "<tr>"
+        + "".join(
+            f'<td data-label="{html.escape(h)}">{cell}</td>'
+            for h, cell in zip(head, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    heads = "".join(f"<th>{h}</th>" for h in head)
+    return (
+        f'<div class="table-wrap"><table class="nbrepro {kind}"><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def claim_cards(claims: "Iterable[Claim]") -> "HTML":
+    """A card a claim: what the paper says, where, and with which published value."""
+    cards = []
+    for claim in claims:
+        by = "a published review of" if claim.by == "review" else ""
+        where = f"{by} {html.escape(claim.paper.short)}, {html.escape(claim.place)}".strip()
+        cards.append(
+            f'<div class="claim-card" id="{claim.id}"><p class="claim-head"><b>{claim.id}</b>'
+            f'<span class="claim-place">{where}</span></p>'
+            f"<p>{html.escape(claim.statement)}</p>"
+            f'<p class="claim-value">Published: {_quoted(claim)}</p></div>'
+        )
+    return _html('<div class="claim-cards">\n' + "\n".join(cards) + "\n</div>")
+
+
+def verdict_table(verdicts: "Iterable[Verdict]") -> "HTML":
+    """What was found for each claim, every comparison with its interval."""
+    rows = []
+    for v in sorted(verdicts, key=lambda v: _ORDER.index(v.verdict)):
+        found = [html.escape(str(finding)) for finding in v.findings]
+        if v.note:
+            found.append(f'<span class="seen">{html.escape(v.note)}</span>')
+        statement = f"<b>{v.claim.id}</b> {html.escape(v.claim.statement)}"
+        rows.append((statement, "<br>".join(found), _badge(v.verdict)))
+    return _html(_table(("claim", "what we found", "verdict"), rows, "verdicts"))
+
+
+def scorecard() -> "HTML":
+    """One row a claim: statement, the paper's value, ours, verdict, scale, link."""
+    from nbrepro import claims
+    from nbrepro.claims import verdicts
+
+    records = recorded()
+    judged = [verdicts.judge(claim, records) for claim in claims.register().values()]
+    rows = []
+    for v in sorted(judged, key=lambda v: _ORDER.index(v.verdict)):
+        claim = v.claim
+        marked = " <i>(a review's claim)</i>" if claim.by == "review" else ""
+        rows.append(
+            (
+                f"<b>{claim.id}</b> {html.escape(claim.statement)}{marked}",
+                _quoted(claim),
+                html.escape(v.ours),
+                _badge(v.verdict),
+                html.escape(v.scale) or "no runs",
+                f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a>',
+            )
+        )
+    head = ("claim", "published", "ours (the least clear comparison)", "verdict", "scale", "where")
+    return _html(_table(head, rows, "scorecard"))
+
+
+def tally() -> str:
+    """One sentence: how many claims got which verdict."""
+    from collections import Counter
+
+    from nbrepro import claims
+    from nbrepro.claims import verdicts
+
+    records = recorded()
+    counts = Counter(verdicts.judge(c, records).verdict for c in claims.register().values())
+    parts = [f"{counts[v]} {v}" for v in _ORDER if counts[v]]
+    return f"{sum(counts.values())} claims: " + ", ".join(parts) + "."
+
+
+def accuracy_table(records: "Sequence[Record]") -> "HTML":
+    """Mean, standard deviation and number of seeds of every arm."""
+    from nbrepro import figures
+
+    if not records:
+        return _html("<p>No records yet.</p>")
+    table = figures.frame(records)
+    rows = []
+    for (_, _, _, _), runs in table.groupby(["width", "depth", "model", "train"], sort=True):
+        first = runs.iloc[0]
+        spread = f" ± {runs['accuracy'].std():.1f}" if len(runs) > 1 else ""
+        diverged = int((runs["status"] == "diverged").sum())
+        rows.append(
+            (
+                first["network"],
+                first["trained"],
+                f"{runs['untrained'].mean():.1f}",
+                f"{runs['accuracy'].mean():.1f}{spread}",
+                f"{runs['top5'].mean():.1f}",
+                f"{len(runs)}" + (f" ({diverged} diverged)" if diverged else ""),
+            )
+        )
+    head = ("network", "trained", "untrained, %", "test accuracy, %", "top-5, %", "seeds")
+    note = html.escape(figures.scale_of(records))
+    return _html(_table(head, rows) + f'<p class="seen">Mean ± standard deviation; {note}.</p>')
+
+
+def deviations(records: "Sequence[Record]") -> "HTML":
+    """How the recorded runs differ from the published recipe, read from the records themselves."""
+    from nbrepro.spec import Spec
+
+    if not records:
+        return _html("<p>No records yet.</p>")
+    recipe = Spec(model="cifar_resnet14")
+    rows = []
+    for setting, default in recipe.to_dict().items():
+        if setting in ("model", "train", "seed"):
+            continue
+        ours = sorted({str(r.spec.to_dict()[setting]) for r in records})
+        if ours != [str(default)]:
+            rows.append((setting, str(default), ", ".join(ours)))
+    for key, published in (("precision", "float32"), ("device", "a GPU")):
+        ours = sorted({str(r.provenance.get(key)) for r in records})
+        if ours != [published]:
+            rows.append((key, published, ", ".join(html.escape(o) for o in ours)))
+    seeds = sorted({sum((o.spec.model, o.spec.train) == (r.spec.model, r.spec.train)
+                        for o in records) for r in records})  # fmt: skip
+    rows.append(("replicates", "5", " or ".join(map(str, seeds))))
+    return _html(_table(("setting", "the paper", "these records"), rows))
