@@ -1,7 +1,7 @@
 """Sphinx extension: make the built site readable offline, also straight from the disk.
 
-MathJax is served from the site: what is needed of the package ``sphinx-mathjax-offline`` (MathJax 3)
-is copied; where that package is missing the theme's default, a content delivery network, stays. The
+MathJax is served from the site: what is needed of the package ``sphinx-mathjax-offline`` (MathJax
+3) is copied; where that package is missing the default, a content delivery network, stays. The
 theme's font preloads are taken out: from a file they are blocked and fill the console with errors,
 and the fonts load without them.
 """

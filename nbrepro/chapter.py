@@ -178,6 +178,14 @@ def _html(text: str) -> "HTML":
     return HTML(text)
 
 
+def _unbroken(text: str) -> str:
+    """Escaped, and never broken between a number and its unit or inside ``n = 3``."""
+    text = html.escape(text)
+    for short in ("n = ", " points", " %", " and "):
+        text = text.replace(short, short.replace(" ", "&nbsp;"))
+    return text
+
+
 def _badge(verdict: str) -> str:
     return f'<span class="verdict verdict-{_BADGES[verdict]}">{verdict}</span>'
 
@@ -224,7 +232,7 @@ def verdict_table(verdicts: "Iterable[Verdict]") -> "HTML":
     """What was found for each claim, every comparison with its interval."""
     rows = []
     for v in sorted(verdicts, key=lambda v: _ORDER.index(v.verdict)):
-        found = [html.escape(str(finding)) for finding in v.findings]
+        found = [_unbroken(str(finding)) for finding in v.findings]
         if v.note:
             found.append(f'<span class="seen">{html.escape(v.note)}</span>')
         statement = f"<b>{v.claim.id}</b> {html.escape(v.claim.statement)}"
@@ -247,7 +255,7 @@ def scorecard() -> "HTML":
             (
                 f"<b>{claim.id}</b> {html.escape(claim.statement)}{marked}",
                 _quoted(claim),
-                html.escape(v.ours),
+                _unbroken(v.ours),
                 _badge(v.verdict),
                 html.escape(v.scale) or "no runs",
                 f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a>',

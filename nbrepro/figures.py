@@ -8,13 +8,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from nbrepro.claims.verdicts import network, value
+from nbrepro.claims.verdicts import value
 from nbrepro.ledger import Record
 from nbrepro.models import cifar_resnet
+from nbrepro.names import TRAINED, network, trained
 
-#: What is trained → how a reader is told, in the order of every legend.
-TRAINED = {"batchnorm": "BatchNorm only", "output": "output layer only", "all": "all parameters"}
-_COLOURS = dict(zip(TRAINED.values(), sns.color_palette("colorblind", len(TRAINED)), strict=True))
+_COLOURS = dict(zip(TRAINED, sns.color_palette("colorblind", len(TRAINED)), strict=True))
 _STYLE: Any = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
@@ -36,7 +35,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 "depth": 6 * blocks + 2,
                 "width": width,
                 "train": record.spec.train,
-                "trained": TRAINED.get(record.spec.train, record.spec.train),
+                "trained": trained(record.spec.train),
                 "dataset": record.spec.dataset,
                 "epochs": record.spec.epochs,
                 "seed": record.spec.seed,
@@ -57,7 +56,7 @@ def scale_of(records: Sequence[Record]) -> str:
     n = f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
     datasets = " and ".join(sorted(table["dataset"].unique()))
     epochs = " or ".join(str(e) for e in sorted(table["epochs"].unique()))
-    return f"{datasets}, {epochs} epochs, {n} seeds"
+    return f"{datasets}, {epochs} epochs, {n} seed{'s' if most > 1 else ''}"
 
 
 def accuracy(records: Sequence[Record]) -> Figure:
@@ -69,11 +68,11 @@ def accuracy(records: Sequence[Record]) -> Figure:
             (axes[0], "depth", table[table["width"] == 1]),
             (axes[1], "width", table[table["depth"] == 14]),
         ):
-            for trained, colour in _COLOURS.items():
-                runs = part[part["trained"] == trained]
+            for policy, colour in _COLOURS.items():
+                runs = part[part["train"] == policy]
                 axis.plot(runs[by], runs["accuracy"], "o", color=colour, alpha=0.55, mew=0)
                 means = runs.groupby(by)["accuracy"].mean()
-                axis.plot(means.index, means, "-", color=colour, lw=2, label=trained)
+                axis.plot(means.index, means, "-", color=colour, lw=2, label=trained(policy))
             axis.set_xscale("log", base=2)
             ticks = sorted(part[by].unique())
             axis.set_xticks(ticks, [f"{t}" if by == "depth" else f"×{t}" for t in ticks])
@@ -100,11 +99,10 @@ def curves(records: Sequence[Record]) -> Figure:
             1, len(names), figsize=(3.3 * len(names), 3.6), sharey=True, squeeze=False
         )
         for axis, model in zip(axes[0], names, strict=True):
-            for policy, trained in TRAINED.items():
+            for policy, colour in _COLOURS.items():
                 runs = [r for r in records if (r.spec.model, r.spec.train) == (model, policy)]
                 if not runs:
                     continue
-                colour = _COLOURS[trained]
                 rows = pd.concat(
                     [pd.DataFrame(r.curve).assign(seed=r.spec.seed) for r in runs],
                     ignore_index=True,
@@ -113,7 +111,7 @@ def curves(records: Sequence[Record]) -> Figure:
                 for _, run in rows.groupby("seed"):
                     axis.plot(run["epoch"], run["accuracy"], color=colour, lw=0.8, alpha=0.5)
                 mean = rows.groupby("epoch")["accuracy"].mean()
-                axis.plot(mean.index, mean, color=colour, lw=2, label=trained)
+                axis.plot(mean.index, mean, color=colour, lw=2, label=trained(policy))
             axis.set_title(network(model), fontsize=11)
             axis.set_xlabel("epoch")
         axes[0, 0].set_ylabel("test accuracy (%)")

@@ -1,4 +1,4 @@
-"""Errors for misspelt names: always what was wrong, what is known, and the nearest right one."""
+"""Names: what a reader is told, and errors that name the nearest right one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -22,3 +22,17 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     if name not in known:
         raise ValueError(unknown(kind, name, known))
     return name
+
+
+#: What is trained, in the order of every legend.
+TRAINED = {"batchnorm": "BatchNorm only", "output": "output layer only", "all": "all parameters"}
+
+
+def trained(policy: str) -> str:
+    """A reader's name for a freezing policy."""
+    return TRAINED.get(policy, policy)
+
+
+def network(model: str) -> str:
+    """A reader's name for a model: ``cifar_resnet14x2`` → ``ResNet-14 ×2``."""
+    return model.replace("cifar_resnet", "ResNet-").replace("x", " ×")

@@ -16,7 +16,7 @@ Runs that diverged count with the accuracy they ended at.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ from scipy import stats
 from nbrepro import experiments
 from nbrepro.claims import Claim
 from nbrepro.ledger import Record
+from nbrepro.names import network, trained
 
 VERDICTS = (
     "reproduced",
@@ -103,21 +104,21 @@ class Verdict:
         return f"{weakest}" + (f"; {more} more at least as clear" if more else "")
 
 
-def label(arm: Iterable[tuple[str, str]] | dict[str, str]) -> str:
-    """A reader's name for an arm: ``{"model": "cifar_resnet14x2", ...}`` → ``ResNet-14 ×2 ...``."""
-    arm = dict(arm)
+def label(arm: dict[str, str]) -> str:
+    """A reader's name for an arm, such as ``ResNet-14 ×2, BatchNorm only``."""
     words = []
     if "model" in arm:
         words.append(network(arm["model"]))
     if "train" in arm:
-        words.append({"batchnorm": "BatchNorm only", "output": "output only", "all": "all"}.get(
-            arm["train"], arm["train"]))  # fmt: skip
-    return " ".join(words)
+        words.append(trained(arm["train"]))
+    return ", ".join(words)
 
 
-def network(model: str) -> str:
-    """``cifar_resnet14x2`` → ``ResNet-14 ×2``."""
-    return model.replace("cifar_resnet", "ResNet-").replace("x", " ×")
+def comparison(high: dict[str, str], low: dict[str, str]) -> str:
+    """A reader's name for a pair, what both share said once: ``A over B (BatchNorm only)``."""
+    shared = {k: v for k, v in high.items() if low.get(k) == v}
+    ours, theirs = ({k: v for k, v in arm.items() if k not in shared} for arm in (high, low))
+    return f"{label(ours)} over {label(theirs)}" + (f" ({label(shared)})" if shared else "")
 
 
 def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
@@ -209,10 +210,10 @@ def _ask(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding]
     if "rising" in rule:
         present = [arm for arm in rule["rising"] if _arm(records, arm)]
         pairs = list(pairwise(present))
-        missing = [label(arm) for arm in rule["rising"] if arm not in present]
+        missing = [network(arm["model"]) for arm in rule["rising"] if arm not in present]
     else:
         pairs = [p for p in rule["pairs"] if all(_arm(records, arm) for arm in p)]
-        missing = [label(arm) for p in rule["pairs"] for arm in p if not _arm(records, arm)]
+        missing = [network(a["model"]) for p in rule["pairs"] for a in p if not _arm(records, a)]
     findings = []
     for low_arm, high_arm in pairs:
         low, high = (
@@ -221,7 +222,7 @@ def _ask(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding]
         ends = welch(low, high)
         findings.append(
             Finding(
-                f"{label(high_arm)} over {label(low_arm)}",
+                comparison(high_arm, low_arm),
                 (len(high), len(low)),
                 float(np.mean(high) - np.mean(low)),
                 *ends,
