@@ -3,7 +3,7 @@
 MathJax is served from the site: what is needed of the package ``sphinx-mathjax-offline`` (MathJax
 3) is copied; where that package is missing the default, a content delivery network, stays. The
 theme's font preloads are taken out: from a file they are blocked and fill the console with errors,
-and the fonts load without them.
+and the fonts load without them. So is the second copy of a script that sphinx-thebe declares twice.
 """
 
 import importlib.util
@@ -40,17 +40,21 @@ def _copy(app: Any, error: Exception | None) -> None:
             shutil.copy(source / name, target / name)
 
 
-def _drop_font_preloads(app: Any, error: Exception | None) -> None:
+_FONT_PRELOAD = re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>')
+_THEBE = re.compile(r"(<script>const THEBE_JS_URL.*?</script>)(.*?)\1", re.DOTALL)
+
+
+def _tidy_pages(app: Any, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     for page in Path(app.outdir).glob("**/*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>', "", text), "utf-8")
+        page.write_text(_THEBE.sub(r"\1\2", _FONT_PRELOAD.sub("", text)), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", _configure)
     app.connect("build-finished", _copy)
-    app.connect("build-finished", _drop_font_preloads)
+    app.connect("build-finished", _tidy_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ import html
 import inspect
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,8 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
         raise ValueError(unknown("profile", given["profile"], PROFILES))
     if given["seeds"] < 1:
         raise ValueError(f"seeds is {given['seeds']}; it must be at least 1")
+    # Accelerate imports notebook bars; ours are off in notebooks, and the warning holds a path.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     if given["profile"] == "smoke":
         # Tiny networks: several threads only get into each other's way.
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,245 @@
+"""The site: executed, built strictly, and opened in a real browser."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from nbrepro import book, claims
+from nbrepro.claims import verdicts
+from nbrepro.ledger import Ledger
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def copy_of_the_book(target: Path) -> Path:
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, target / name)
+    for name in ("book", "results"):
+        skip = shutil.ignore_patterns("_build", ".*")
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=skip)
+    return target
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make book` builds it, from a copy of the tree."""
+    root = copy_of_the_book(tmp_path_factory.mktemp("book"))
+    return book.build("smoke", root=root, say=lambda _: None).parent
+
+
+def test_the_built_site_has_every_page_and_every_verdict(site: Path) -> None:
+    records, _ = Ledger(ROOT / "results").scan()
+    scorecard = (site / "scorecard.html").read_text(encoding="utf-8")
+    for claim in claims.register().values():
+        verdict = verdicts.judge(claim, records).verdict
+        row = re.search(rf"<b>{claim.id}</b>.*?</tr>", scorecard, re.S)
+        assert row, f"{claim.id} has no row on the scorecard"
+        assert f">{verdict}</span>" in row[0]
+        page = (site / f"{claim.chapter}.html").read_text(encoding="utf-8")
+        assert f'id="{claim.id}"' in page, f"{claim.id} has no card in its chapter"
+
+
+def test_every_image_has_an_alternative_text(site: Path) -> None:
+    images = re.findall(
+        r"<img[^>]*>", (site / "08_training_only_batchnorm.html").read_text("utf-8")
+    )
+    figures = [image for image in images if "_images/" in image]
+    assert figures
+    for image in figures:
+        alt = re.search(r'alt="([^"]*)"', image)
+        assert alt
+        assert len(alt[1]) > 80
+
+
+def test_the_literal_build_command_renders_the_stored_outputs(tmp_path: Path) -> None:
+    root = copy_of_the_book(tmp_path)
+    tool = Path(sys.executable).with_name("jupyter-book")
+    subprocess.run([tool, "build", "book/"], cwd=root, check=True, capture_output=True)
+    page = root / "book" / "_build" / "html" / "scorecard.html"
+    assert claims.get("ACC-20").statement in page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *quiet]
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def served(site: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            return
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("page", book.pages(ROOT))
+@pytest.mark.parametrize("how", ["desktop", "phone", "dark", "from disk"])
+def test_pages_in_a_browser(page: str, how: str, browser: Any, served: str, site: Path) -> None:
+    """No error in the console, nothing fetched from outside, nothing wider than the screen."""
+    settings: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}
+    if how == "phone":
+        settings = {"viewport": {"width": 390, "height": 844}, "is_mobile": True}
+    elif how == "dark":
+        settings["color_scheme"] = "dark"
+    home = site.as_uri() if how == "from disk" else served
+    context = browser.new_context(**settings)
+    tab = context.new_page()
+    troubles: list[str] = []
+    tab.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    tab.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+    tab.on("requestfailed", lambda r: troubles.append(f"failed: {r.url}"))
+    tab.on(
+        "request",
+        lambda r: (
+            None if r.url.startswith((home, "data:", "blob:")) else troubles.append(f"out: {r.url}")
+        ),
+    )
+    tab.goto(f"{home}/{page}.html")
+    tab.wait_for_load_state("networkidle")
+    assert troubles == []
+    widths = tab.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]
+    assert tab.locator("article h1").first.is_visible()
+    if page.startswith("08"):
+        tab.wait_for_selector("mjx-container", state="attached")
+        assert tab.locator(".claim-card").count() == len(claims.of_chapter(page))
+        colour = tab.locator(".claim-card").first.evaluate("e => getComputedStyle(e).color")
+        brightness = sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+        assert (brightness > 128) == (how == "dark")
+    context.close()
+
+
+# --- executing a notebook ---
+
+
+def notebook(path: Path, *sources: str) -> Path:
+    document = nbformat.v4.new_notebook()
+    document.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    document.cells[0].metadata.tags = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    document.metadata.kernelspec = kernel
+    nbformat.write(document, path)
+    return path
+
+
+def test_execute_passes_parameters_and_strips_times_and_paths(tmp_path: Path) -> None:
+    source = notebook(tmp_path / "a.ipynb", "n = 1\nname = 'x'", "print(n + 1, name)")
+    book.execute(source, tmp_path / "out" / "a.ipynb", {"n": 41})
+    text = (tmp_path / "out" / "a.ipynb").read_text(encoding="utf-8")
+    assert "42 x" in text
+    document = json.loads(text)
+    assert "papermill" not in document["metadata"]
+    assert all(not {"papermill", "execution"} & set(c["metadata"]) for c in document["cells"])
+    assert str(tmp_path) not in text
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "hint"),
+    [
+        ({"m": 2}, ValueError, "did you mean 'n'|Known: n"),
+        ({"nam": "y"}, ValueError, "did you mean 'name'"),
+        ({"n": "2"}, TypeError, "expected int"),
+    ],
+)
+def test_execute_rejects_wrong_parameters(
+    given: dict[str, Any], error: type[Exception], hint: str, tmp_path: Path
+) -> None:
+    source = notebook(tmp_path / "a.ipynb", "n = 1\nname = 'x'", "print(n)")
+    with pytest.raises(error, match=hint):
+        book.execute(source, tmp_path / "b.ipynb", given)
+    assert not (tmp_path / "b.ipynb").exists()
+
+
+def test_a_failing_cell_leaves_the_old_output_and_keeps_the_new_one_apart(tmp_path: Path) -> None:
+    source = notebook(tmp_path / "a.ipynb", "n = 1", "1 / n", "1 / 0")
+    target = tmp_path / "b.ipynb"
+    target.write_text("old")
+    with pytest.raises(book.BookError, match="ZeroDivisionError"):
+        book.execute(source, target)
+    assert target.read_text() == "old"
+    assert (tmp_path / "b.failed.ipynb").exists()
+    assert not list(tmp_path.glob(".*part*"))
+
+
+def test_papermill_itself_stops_at_a_misspelt_parameter(tmp_path: Path) -> None:
+    """The literal command, where papermill alone would run the default and say nothing."""
+    tool = Path(sys.executable).with_name("papermill")
+    chapter = ROOT / "book" / "08_training_only_batchnorm.ipynb"
+    command = [tool, chapter, tmp_path / "out.ipynb", "-p", "profil", "full", "--no-progress-bar"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "did you mean 'profile'" in done.stderr
+
+
+# --- the committed notebooks ---
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_notebooks_are_clean_and_compared(path: Path) -> None:
+    document = nbformat.read(path, as_version=4)
+    code = [cell for cell in document.cells if cell.cell_type == "code"]
+    tags = [set(cell.metadata.get("tags", [])) for cell in code]
+    assert "papermill" not in document.metadata
+    assert not any("injected-parameters" in t for t in tags)
+    assert sum("parameters" in t for t in tags) == (1 if path.stem[:2].isdigit() else 0)
+    outputs = [o for cell in code for o in cell.outputs]
+    assert not any(o.output_type == "error" for o in outputs)
+    assert not any(o.get("name") == "stderr" for o in outputs)
+    compared = [
+        o
+        for cell, t in zip(code, tags, strict=True)
+        if not t & {"nbval-skip", "nbval-ignore-output"}
+        for o in cell.outputs
+        if o.output_type == "stream" or {"text/html", "text/plain"} & set(o.get("data", {}))
+    ]
+    assert compared, "nbval would compare nothing in this chapter"
+    # No path of the machine it was made on. (The repository's own root is one, whatever it is.)
+    assert not re.search(r"/(home|root|work|Users|tmp)/", path.read_text(encoding="utf-8"))
+
+
+def test_the_links_to_the_top_level_configuration_resolve() -> None:
+    for name in ("_config.yml", "_toc.yml"):
+        assert (ROOT / "book" / name).resolve() == ROOT / name
+
+
+def test_every_page_of_the_contents_exists_and_every_chapter_is_in_it() -> None:
+    listed = book.pages(ROOT)
+    assert {p.stem for p in NOTEBOOKS} <= set(listed)
+    for name in listed:
+        assert any((ROOT / "book" / f"{name}{end}").exists() for end in (".md", ".ipynb"))
+
+
+def test_the_ledger_that_ships_is_sound() -> None:
+    records, damaged = Ledger(ROOT / "results").scan()
+    assert damaged == []
+    assert records
+    assert all(r.spec.dataset != "digits" for r in records), "smoke runs are no evidence"

@@ -1,0 +1,458 @@
+import hashlib
+import os
+import pickle
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakeTree
+from PIL import Image, ImageFile
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import functional as TF
+
+from nbrepro import data
+from nbrepro.data import MEAN, STD, Batches, DataError, Dataset
+
+ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+CIFAR_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
+
+def test_digits(digits: Dataset) -> None:
+    assert digits.train_images.shape == (1437, 8, 8, 3)
+    assert digits.test_images.shape == (360, 8, 8, 3)
+    assert digits.train_images.dtype == torch.uint8
+    assert digits.train_labels.dtype == torch.int64
+    assert digits.classes == tuple("0123456789")
+    for images, labels in (
+        (digits.train_images, digits.train_labels),
+        (digits.test_images, digits.test_labels),
+    ):
+        assert (int(images.min()), int(images.max())) == (0, 255)
+        assert torch.equal(images[..., :1].expand_as(images), images)  # grey
+        counts = labels.bincount(minlength=10)
+        assert counts.min() > 0.07 * len(labels)
+
+
+def test_digits_test_images_are_not_among_the_training_images(digits: Dataset) -> None:
+    train = {image.numpy().tobytes() for image in digits.train_images}
+    assert not any(image.numpy().tobytes() in train for image in digits.test_images)
+
+
+def test_digits_are_the_same_every_time(digits: Dataset) -> None:
+    again = data.load("digits")
+    assert again.fingerprint == digits.fingerprint == "5ba4c266def42ea5"
+    assert torch.equal(again.train_images, digits.train_images)
+    assert torch.equal(again.test_labels, digits.test_labels)
+    assert "1,437 training and 360 test images, 8×8, 10 classes" in repr(again)
+
+
+# --- batches ---------------------------------------------------------------------------------
+
+
+def one_by_one(image: Tensor, pad: int, row: int, column: int, flip: bool) -> Tensor:
+    """The study's pipeline for a single image, through PIL and torchvision."""
+    side = image.shape[0]
+    picture = Image.fromarray(image.numpy())
+    picture = TF.pad(picture, [pad] * 4, fill=0)
+    picture = TF.crop(picture, row, column, side, side)
+    picture = TF.hflip(picture) if flip else picture
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).double() / 255
+    return TF.normalize(pixels, list(MEAN), list(STD))
+
+
+@pytest.fixture
+def pictures() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (12, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    return images, torch.arange(12)
+
+
+@pytest.mark.parametrize("pad", [2, 4])
+def test_batches_equal_one_image_at_a_time(pictures: tuple[Tensor, Tensor], pad: int) -> None:
+    images, labels = pictures
+    generator = torch.Generator().manual_seed(pad)
+    index = torch.randint(12, (40,), generator=generator)
+    offset = torch.randint(2 * pad + 1, (40, 2), generator=generator)
+    flip = torch.rand(40, generator=generator) < 0.5
+    offset[:3] = torch.tensor([[0, 0], [2 * pad, 2 * pad], [0, 2 * pad]])  # the corners
+    batch, targets = Batches(images, labels, pad)(index, offset, flip)
+    expected = torch.stack(
+        [
+            one_by_one(images[i], pad, int(row), int(column), bool(mirror))
+            for i, (row, column), mirror in zip(index, offset, flip, strict=True)
+        ]
+    )
+    torch.testing.assert_close(batch.double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(targets, index)
+
+
+@pytest.mark.parametrize("pad", [0, 4])
+def test_without_augmentation_images_are_only_normalised(
+    pictures: tuple[Tensor, Tensor], pad: int
+) -> None:
+    images, labels = pictures
+    batch, targets = Batches(images, labels + 3, pad)(torch.tensor([7, 2]))
+    expected = torch.stack([one_by_one(images[i], 0, 0, 0, False) for i in (7, 2)])
+    torch.testing.assert_close(batch.double(), expected, rtol=0, atol=1e-6)
+    assert targets.tolist() == [10, 5]
+
+
+def test_batches_have_the_form_that_networks_want(pictures: tuple[Tensor, Tensor]) -> None:
+    batches = Batches(*pictures, pad=4)
+    images, _ = batches(torch.arange(5), torch.zeros(5, 2, dtype=torch.int64))
+    assert len(batches) == 12
+    assert images.shape == (5, 3, 8, 8)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_leave_the_stored_images_alone(pictures: tuple[Tensor, Tensor]) -> None:
+    batches = Batches(*pictures)
+    first, _ = batches(torch.arange(12))
+    second, _ = batches(torch.arange(12))
+    assert torch.equal(first, second)
+
+
+# --- folder trees ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
+def test_tree_is_loaded(make_tree: MakeTree, suffix: str, test: str) -> None:
+    base = make_tree(suffix=suffix, test=test)
+    dataset = data.load("tiny", base.parent)
+    assert dataset.name == "tiny"
+    assert dataset.classes == ("cat", "dog", "emu")
+    assert dataset.train_images.shape == (12, 8, 8, 3)
+    assert dataset.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert dataset.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    with Image.open(base / "train" / "dog" / f"02{suffix}") as image:
+        assert np.array_equal(dataset.train_images[6], np.asarray(image))
+    with Image.open(base / test / "emu" / f"00{suffix}") as image:
+        assert np.array_equal(dataset.test_images[4], np.asarray(image))
+
+
+def test_grey_image_gets_three_channels(make_tree: MakeTree) -> None:
+    base = make_tree()
+    Image.new("L", (8, 8), 77).save(base / "train" / "cat" / "00.png")
+    assert data.load("tiny", base.parent).train_images[0].unique().tolist() == [77]
+
+
+def test_data_folder_comes_from_the_environment(
+    make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBREPRO_DATA", str(make_tree().parent))
+    assert len(data.load("tiny").train_labels) == 12
+
+
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(Image, "open", refuse)
+
+
+def test_second_time_the_cache_is_used(
+    make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_tree()
+    first = data.load("tiny", base.parent)
+    forbid_decoding(monkeypatch)
+    second = data.load("tiny", base.parent)
+    assert second.fingerprint == first.fingerprint
+    assert torch.equal(second.train_images, first.train_images)
+    assert torch.equal(second.test_labels, first.test_labels)
+
+
+def the_cache(tmp_path: Path) -> Path:
+    (cached,) = (tmp_path / "cache").iterdir()
+    return cached
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "bit", "text", "header"])
+def test_damaged_cache_is_made_again(
+    make_tree: MakeTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    base = make_tree()
+    first = data.load("tiny", base.parent)
+    cached = the_cache(tmp_path)
+    content = bytearray(cached.read_bytes())
+    if damage == "bit":
+        content[len(content) // 4] ^= 1
+    elif damage == "header":
+        content[:4] = b"\0\0\0\0"
+    cached.write_bytes(
+        {"empty": b"", "cut": content[: len(content) // 2], "text": b"hello\n"}.get(damage, content)
+    )
+    assert data.load("tiny", base.parent).fingerprint == first.fingerprint
+    forbid_decoding(monkeypatch)  # and the repaired cache serves from now on
+    assert data.load("tiny", base.parent).fingerprint == first.fingerprint
+
+
+def test_cache_that_cannot_be_written_is_done_without(
+    make_tree: MakeTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_tree()
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NBREPRO_CACHE", str(tmp_path / "file" / "cache"))
+    assert len(data.load("tiny", base.parent).train_labels) == 12
+
+
+def test_cache_leaves_no_temporary_file(
+    make_tree: MakeTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_tree()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", full)
+        assert len(data.load("tiny", base.parent).train_labels) == 12
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_changed_file_is_noticed(make_tree: MakeTree) -> None:
+    base = make_tree()
+    first = data.load("tiny", base.parent)
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(base / "train" / "cat" / "00.png")
+    second = data.load("tiny", base.parent)
+    assert second.train_images[0].unique().tolist() == [9]
+    assert second.fingerprint != first.fingerprint
+
+
+def test_new_and_removed_files_are_noticed(make_tree: MakeTree) -> None:
+    base = make_tree()
+    data.load("tiny", base.parent)
+    shutil.copy2(base / "train" / "cat" / "00.png", base / "train" / "cat" / "99.png")
+    assert len(data.load("tiny", base.parent).train_labels) == 13
+    (base / "test" / "cat" / "01.png").unlink()
+    assert len(data.load("tiny", base.parent).test_labels) == 5
+
+
+def test_files_swapped_between_classes_are_noticed(make_tree: MakeTree) -> None:
+    """Even of one size and one time, as files from an archive often are."""
+    base = make_tree()
+    a, b, spare = (base / "train" / name for name in ("cat/00.png", "dog/00.png", "spare"))
+    for path, colour in ((a, (1, 1, 1)), (b, (2, 2, 2))):
+        Image.new("RGB", (8, 8), colour).save(path, compress_level=0)
+        os.utime(path, (1e9, 1e9))
+    assert a.stat().st_size == b.stat().st_size
+    assert data.load("tiny", base.parent).train_images[0].unique().tolist() == [1]
+    a.rename(spare)
+    b.rename(a)
+    spare.rename(b)
+    assert data.load("tiny", base.parent).train_images[0].unique().tolist() == [2]
+
+
+def test_trees_of_one_name_in_two_places(make_tree: MakeTree, tmp_path: Path) -> None:
+    base = make_tree()
+    other = tmp_path / "elsewhere" / "tiny"
+    shutil.copytree(base, other)
+    Image.new("RGB", (8, 8)).save(other / "train" / "cat" / "00.png")
+    first = data.load("tiny", base.parent)
+    second = data.load("tiny", other.parent)
+    assert first.fingerprint != second.fingerprint
+
+
+# --- what is wrong with a tree is said, with the file and the remedy ----------------------------
+
+
+def error(name: str, root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        data.load(name, root)
+    return str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    message = error("imagenet", tmp_path)
+    assert str(tmp_path / "imagenet" / "train") in message
+    assert "NBREPRO_DATA" in message
+    assert "train/<class>/*.jpg" in message
+
+
+def test_missing_test_folder(make_tree: MakeTree) -> None:
+    base = make_tree()
+    shutil.rmtree(base / "test")
+    message = error("tiny", base.parent)
+    assert str(base / "test") in message
+    assert "val" in message
+
+
+def test_no_class_folders(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / "tiny" / part).mkdir(parents=True)
+    assert str(tmp_path / "tiny" / "train") in error("tiny", tmp_path)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_empty_class(make_tree: MakeTree, part: str) -> None:
+    base = make_tree()
+    for file in (base / part / "dog").iterdir():
+        file.unlink()
+    message = error("tiny", base.parent)
+    assert str(base / part / "dog") in message
+    assert ".jpg, .jpeg or .png" in message
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_class_on_one_side_only(make_tree: MakeTree, part: str) -> None:
+    base = make_tree()
+    shutil.rmtree(base / part / "dog")
+    message = error("tiny", base.parent)
+    assert "'dog' is not in both" in message
+    assert str(base / "train") in message
+    assert str(base / "test") in message
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_wrong_size(make_tree: MakeTree, part: str) -> None:
+    base = make_tree()
+    Image.new("RGB", (5, 7)).save(base / part / "dog" / "01.png")
+    message = error("tiny", base.parent)
+    assert str(base / part / "dog" / "01.png") in message
+    assert "is 5×7, the others are 8×8" in message
+    assert "resize or remove" in message
+
+
+@pytest.mark.parametrize("content", ["truncated", "text", "empty"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_undecodable_file(make_tree: MakeTree, content: str, part: str) -> None:
+    base = make_tree(suffix=".jpg", side=32)
+    path = base / part / "emu" / "01.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"truncated": whole[: len(whole) // 2], "text": b"no image\n"}.get(content, b"")
+    )
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    message = error("tiny", base.parent)
+    assert str(path) in message
+    assert "cannot be decoded" in message
+    assert "restore or delete this file" in message
+
+
+def test_a_failed_load_leaves_no_cache(make_tree: MakeTree, tmp_path: Path) -> None:
+    base = make_tree()
+    (base / "test" / "emu" / "01.png").write_bytes(b"")
+    error("tiny", base.parent)
+    assert not (tmp_path / "cache").exists()
+
+
+# --- CIFAR-10 --------------------------------------------------------------------------------
+
+
+def test_cifar10_missing(tmp_path: Path) -> None:
+    message = error("cifar10", tmp_path)
+    assert str(tmp_path / "cifar-10-batches-py" / "data_batch_1") in message
+    assert "download=True" in message
+    assert "NBREPRO_DATA" in message
+
+
+def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of CIFAR-10's form, with 20 images a file and pixels that tell where they are from."""
+    folder = root / CIFAR10.base_folder
+    folder.mkdir()
+
+    def save(name: str, content: object) -> tuple[str, str]:
+        raw = pickle.dumps(content, protocol=2)
+        (folder / name).write_bytes(raw)
+        return name, hashlib.md5(raw).hexdigest()
+
+    def batch(number: int) -> dict[str, object]:
+        pixels = np.full((20, 3072), number, dtype=np.uint8)
+        pixels[:, :1024] += 100  # red plane comes first
+        return {"data": pixels, "labels": [i % 10 for i in range(20)]}
+
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    *train, test = [save(name, batch(i)) for i, name in enumerate(names)]
+    meta, meta_md5 = save("batches.meta", {"label_names": list(CIFAR_CLASSES)})
+    monkeypatch.setattr(CIFAR10, "train_list", [list(t) for t in train])
+    monkeypatch.setattr(CIFAR10, "test_list", [list(test)])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": meta, "key": "label_names", "md5": meta_md5})
+    return folder
+
+
+def test_cifar10_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar10(tmp_path, monkeypatch)
+    dataset = data.load("cifar10", tmp_path)
+    assert dataset.train_images.shape == (100, 32, 32, 3)
+    assert dataset.test_images.shape == (20, 32, 32, 3)
+    assert dataset.train_images[45, 3, 4].tolist() == [102, 2, 2]
+    assert dataset.test_images[0, 0, 0].tolist() == [105, 5, 5]
+    assert dataset.test_labels.tolist() == list(range(10)) * 2
+    assert dataset.classes[-1] == "truck"
+
+
+@pytest.mark.parametrize("file", ["data_batch_3", "test_batch"])
+def test_cifar10_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    path = write_cifar10(tmp_path, monkeypatch) / file
+    path.write_bytes(path.read_bytes()[:-100])
+    message = error("cifar10", tmp_path)
+    assert str(path) in message
+    assert "damaged" in message
+    assert "delete it and run with download=True" in message
+
+
+def test_cifar10_without_its_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_cifar10(tmp_path, monkeypatch) / "batches.meta"
+    path.unlink()
+    assert "cifar10" in error("cifar10", tmp_path)
+
+
+# --- the tree whose content is known ------------------------------------------------------------
+
+
+def test_known_tree_with_other_classes(make_tree: MakeTree) -> None:
+    base = make_tree("cifar10-jpeg", classes=(*CIFAR_CLASSES[:-1], "lorry"))
+    message = error("cifar10-jpeg", base.parent)
+    assert str(base) in message
+    assert "'lorry'" in message
+    assert "'truck'" in message
+
+
+def test_known_tree_with_too_few_images(make_tree: MakeTree) -> None:
+    base = make_tree("cifar10-jpeg", classes=CIFAR_CLASSES, suffix=".jpg", side=32)
+    message = error("cifar10-jpeg", base.parent)
+    assert f"{base / 'train' / 'airplane'} holds 4 images, expected 5000" in message
+    assert "unpack the archive again" in message
+
+
+@pytest.fixture
+def roomy_folder(tmp_path: Path) -> Iterator[Path]:
+    """For 60,000 small files: in memory where the system has such a folder, and gone afterwards."""
+    shared_memory = Path("/dev/shm")
+    where = shared_memory if os.access(shared_memory, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"needs {ARCHIVE.name} beside the project")
+def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
+    base = roomy_folder / "cifar10-jpeg"
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(base, filter="data")
+    dataset = data.load("cifar10-jpeg", roomy_folder)
+    assert dataset.train_images.shape == (50_000, 32, 32, 3)
+    assert dataset.test_images.shape == (10_000, 32, 32, 3)
+    assert dataset.train_labels.bincount().tolist() == [5_000] * 10
+    assert dataset.test_labels.bincount().tolist() == [1_000] * 10
+    assert dataset.classes == CIFAR_CLASSES
+    the_cache(tmp_path).unlink()
+
+    frog, ship, spare = base / "train/frog/0000.jpg", base / "train/ship/0000.jpg", base / "spare"
+    frog.rename(spare)
+    ship.rename(frog)
+    spare.rename(ship)
+    message = error("cifar10-jpeg", roomy_folder)
+    assert str(base) in message
+    assert "not the archive's (altered, or under another class)" in message
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -1,0 +1,315 @@
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from nbrepro import freezing, models
+from nbrepro.freezing import freeze
+
+NORMS = (
+    *("bn", "blocks.0.bn1", "blocks.0.bn2", "blocks.1.bn1", "blocks.1.bn2", "blocks.2.bn1"),
+    *("blocks.2.bn2", "blocks.1.shortcut.1", "blocks.2.shortcut.1"),
+)
+GAMMA = {f"{norm}.weight" for norm in NORMS}
+BETA = {f"{norm}.bias" for norm in NORMS}
+OUTPUT = {"fc.weight", "fc.bias"}
+SHORTCUT = {"blocks.1.shortcut.0.weight", "blocks.2.shortcut.0.weight"}
+OTHER = {"conv.weight", *(f"blocks.{i}.conv{j}.weight" for i in range(3) for j in (1, 2))}
+CONVOLUTIONS = OTHER | SHORTCUT
+ALL = GAMMA | BETA | OUTPUT | SHORTCUT | OTHER
+
+POLICIES = {
+    "batchnorm": GAMMA | BETA,
+    "gamma": GAMMA,
+    "beta": BETA,
+    "output": OUTPUT,
+    "shortcut": SHORTCUT,
+    "other": OTHER,
+    "all": ALL,
+    "batchnorm+output": GAMMA | BETA | OUTPUT,
+    "shortcut+output": SHORTCUT | OUTPUT,
+    "gamma+beta": GAMMA | BETA,
+    "other+shortcut+output": OTHER | SHORTCUT | OUTPUT,
+    "random:2": CONVOLUTIONS,
+    "random:2+output": CONVOLUTIONS | OUTPUT,
+}
+
+MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+    "sgd fused": lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.1, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return models.create("cifar_resnet8", batchnorm_init="oneone")
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def take_steps(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer = OPTIMIZERS["sgd"],
+    *,
+    all_parameters: bool = False,
+    steps: int = 4,
+) -> None:
+    optimizer = make_optimizer(p for p in model.parameters() if p.requires_grad or all_parameters)
+    generator = torch.Generator().manual_seed(1)
+    model.train()
+    for _ in range(steps):
+        images = torch.randn(16, 3, 8, 8, generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), torch.arange(16) % 10).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("train", POLICIES)
+def test_trained_names(model: nn.Module, train: str) -> None:
+    report = freeze(model, train)
+    assert set(dict(model.named_parameters())) == ALL
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert set(trainable) == POLICIES[train]
+    assert report.names == tuple(trainable)
+    assert report.train == train
+
+
+@pytest.mark.parametrize("all_parameters", [False, True], ids=["trainable", "all"])
+@pytest.mark.parametrize("train", [p for p in POLICIES if "random" not in p])
+def test_only_what_is_trained_moves(model: nn.Module, train: str, all_parameters: bool) -> None:
+    """Momentum and weight decay included, even if the optimizer is given every parameter."""
+    freeze(model, train)
+    before = parameters_of(model)
+    take_steps(model, all_parameters=all_parameters)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == POLICIES[train]
+
+
+def test_counts_and_shares(model: nn.Module) -> None:
+    report = freeze(model, "batchnorm+output")
+    assert report.total == 78_042
+    assert report.counts == {
+        "batchnorm": 672,
+        "gamma": 336,
+        "beta": 336,
+        "output": 650,
+        "shortcut": 0,
+        "other": 0,
+        "all": 1_322,
+    }
+    assert report.shares == {group: n / 78_042 for group, n in report.counts.items()}
+    text = str(report)
+    assert "train=batchnorm+output: 1,322 of 78,042 parameters" in text
+    assert "650    0.833%" in text
+    assert "shortcut" not in text
+
+
+def test_counts_of_one_half_of_batchnorm(model: nn.Module) -> None:
+    counts = freeze(model, "gamma").counts
+    assert (counts["batchnorm"], counts["gamma"], counts["beta"]) == (336, 336, 0)
+
+
+def test_random_counts_equal_batchnorms() -> None:
+    """Two weights a channel are as many as γ and β: the control of the paper."""
+    with torch.device("meta"):
+        model = models.create("cifar_resnet110")
+    model.to_empty(device="cpu")
+    random = freeze(model, "random:2")
+    assert random.counts["random"] == random.counts["all"] == 8_288
+    assert random.counts["other"] == random.counts["batchnorm"] == 0
+    assert freeze(model, "batchnorm").counts["all"] == 8_288
+    assert "random" not in freeze(model, "batchnorm").counts
+
+
+def test_default_trains_batchnorm(model: nn.Module) -> None:
+    assert freeze(model).train == "batchnorm"
+
+
+@pytest.mark.parametrize("k", [1, 2, 27])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_random_moves_exactly_k_weights_a_channel(model: nn.Module, optimizer: str, k: int) -> None:
+    if k == 27:  # every weight of the stem; the 1×1 projections have fewer
+        model = nn.Sequential(model.conv, model.bn, nn.Flatten(), nn.Linear(16 * 64, 10))
+    freeze(model, f"random:{k}")
+    before = parameters_of(model)
+    take_steps(model, OPTIMIZERS[optimizer])
+    for name, parameter in model.named_parameters():
+        moved = parameter != before[name]
+        if parameter.ndim == 4:
+            assert bool((moved.flatten(1).sum(1) == k).all()), name
+        else:
+            assert not moved.any(), name
+
+
+def test_random_beside_a_whole_group(model: nn.Module) -> None:
+    """A convolution that is trained as a whole is not masked as well."""
+    report = freeze(model, "random:2+shortcut")
+    assert (report.counts["random"], report.counts["shortcut"]) == (2 * 240, 2_560)
+    before = parameters_of(model)
+    take_steps(model)
+    for name, parameter in model.named_parameters():
+        moved = int((parameter != before[name]).sum())
+        if name in SHORTCUT:
+            assert moved == parameter.numel()
+        elif name in OTHER:
+            assert moved == 2 * parameter.shape[0]
+        else:
+            assert moved == 0
+
+
+def moved_positions(model: nn.Module, seed: int) -> list[Tensor]:
+    freeze(model, "random:2", seed=seed)
+    before = parameters_of(model)
+    take_steps(model, steps=2)
+    return [p != before[n] for n, p in model.named_parameters() if p.ndim == 4]
+
+
+def test_random_positions_follow_from_the_seed(model: nn.Module) -> None:
+    a, b, other = (moved_positions(copy.deepcopy(model), seed) for seed in (5, 5, 6))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(a, other, strict=True))
+
+
+def test_random_positions_are_spread_evenly() -> None:
+    """Each of 9 places of 20,000 single-channel filters is drawn equally often."""
+    convolution = nn.Conv2d(1, 20_000, 3, bias=False)
+    freeze(convolution, "random:2")
+    before = convolution.weight.detach().clone()
+    optimizer = torch.optim.SGD(convolution.parameters(), 1.0)
+    convolution(torch.ones(1, 1, 3, 3)).sum().backward()
+    optimizer.step()
+    share = (convolution.weight != before).flatten(1).float().mean(0)
+    error = (2 / 9 * 7 / 9 / 20_000) ** 0.5
+    assert float((share - 2 / 9).abs().max()) < 4 * error
+
+
+def test_freezing_again_replaces_the_policy(model: nn.Module) -> None:
+    freeze(model, "random:2", seed=1)
+    freeze(model, "random:1", seed=2)
+    before = parameters_of(model)
+    take_steps(model)
+    moved = (model.get_parameter("conv.weight") != before["conv.weight"]).flatten(1).sum(1)
+    assert moved.unique().tolist() == [1]
+
+    freeze(model, "other")
+    before = parameters_of(model)
+    take_steps(model)
+    for name, parameter in model.named_parameters():
+        assert int((parameter != before[name]).sum()) == (name in OTHER) * parameter.numel(), name
+
+
+def test_weights_loaded_after_freezing_stay(model: nn.Module) -> None:
+    """What is frozen under random:k is what is there, not what was there at the time."""
+    freeze(model, "random:2")
+    loaded = models.create("cifar_resnet8").state_dict()
+    model.load_state_dict(loaded)
+    take_steps(model)
+    moved = (model.get_parameter("conv.weight") != loaded["conv.weight"]).flatten(1).sum(1)
+    assert moved.unique().tolist() == [2]
+
+
+def statistics_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def test_statistics_move_though_batchnorm_is_frozen(model: nn.Module) -> None:
+    freeze(model, "output", statistics=True)
+    before = statistics_of(model)
+    take_steps(model, steps=1)
+    assert not any(torch.equal(b, before[n]) for n, b in model.named_buffers())
+
+
+@pytest.mark.parametrize("train", ["batchnorm", "output"])
+def test_stored_statistics_are_used_and_kept(model: nn.Module, train: str) -> None:
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    freeze(model, train, statistics=False)
+    before = statistics_of(model)
+    images = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(model.train()(images), model.eval()(images), rtol=0, atol=0)
+    take_steps(model)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_statistics_can_be_switched_on_again(model: nn.Module) -> None:
+    model.train()
+    freeze(model, "batchnorm", statistics=False)
+    model(torch.randn(4, 3, 8, 8))
+    freeze(model, "batchnorm", statistics=True)
+    before = statistics_of(model)
+    model(torch.randn(4, 3, 8, 8))
+    assert not any(torch.equal(b, before[n]) for n, b in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("batchnrom", "did you mean 'batchnorm'"),
+        ("batchnorm+outptu", "did you mean 'output'"),
+        ("", "unknown group"),
+        ("batchnorm+", "unknown group"),
+        ("random:28", "conv.weight has per channel \\(27\\)"),
+        ("random:0", "k must be a whole number of at least 1"),
+        ("random:-1", "k must be"),
+        ("random:two", "k must be"),
+        ("random:", "k must be"),
+        ("random", "unknown group"),
+        ("random:2+random:4", "random"),
+        ("all+random:2", "selects nothing more"),
+    ],
+)
+def test_errors_leave_the_model_as_it_was(model: nn.Module, train: str, message: str) -> None:
+    freeze(model, "random:1+output", statistics=False)
+    with pytest.raises(ValueError, match=message):
+        freeze(model, train)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == CONVOLUTIONS | OUTPUT
+    before = state_of(model)
+    take_steps(model)
+    moved = {n: int((t != before[n]).sum()) for n, t in model.state_dict().items()}
+    assert moved["conv.weight"] == 16
+    assert all((moved[n] > 0) == (n in CONVOLUTIONS | OUTPUT) for n in moved), moved
+
+
+@pytest.mark.parametrize("train", ["batchnorm", "shortcut", "random:2", "output+gamma"])
+def test_nothing_to_train(train: str) -> None:
+    linear = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="nothing to train: this model has no"):
+        freeze(linear, train)
+    assert all(p.requires_grad for p in linear.parameters())
+
+
+def test_output_is_the_last_linear_layer_alone() -> None:
+    report = freeze(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "output")
+    assert report.names == ("2.weight", "2.bias")
+
+
+def test_shared_parameters_count_once() -> None:
+    layer = nn.Linear(3, 3)
+    assert freezing.count(nn.Sequential(layer, nn.ReLU(), layer))["all"] == 12
+
+
+def test_torchvision_resnet18() -> None:
+    with torch.device("meta"):
+        model = resnet18()
+    counts = freezing.count(model)
+    assert counts["all"] == 11_689_512
+    assert counts["shortcut"] == 172_032
+    assert counts["batchnorm"] == 9_600
+    assert counts["output"] == 513_000
+    report = freeze(model, "shortcut")
+    assert report.names == tuple(f"layer{i}.0.downsample.0.weight" for i in (2, 3, 4))
+    assert freeze(model, "batchnorm").counts["all"] == 9_600

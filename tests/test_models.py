@@ -1,0 +1,242 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbrepro import freezing, models
+
+# all, batchnorm, output, shortcut: recomputed from the architecture (claim sheet, section 2)
+COUNTS = {
+    "cifar_resnet14": (175_258, 1_120, 650, 2_560),
+    "cifar_resnet20": (272_474, 1_568, 650, 2_560),
+    "cifar_resnet32": (466_906, 2_464, 650, 2_560),
+    "cifar_resnet56": (855_770, 4_256, 650, 2_560),
+    "cifar_resnet110": (1_730_714, 8_288, 650, 2_560),
+    "cifar_resnet218": (3_480_602, 16_352, 650, 2_560),
+    "cifar_resnet434": (6_980_378, 32_480, 650, 2_560),
+    "cifar_resnet866": (13_979_930, 64_736, 650, 2_560),
+    "cifar_resnet14x2": (696_618, 2_240, 1_290, 10_240),
+    "cifar_resnet14x4": (2_777_674, 4_480, 2_570, 40_960),
+    "cifar_resnet14x8": (11_093_130, 8_960, 5_130, 163_840),
+    "cifar_resnet14x16": (44_337_418, 17_920, 10_250, 655_360),
+    "cifar_resnet14x32": (177_279_498, 35_840, 20_490, 2_621_440),
+}
+
+
+class ReferenceBlock(nn.Module):
+    def __init__(self, f_in: int, f_out: int, downsample: bool) -> None:
+        super().__init__()
+        stride = 2 if downsample else 1
+        self.conv1 = nn.Conv2d(f_in, f_out, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(f_out)
+        self.conv2 = nn.Conv2d(f_out, f_out, kernel_size=3, stride=1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(f_out)
+        self.shortcut = nn.Sequential()
+        if downsample:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(f_in, f_out, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(f_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out = out + self.shortcut(x)
+        return F.relu(out)
+
+
+class Reference(nn.Module):
+    """The authors' architecture, written down again from its description."""
+
+    def __init__(self, plan: list[tuple[int, int]], outputs: int = 10) -> None:
+        super().__init__()
+        current = plan[0][0]
+        self.conv = nn.Conv2d(3, current, kernel_size=3, stride=1, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(current)
+        blocks = []
+        for segment, (channels, count) in enumerate(plan):
+            for index in range(count):
+                blocks.append(ReferenceBlock(current, channels, segment > 0 and index == 0))
+                current = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(plan[-1][0], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn(self.conv(x)))
+        out = self.blocks(out)
+        out = F.avg_pool2d(out, out.size()[3])
+        return self.fc(out.view(out.size(0), -1))
+
+
+def test_the_papers_networks_are_listed() -> None:
+    assert models.names() == list(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts_by_group(name: str) -> None:
+    with torch.device("meta"):
+        counts = freezing.count(models.create(name))
+    assert tuple(counts[g] for g in ("all", "batchnorm", "output", "shortcut")) == COUNTS[name]
+    assert counts["gamma"] == counts["beta"] == counts["batchnorm"] // 2
+    assert sum(counts[g] for g in ("batchnorm", "output", "shortcut", "other")) == counts["all"]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("cifar_resnet8", [(16, 1), (32, 1), (64, 1)]),
+        ("cifar_resnet20", [(16, 3), (32, 3), (64, 3)]),
+        ("cifar_resnet14x2", [(32, 2), (64, 2), (128, 2)]),
+    ],
+)
+def test_same_function_as_an_independent_reference(
+    name: str, plan: list[tuple[int, int]], training: bool
+) -> None:
+    torch.manual_seed(0)
+    model = models.create(name, batchnorm_init="positivenegative").double()
+    reference = Reference(plan).double()
+    for buffer in model.buffers():  # running statistics that differ from 0 and 1
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    reference.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    ours, theirs = model.train(training)(x), reference.train(training)(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    for (key, a), b in zip(
+        model.state_dict().items(), reference.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=key)
+
+
+def test_number_of_classes() -> None:
+    assert models.create("cifar_resnet8", num_classes=7)(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}.weight": module.weight.detach()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _affine(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Every γ and every β of the network."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    gamma, beta = (torch.cat([getattr(m, a) for m in norms]).detach() for a in ("weight", "bias"))
+    return gamma, beta
+
+
+def _he_std(weight: Tensor) -> float:
+    return math.sqrt(2 / weight[0].numel())
+
+
+def test_default_weights_are_he_normal() -> None:
+    torch.manual_seed(0)
+    for name, weight in _weights(models.create("cifar_resnet14x4")).items():
+        n, std = weight.numel(), _he_std(weight)
+        # four standard errors of each estimate; the kurtosis tells a normal from a uniform draw
+        assert abs(weight.mean()) < 4 * std / math.sqrt(n), name
+        assert abs(weight.std() / std - 1) < 4 / math.sqrt(2 * n), name
+        kurtosis = (weight / std).pow(4).mean()
+        assert abs(kurtosis - 3) < 4 * math.sqrt(96 / n), name
+
+
+def test_linear_bias_keeps_pytorchs_uniform_draw() -> None:
+    torch.manual_seed(0)
+    bias = models.create("cifar_resnet8", num_classes=1000).fc.bias
+    bound = 1 / math.sqrt(64)
+    assert bias.abs().max() <= bound
+    assert bias.abs().max() > 0.98 * bound
+    assert abs(bias.mean()) < 4 * bound / math.sqrt(3 * 1000)
+
+
+@pytest.mark.parametrize(
+    ("init", "low", "high", "beta"),
+    [("uniform", 0, 1, 0), ("fixed", 1, 1, 0), ("oneone", 1, 1, 1), ("positivenegative", -1, 1, 0)],
+)
+def test_batchnorm_init(init: str, low: int, high: int, beta: int) -> None:
+    torch.manual_seed(0)
+    options = {} if init == "uniform" else {"batchnorm_init": init}  # uniform is the default
+    model = models.create("cifar_resnet14x4", **options)
+    gammas, betas = _affine(model)
+    n, width = len(gammas), high - low
+    assert bool((betas == beta).all())
+    assert gammas.min() >= low
+    assert gammas.max() <= high
+    if width:
+        assert gammas.max() < high  # U[low, high)
+        error = width / math.sqrt(12 * n)
+        assert abs(gammas.mean() - (low + high) / 2) < 4 * error
+        assert abs(gammas.var() / (width**2 / 12) - 1) < 4 * math.sqrt(0.8 / n)
+
+
+def test_kaiming_uniform_init() -> None:
+    torch.manual_seed(0)
+    for weight in _weights(models.create("cifar_resnet14", weight_init="kaiming_uniform")).values():
+        bound = math.sqrt(3) * _he_std(weight)
+        assert 0.95 * bound < weight.abs().max() <= bound
+
+
+def test_orthogonal_init() -> None:
+    torch.manual_seed(0)
+    for name, weight in _weights(models.create("cifar_resnet8", weight_init="orthogonal")).items():
+        flat = weight.flatten(1)
+        flat = flat if len(flat) <= flat.shape[1] else flat.T
+        torch.testing.assert_close(flat @ flat.T, torch.eye(len(flat)), atol=1e-5, rtol=0, msg=name)
+
+
+def test_binary_init() -> None:
+    torch.manual_seed(0)
+    for name, weight in _weights(models.create("cifar_resnet14", weight_init="binary")).items():
+        assert len(weight.abs().unique()) == 1, name
+        std, n = _he_std(weight), weight.numel()
+        assert abs(weight.abs().max() / std - 1) < 4 / math.sqrt(2 * n), name
+        assert abs((weight > 0).float().mean() - 0.5) < 4 * 0.5 / math.sqrt(n), name
+
+
+def test_seed_reproduces_and_distinguishes() -> None:
+    def state(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(models.create("cifar_resnet8").parameters())
+
+    assert torch.equal(state(3), state(3))
+    assert not torch.equal(state(3), state(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar_resnet15", "14 and 20"),
+        ("cifar_resnet108", "104 and 110"),
+        ("cifar_resnet2", "nearest to 2: 8"),
+        ("cifar_resnet0", "nearest to 0: 8"),
+        ("cifar_resnet15x2", "14 and 20"),
+        ("cifar_resnet14x0", "cifar_resnet<depth>x<width>"),
+        ("cifar_resnet14x", "cifar_resnet<depth>x<width>"),
+        ("cifar_resnet", "cifar_resnet<depth>"),
+        ("cifar_resnet_14", "cifar_resnet<depth>"),
+        ("cifar_resnet-4", "cifar_resnet<depth>"),
+        ("cifar_resent14", "did you mean 'cifar_resnet14'?"),
+        ("resnet110", "did you mean 'cifar_resnet110'?"),
+        ("", "unknown model ''"),
+    ],
+)
+def test_bad_names_say_what_would_be_right(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match="unknown model") as caught:
+        models.create(name)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "nearest"),
+    [
+        ({"batchnorm_init": "unifrom"}, "uniform"),
+        ({"weight_init": "kaiming_norml"}, "kaiming_normal"),
+    ],
+)
+def test_bad_options_name_the_nearest(options: dict[str, str], nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
+        models.create("cifar_resnet8", **options)
