@@ -235,11 +235,11 @@ def verdict_table(verdicts: "Iterable[Verdict]") -> "HTML":
     """What was found for each claim, every comparison with its interval."""
     rows = []
     for v in sorted(verdicts, key=lambda v: _ORDER.index(v.verdict)):
-        found = [_unbroken(str(finding)) for finding in v.findings]
+        found = [f'<div class="finding">{_unbroken(str(f))}</div>' for f in v.findings]
         if v.note:
-            found.append(f'<span class="seen">{html.escape(v.note)}</span>')
+            found.append(f'<div class="seen">{html.escape(v.note)}</div>')
         statement = f"<b>{v.claim.id}</b> {html.escape(v.claim.statement)}"
-        rows.append((statement, "<br>".join(found), _badge(v.verdict)))
+        rows.append((statement, "".join(found), _badge(v.verdict)))
     return _html(_table(("claim", "what we found", "verdict"), rows, "verdicts"))
 
 

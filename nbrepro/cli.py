@@ -1,7 +1,10 @@
 """The command line: ``nbrepro list | run | status | verify | book``."""
 
 import argparse
+import contextlib
+import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -140,6 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One line an epoch in logs; on a terminal the bar tells the same.
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
+    with contextlib.ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            logging.disable(logging.INFO)
+        return _answer(options)
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Run the command; errors that a user can mend become one line."""
     from nbrepro.book import BookError
     from nbrepro.data import DataError
 

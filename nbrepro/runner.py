@@ -19,6 +19,11 @@ from nbrepro.spec import Spec
 log = logging.getLogger("nbrepro")
 
 
+def _together() -> bool:
+    """Whether torchrun or ``accelerate launch`` started several processes for one run."""
+    return "RANK" in os.environ
+
+
 @dataclass(frozen=True)
 class Planned:
     """A run of a profile, and its record if there is one."""
@@ -119,6 +124,8 @@ def run_one(
         ledger.write(record)
         if checkpoint and status != "failed":
             checkpoint.unlink(missing_ok=True)
+    if error and _together():
+        raise SystemExit(error)  # the other processes may wait for this one: end them all
     return record
 
 
@@ -167,11 +174,12 @@ def run(
         failed = item.record is not None and item.record.status == "failed"
         if not (item.missing or (failed and retry_failed)):
             continue
-        if deadline is not None and time.monotonic() > deadline:
+        # Together, only the end of an epoch decides: there all processes agree.
+        if deadline is not None and time.monotonic() > deadline and not _together():
             log.info("time budget spent")
             return
         with contextlib.ExitStack() as stack:
-            if "RANK" not in os.environ:  # under torchrun the processes share one run
+            if not _together():
                 try:
                     stack.enter_context(FileLock(checkpoints / f"{item.spec.hash}.lock", timeout=0))
                 except Timeout:

@@ -110,7 +110,8 @@ def accelerator_for(device: str) -> Accelerator:
         raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
-    return Accelerator(cpu=device == "cpu")
+    # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
+    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
 
 
 def train(
@@ -174,7 +175,7 @@ def train(
                      100 * last["test_accuracy"])  # fmt: skip
             if checkpoint and accelerator.is_main_process:
                 run.save(checkpoint)
-            if epoch + 1 < spec.epochs and run.diverged_at is None and should_stop():
+            if epoch + 1 < spec.epochs and run.diverged_at is None and run.any(should_stop()):
                 raise Interrupted(f"{spec}: stopped after epoch {epoch + 1} of {spec.epochs}")
 
     metrics = {k: v for k, v in run.curve[-1].items() if k not in ("epoch", "step")}
@@ -224,6 +225,10 @@ class _Run:
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
         }
+
+    def any(self, mine: bool) -> bool:
+        """Whether any process says so: all must leave the loop together."""
+        return bool(self.accelerator.gather(torch.tensor([mine], device=self.device)).any())
 
     def _mine(self, items: Tensor) -> Tensor:
         """This process's share of the items of a batch."""
