@@ -20,6 +20,7 @@ _ROOMS = (
     "ledger",
     "models",
     "runner",
+    "seed_checkpoint",
     "spec",
     "training",
 )

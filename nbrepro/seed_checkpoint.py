@@ -1,0 +1,122 @@
+"""Networks stored as a seed and what was trained.
+
+Where the frozen weights are a random draw, the file need not hold them: the seed draws them again.
+What remains is small: the trained parameters and BatchNorm's running statistics. (Frankle, Schwab &
+Morcos 2021 do not claim this; a published review suggests it, claim LIM-7.)
+
+The draw is a function of the seed and of the torch build. The file carries a digest of the frozen
+weights, so that another build that would draw others is detected, never used unnoticed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nbrepro import freezing
+from nbrepro.spec import Spec
+from nbrepro.training import initial_model
+
+_FORMAT = "nbrepro seed checkpoint 1"
+
+
+class CheckpointError(Exception):
+    """The file is damaged, or cannot be rebuilt here; the message says which."""
+
+
+def save(model: nn.Module, spec: Spec, path: str | Path) -> int:
+    """Store a trained network as its spec's seed plus what was trained.
+
+    Args:
+        model: trained as ``spec`` says, such as ``training.train(spec, ...).model``.
+        spec: the run.
+        path: file to write, whole or not at all (safetensors format).
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        CheckpointError: if a frozen weight of ``model`` is not the seed's draw.
+    """
+    path = Path(path)
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    classes = _classes(model)
+    drawn, trained = _draw(spec, classes)
+    for name, tensor in drawn.items():
+        if not torch.equal(state[name], tensor):
+            raise CheckpointError(
+                f"{name} is frozen under train={spec.train} but is not what seed {spec.seed} draws"
+            )
+    header = {
+        "format": _FORMAT,
+        "spec": json.dumps(spec.to_dict()),
+        "classes": str(classes),
+        "frozen": _digest(drawn),
+        "torch": torch.__version__,
+    }
+    stored = {name: state[name].contiguous() for name in trained}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    save_file(stored, part, metadata=header)
+    os.replace(part, path)
+    return path.stat().st_size
+
+
+def load(path: str | Path) -> tuple[nn.Module, Spec]:
+    """Rebuild a network, bit for bit the one that was stored.
+
+    Returns:
+        The network, on the CPU in evaluation mode, and its spec.
+
+    Raises:
+        CheckpointError: if the file is damaged or of another format, or if this torch build draws
+            other frozen weights than the one that wrote it.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if header.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is no seed checkpoint of this version")
+    spec = Spec.from_dict(json.loads(header["spec"]))
+    model = initial_model(spec, int(header["classes"]))
+    drawn, trained = _draw(spec, int(header["classes"]))
+    if _digest(drawn) != header["frozen"]:
+        raise CheckpointError(
+            f"{path}: torch {torch.__version__} draws other frozen weights from seed {spec.seed} "
+            f"than torch {header['torch']}, which wrote it; rebuild it there"
+        )
+    if set(stored) != set(trained):
+        raise CheckpointError(f"{path}: holds other tensors than train={spec.train} trains")
+    model.load_state_dict(drawn | stored)
+    return model.eval(), spec
+
+
+def _draw(spec: Spec, classes: int) -> tuple[dict[str, Tensor], list[str]]:
+    """The frozen tensors as the seed draws them, and the names of everything else in the state."""
+    model = initial_model(spec, classes)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = freezing.freeze(model, spec.train, seed=spec.seed)
+    frozen = {name for name, _ in model.named_parameters()} - set(report.names)
+    return {n: t for n, t in state.items() if n in frozen}, [n for n in state if n not in frozen]
+
+
+def _classes(model: nn.Module) -> int:
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return linear[-1].out_features
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
