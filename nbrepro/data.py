@@ -12,15 +12,17 @@ any other name          a folder tree ``<root>/<name>/train/<class>/*.jpg`` and 
 original's, hence the name, and its contents are checked against a known digest.
 """
 
+import contextlib
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from nbrepro.atomic import replacing
 
 #: Normalisation of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
 MEAN = (0.485, 0.456, 0.406)
@@ -211,7 +213,9 @@ def _folder(name: str, root: Path) -> Dataset:
         for paths in files.values():
             for path in paths:
                 status = path.stat()
-                stamp.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+                # ctime and inode change even when files trade places, size and time alike
+                marks = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                stamp.update(f"{path}\0{marks}\n".encode())
     cached = _cache() / f"{name}-{stamp.hexdigest()[:16]}.npz"
     arrays = _read_cache(cached)
     if arrays is None:
@@ -327,7 +331,7 @@ def _decode(
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
     """The cached arrays; ``None`` if there are none or they are damaged (then: decode again)."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except Exception:  # whatever a damaged zip file makes numpy raise, the remedy is the same
         return None
@@ -335,13 +339,8 @@ def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write atomically; a cache that cannot be written is done without."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(file.name, path)
-    except OSError:
-        return
+    with contextlib.suppress(OSError), replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 class Batches:

@@ -23,7 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from nbrepro.names import choose
 
@@ -71,6 +74,8 @@ def parse(train: str) -> tuple[set[str], int]:
                 raise ValueError(
                     f"{part!r}: k must be a whole number of at least 1, as in random:2"
                 )
+            if k:
+                raise ValueError(f"{train!r}: random:k is given twice")
             k = int(text)
         else:
             groups.add(choose("group to train", part, [*GROUPS, "random:k"]))
@@ -191,33 +196,48 @@ def _draw(name: str, weight: Tensor, k: int, generator: torch.Generator) -> Tens
 
 
 class _Masked:
-    """Keeps the weights outside ``mask`` at the values they had."""
+    """Lets an optimizer step change a weight inside ``mask`` only."""
 
     def __init__(self, weight: nn.Parameter, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
-        self.frozen = weight.detach().clone()
+        self.before: Tensor | None = None
         self.hook = weight.register_hook(self.gradient)
 
     def gradient(self, gradient: Tensor) -> Tensor:
         self.mask = self.mask.to(gradient.device)
         return gradient * self.mask
 
+    def remember(self, weight: nn.Parameter) -> None:
+        self.before = weight.detach().clone()
+
     def restore(self, weight: nn.Parameter) -> None:
-        self.mask, self.frozen = self.mask.to(weight.device), self.frozen.to(weight.device)
+        assert self.before is not None
+        self.mask = self.mask.to(weight.device)
         with torch.no_grad():
-            weight.copy_(torch.where(self.mask, weight, self.frozen))
+            weight.copy_(torch.where(self.mask, weight, self.before))
+        self.before = None
 
 
-def _restore_masked(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _masked(optimizer: torch.optim.Optimizer) -> Iterator[tuple[_Masked, nn.Parameter]]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            masked = getattr(parameter, "_nbrepro_masked", None)
-            if masked is not None:
-                masked.restore(parameter)
+            if hasattr(parameter, "_nbrepro_masked"):
+                yield parameter._nbrepro_masked, parameter
 
 
-# One hook for every optimizer: whoever calls freeze() with random:k need not remember anything.
-register_optimizer_step_post_hook(_restore_masked)
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for masked, weight in _masked(optimizer):
+        masked.remember(weight)
+
+
+def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for masked, weight in _masked(optimizer):
+        masked.restore(weight)
+
+
+# Hooks for every optimizer: whoever calls freeze() with random:k need not remember anything.
+register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)
 
 
 def _undo(model: nn.Module) -> None:
@@ -229,3 +249,4 @@ def _undo(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "_nbrepro_stored"):
             module.__dict__.pop("_nbrepro_stored").remove()
+            module.train(model.training)

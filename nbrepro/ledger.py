@@ -13,13 +13,13 @@ import math
 import os
 import platform
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nbrepro.atomic import replacing
 from nbrepro.spec import Spec
 
 SCHEMA = 1
@@ -149,19 +149,8 @@ class Ledger:
         present = _read(path)
         if isinstance(present, Record) and present.status != "failed":
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part", text=True)
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(record.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(part, 0o644)
-            os.replace(part, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
+        with replacing(path) as file:
+            file.write(record.to_json().encode())
         return path
 
 

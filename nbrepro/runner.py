@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -130,14 +131,10 @@ def run_one(
 
 
 def _traceback() -> str:
-    """The traceback in flight, with file names but without the folders of this machine."""
-    frames = traceback.format_exc().splitlines()
-    return "\n".join(
-        f'  File "{Path(line.split(chr(34))[1]).name}"{line.split(chr(34), 2)[2]}'
-        if line.lstrip().startswith('File "')
-        else line
-        for line in frames
-    )
+    """The traceback in flight, with the names of files but not the folders of this machine."""
+    text = traceback.format_exc()
+    text = re.sub(r"""(["'])/[^"'\n]*/([^"'/\n]*)\1""", r"\1\2\1", text)
+    return re.sub(r"(?<![\w.])/(?:[^\s/\"']+/)+([^\s/\"']*)", r"\1", text)
 
 
 def run(

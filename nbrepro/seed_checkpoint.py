@@ -10,16 +10,15 @@ weights, so that another build that would draw others is detected, never used un
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from nbrepro import freezing
+from nbrepro.atomic import replacing
 from nbrepro.spec import Spec
 from nbrepro.training import initial_model
 
@@ -61,11 +60,8 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> int:
         "torch": torch.__version__,
     }
     stored = {name: state[name].contiguous() for name in trained}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    save_file(stored, part, metadata=header)
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write(to_bytes(stored, metadata=header))
     return path.stat().st_size
 
 

@@ -9,8 +9,6 @@ one does, and several processes see together what one would see alone.
 import hashlib
 import logging
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from nbrepro import freezing, models
+from nbrepro.atomic import replacing
 from nbrepro.data import Batches, Dataset
 from nbrepro.spec import Spec
 
@@ -301,10 +300,8 @@ class _Run:
             "curve": self.curve,
             "diverged_at": self.diverged_at,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        with replacing(path) as file:
             torch.save(state, file)
-        os.replace(file.name, path)
 
     def load(self, path: Path) -> int:
         """Take up a checkpoint, if there is a sound one of this run; return the epochs done."""
@@ -312,13 +309,12 @@ class _Run:
             return 0
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # a damaged zip file raises many kinds; all mean: start afresh
-            log.warning(
-                "checkpoint %s cannot be read (%s); starting from the beginning", path, error
-            )
+            owner = state["hash"]
+        except Exception as error:  # damage raises errors of many kinds; all mean the same
+            log.warning("%s cannot be read (%r); starting from the beginning", path, error)
             return 0
-        if state["hash"] != self.spec.hash:
-            log.warning("checkpoint %s is of another run; starting from the beginning", path)
+        if owner != self.spec.hash:
+            log.warning("%s is of another run; starting from the beginning", path)
             return 0
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -426,6 +426,25 @@ def test_known_tree_with_too_few_images(make_tree: MakeTree) -> None:
     assert "unpack the archive again" in message
 
 
+def test_known_tree_with_altered_files(
+    make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on a small tree that is made known for this test."""
+    base = make_tree()
+    listing = {
+        part: {c.name: sorted(c.iterdir()) for c in sorted((base / part).iterdir())}
+        for part in ("train", "test")
+    }
+    digest = data.tree_digest(base, listing)
+    tree = data._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
+    monkeypatch.setitem(data._KNOWN_TREES, "tiny", tree)
+    assert len(data.load("tiny", base.parent).train_labels) == 12
+    shutil.copy(base / "train" / "cat" / "00.png", base / "train" / "cat" / "01.png")
+    message = error("tiny", base.parent)
+    assert str(base) in message
+    assert "not the archive's" in message
+
+
 @pytest.fixture
 def roomy_folder(tmp_path: Path) -> Iterator[Path]:
     """For 60,000 small files: in memory where the system has such a folder, and gone afterwards."""

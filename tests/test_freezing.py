@@ -153,6 +153,22 @@ def test_random_moves_exactly_k_weights_a_channel(model: nn.Module, optimizer: s
             assert not moved.any(), name
 
 
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Of a loss that every weight has a part in."""
+    model.zero_grad()
+    model.eval()(torch.rand(4, 3, 8, 8)).square().sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_random_has_no_gradient_elsewhere(model: nn.Module) -> None:
+    """So that a norm of the gradients is one of what is trained."""
+    freeze(model, "random:2")
+    gradient = gradients_of(model)["conv.weight"]
+    assert (gradient != 0).flatten(1).sum(1).unique().tolist() == [2]
+    freeze(model, "other")
+    assert bool((gradients_of(model)["conv.weight"] != 0).all())
+
+
 def test_random_beside_a_whole_group(model: nn.Module) -> None:
     """A convolution that is trained as a whole is not masked as well."""
     report = freeze(model, "random:2+shortcut")
@@ -298,8 +314,9 @@ def test_output_is_the_last_linear_layer_alone() -> None:
 
 
 def test_shared_parameters_count_once() -> None:
-    layer = nn.Linear(3, 3)
-    assert freezing.count(nn.Sequential(layer, nn.ReLU(), layer))["all"] == 12
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    assert freezing.count(nn.Sequential(first, second, first))["all"] == 15
 
 
 def test_torchvision_resnet18() -> None:

@@ -28,6 +28,7 @@ from nbrepro import experiments
 from nbrepro.claims import Claim
 from nbrepro.ledger import Record
 from nbrepro.names import network, trained
+from nbrepro.spec import Spec
 
 VERDICTS = (
     "reproduced",
@@ -138,9 +139,10 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
             continue
         for dataset in sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d)):
             chosen = of_scale(records, claim.experiment, profile, dataset)
-            findings, missing = _ask(rule, chosen)
+            grid = experiments.get(claim.experiment).specs(profile, dataset, seeds=1)
+            findings, missing = _ask(rule, chosen, grid)
             if findings:
-                used = [r for r in chosen if any(_matches(r, arm) for arm in arms(claim))]
+                used = [r for r in chosen if any(_matches(r.spec, arm) for arm in arms(claim))]
                 return _conclude(claim, findings, missing, profile, dataset, used)
     only = rule.get("profiles")
     needs = f"needs the {' or '.join(only)} profile" if only else "no records yet"
@@ -173,19 +175,29 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95 % interval of the mean; not-a-numbers for fewer than two values."""
     if len(values) < 2:
         return math.nan, math.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+    return _around(float(np.mean(values)), _squared_error(values), len(values) - 1)
 
 
 def welch(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
     """Welch's 95 % interval of ``mean(high) - mean(low)``; not-a-numbers below two values each."""
     if min(len(low), len(high)) < 2:
         return math.nan, math.nan
-    if np.ptp(low) == np.ptp(high) == 0:  # no spread at all: the interval is a point
-        difference = float(np.mean(high) - np.mean(low))
+    difference = float(np.mean(high) - np.mean(low))
+    a, b = _squared_error(low), _squared_error(high)
+    if a + b == 0:  # no spread at all: the interval is a point
         return difference, difference
-    ends = stats.ttest_ind(high, low, equal_var=False).confidence_interval(CONFIDENCE)
-    return float(ends.low), float(ends.high)
+    freedom = (a + b) ** 2 / (a**2 / (len(low) - 1) + b**2 / (len(high) - 1))
+    return _around(difference, a + b, freedom)
+
+
+def _squared_error(values: Sequence[float]) -> float:
+    """Of the mean."""
+    return float(np.var(values, ddof=1)) / len(values)
+
+
+def _around(centre: float, squared_error: float, freedom: float) -> tuple[float, float]:
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(squared_error)
+    return centre - half, centre + half
 
 
 def arms(claim: Claim) -> list[dict[str, str]]:
@@ -195,18 +207,20 @@ def arms(claim: Claim) -> list[dict[str, str]]:
     return listed + [arm for pair in rule.get("pairs", []) for arm in pair]
 
 
-def _matches(record: Record, arm: dict[str, str]) -> bool:
-    return all(getattr(record.spec, setting) == wanted for setting, wanted in arm.items())
+def _matches(spec: Spec, arm: dict[str, str]) -> bool:
+    return all(getattr(spec, setting) == wanted for setting, wanted in arm.items())
 
 
 def _arm(records: Sequence[Record], arm: dict[str, str]) -> list[Record]:
-    return [record for record in records if _matches(record, arm)]
+    return [record for record in records if _matches(record.spec, arm)]
 
 
-def _ask(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
+def _ask(
+    rule: dict[str, Any], records: Sequence[Record], grid: Sequence[Spec]
+) -> tuple[list[Finding], list[str]]:
     """The findings the records allow, and names of the arms that were not run."""
     if rule["kind"] == "level":
-        return _ask_level(rule, records)
+        return _ask_level(rule, records, grid)
     if "rising" in rule:
         present = [arm for arm in rule["rising"] if _arm(records, arm)]
         pairs = list(pairwise(present))
@@ -233,19 +247,21 @@ def _ask(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding]
     return findings, list(dict.fromkeys(missing))
 
 
-def _ask_level(rule: dict[str, Any], records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
+def _ask_level(
+    rule: dict[str, Any], records: Sequence[Record], grid: Sequence[Spec]
+) -> tuple[list[Finding], list[str]]:
+    together = rule["over"] == "all runs"
     groups: dict[str, list[Record]] = {}
     missing = []
     for arm in rule["arms"]:
-        found = _arm(records, arm)
-        if not found:
-            missing.append(label(arm))
-        for record in found:
-            whole = f"all networks, {label(arm)}" if "model" not in arm else label(arm)
-            name = (
-                whole if rule["over"] == "all runs" else label(arm | {"model": record.spec.model})
-            )
-            groups.setdefault(name, []).append(record)
+        for model in dict.fromkeys(spec.model for spec in grid if _matches(spec, arm)):
+            concrete = arm | {"model": model}
+            found = _arm(records, concrete)
+            if not found:
+                missing.append(network(model))
+                continue
+            name = f"all networks, {label(arm)}" if together else label(concrete)
+            groups.setdefault(name, []).extend(found)
     findings = []
     for name, members in groups.items():
         values = [value(r, rule["metric"]) for r in members]
@@ -318,8 +334,9 @@ def _judge_counts(claim: Claim, printed: dict[str, list[str]]) -> Verdict:
 
 
 def _prints_as(count: int, text: str) -> bool:
-    """Whether ``count`` rounds, or truncates, to a printed number such as ``1.12K``."""
+    """Whether ``count``, rounded or truncated, prints as a number such as ``1.12K``."""
     unit = {"K": 10**3, "M": 10**6}.get(text[-1], 1)
     digits = text.rstrip("KM")
-    last_place = unit / 10 ** len(digits.partition(".")[2])
-    return bool(abs(count - float(digits) * unit) < last_place)
+    place = unit / 10 ** len(digits.partition(".")[2])
+    beyond = count - float(digits) * unit
+    return bool(-place / 2 <= beyond < place)

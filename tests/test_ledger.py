@@ -1,0 +1,318 @@
+import json
+import math
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbrepro import experiments
+from nbrepro.ledger import Ledger, Record, default_root, provenance
+from nbrepro.spec import Spec
+
+SHIPPED = Path(__file__).parents[1] / "results"
+
+
+def make(seed: int = 0, status: str = "completed", **changes: Any) -> Record:
+    failed = status == "failed"
+    values: dict[str, Any] = {
+        "experiment": "study",
+        "spec": Spec(model="cifar_resnet14", train="batchnorm", milestones=(0.25, 0.5), seed=seed),
+        "status": status,
+        "metrics": {} if failed else {"test_accuracy": 0.4756, "test_loss": 1.46},
+        "curve": [] if failed else [{"epoch": 0, "step": 0, "test_accuracy": 0.1}],
+        "provenance": {"device": "Größer ×1", "seconds": 12.5, "dirty": None},
+        "error": 'Traceback\n  File "a.py", line 1\nValueError: “no”' if failed else None,
+    }
+    return Record(**(values | changes))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "results")
+
+
+def files(ledger: Ledger) -> list[str]:
+    return sorted(p.name for p in ledger.root.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("status", ["completed", "diverged", "failed"])
+def test_round_trip(ledger: Ledger, status: str) -> None:
+    record = make(status=status)
+    path = ledger.write(record)
+    assert path == ledger.root / "study" / f"{record.spec.hash}.json"
+    assert ledger.find("study", record.spec) == record
+    assert ledger.scan() == ([record], [])
+    assert files(ledger) == [path.name]
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_record_is_plain_json_that_git_can_merge(ledger: Ledger) -> None:
+    text = ledger.write(make()).read_text(encoding="utf-8")
+    body = json.loads(text)
+    assert body["schema"] == 1
+    assert body["hash"] == make().spec.hash
+    assert body["spec"] == make().spec.to_dict()
+    assert len(text.splitlines()) > 20
+    assert text.endswith("}\n")
+    assert text == make().to_json()
+
+
+def test_other_people_can_read_a_record(ledger: Ledger) -> None:
+    assert ledger.write(make()).stat().st_mode & 0o777 == 0o644
+
+
+def test_scan_by_experiment(ledger: Ledger) -> None:
+    for record in (make(), make(seed=1), make(experiment="other")):
+        ledger.write(record)
+    assert len(ledger.scan()[0]) == 3
+    assert {r.spec.seed for r in ledger.scan("study")[0]} == {0, 1}
+    assert ledger.scan("nothing") == ([], [])
+    assert ledger.find("nothing", make().spec) is None
+    assert ledger.find("study", make(seed=2).spec) is None
+
+
+def test_empty_ledger(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "nowhere").scan() == ([], [])
+    assert Ledger(tmp_path / "nowhere").find("study", make().spec) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_become_null(ledger: Ledger, value: float) -> None:
+    record = make(
+        status="diverged",
+        metrics={"test_loss": value, "test_accuracy": 0.1},
+        curve=[{"epoch": 1, "train_loss": value}],
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = ledger.write(record).read_text()
+    assert json.loads(text, parse_constant=refuse)["metrics"]["test_loss"] is None
+    found = ledger.find("study", record.spec)
+    assert found is not None
+    assert found.metrics == {"test_loss": None, "test_accuracy": 0.1}
+    assert found.curve == [{"epoch": 1, "train_loss": None}]
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def altered(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
+    def alter(text: str) -> str:
+        body = json.loads(text)
+        change(body)
+        return json.dumps(body, indent=1)
+
+    return alter
+
+
+DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+    "empty": (lambda text: "", ""),
+    "cut": (lambda text: text[: len(text) // 2], ""),
+    "not JSON": (lambda text: "hello", ""),
+    "a list": (lambda text: "[]", "not a run record"),
+    "a number": (lambda text: "1", "not a run record"),
+    "other JSON": (lambda text: '{"a": 1}', "not a run record"),
+    "merge conflict": (lambda text: f"<<<<<<< ours\n{text}=======\n{text}>>>>>>> theirs\n", ""),
+    "no digest": (altered(lambda b: b.pop("digest")), "digest"),
+    "newer schema": (altered(lambda b: b.update(schema=2)), "upgrade nbrepro"),
+    "better number": (altered(lambda b: b["metrics"].update(test_accuracy=0.93)), "digest"),
+    "other spec": (altered(lambda b: b["spec"].update(lr=0.2)), "digest"),
+    "other status": (altered(lambda b: b.update(status="diverged")), "digest"),
+    "missing field": (altered(lambda b: b.pop("curve")), "digest"),
+    "added field": (altered(lambda b: b.update(note="fine")), "digest"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_record_is_reported_and_not_trusted(ledger: Ledger, damage: str) -> None:
+    spoil, reason = DAMAGE[damage]
+    path = ledger.write(make())
+    sound = make(seed=1)
+    ledger.write(sound)
+    path.write_text(spoil(path.read_text()))
+    assert ledger.find("study", make().spec) is None
+    records, (damaged,) = ledger.scan()
+    assert records == [sound]
+    assert damaged.path == path
+    assert reason in damaged.reason
+    assert str(path) in str(damaged)
+
+
+def test_damaged_record_is_replaced_by_a_new_run(ledger: Ledger) -> None:
+    path = ledger.write(make())
+    path.write_text("{")
+    ledger.write(make())
+    assert ledger.scan() == ([make()], [])
+
+
+def test_no_flipped_bit_is_believed(ledger: Ledger) -> None:
+    """One bit in every byte in turn: the record is refused, or still says what it said."""
+    path = ledger.write(make())
+    content = path.read_bytes()
+    believed = 0
+    for position in range(len(content)):
+        spoilt = bytearray(content)
+        spoilt[position] ^= 1 << position % 8
+        path.write_bytes(spoilt)
+        found = ledger.find("study", make().spec)
+        assert found in (None, make()), position
+        assert len(ledger.scan()[0]) + len(ledger.scan()[1]) == 1
+        believed += found is not None
+    assert believed < len(content) // 4  # spaces and line ends do not matter, the rest does
+
+
+def test_no_shortened_record_is_believed(ledger: Ledger) -> None:
+    path = ledger.write(make())
+    content = path.read_bytes()
+    for length in range(len(content) - 2):
+        path.write_bytes(content[:length])
+        assert ledger.find("study", make().spec) is None, length
+
+
+@pytest.mark.parametrize("where", ["name", "folder"])
+def test_record_in_the_wrong_place(ledger: Ledger, where: str) -> None:
+    path = ledger.write(make())
+    wrong = {
+        "name": ledger.path("study", make(seed=7).spec),
+        "folder": ledger.path("other", make().spec),
+    }[where]
+    wrong.parent.mkdir(exist_ok=True)
+    shutil.copy(path, wrong)
+    records, (damaged,) = ledger.scan()
+    assert records == [make()]
+    assert damaged.path == wrong
+    assert make().spec.hash in damaged.reason
+    assert ledger.find("study", make(seed=7).spec) is None
+
+
+def test_folder_where_a_record_should_be(ledger: Ledger) -> None:
+    path = ledger.path("study", make().spec)
+    path.mkdir(parents=True)
+    assert ledger.find("study", make().spec) is None
+    assert [d.path for d in ledger.scan()[1]] == [path]
+    with pytest.raises(OSError, match=path.name):
+        ledger.write(make())
+    assert files(ledger) == []
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["completed", "diverged"])
+@pytest.mark.parametrize("second", ["completed", "diverged", "failed"])
+def test_a_result_is_never_replaced(ledger: Ledger, first: str, second: str) -> None:
+    path = ledger.write(make(status=first))
+    before = path.read_bytes()
+    ledger.write(make(status=second, provenance={"device": "another"}))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("second", ["completed", "diverged", "failed"])
+def test_a_failed_run_is_replaced(ledger: Ledger, second: str) -> None:
+    ledger.write(make(status="failed"))
+    later = make(status=second, provenance={"device": "another"})
+    ledger.write(later)
+    assert ledger.scan() == ([later], [])
+
+
+@pytest.mark.parametrize("fails", ["replace", "fsync"])
+def test_failing_write_loses_nothing(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    path = ledger.write(make(status="failed"))
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, fails, full)
+        with pytest.raises(OSError, match="No space left"):
+            ledger.write(make())
+    assert files(ledger) == [path.name]
+    assert path.read_bytes() == before
+    ledger.write(make())
+    assert ledger.find("study", make().spec) == make()
+
+
+def write_many(root: Path, start: Any, writer: int) -> None:
+    """Ten records that another process writes as well, and ten of this one's own."""
+    ledger = Ledger(root)
+    start.wait()
+    for seed in [*range(10), *range(100 * writer, 100 * writer + 10)]:
+        ledger.write(make(seed, provenance={"device": f"writer {writer}" * 1000}))
+
+
+def test_two_writers_at_once(ledger: Ledger) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(2)
+    writers = [
+        context.Process(target=write_many, args=(ledger.root, start, number)) for number in (1, 2)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    records, damaged = ledger.scan()
+    assert damaged == []
+    expected = {*range(10), *range(100, 110), *range(200, 210)}
+    assert sorted(record.spec.seed for record in records) == sorted(expected)
+    assert len(files(ledger)) == 30
+
+
+# --- places and provenance ------------------------------------------------------------------------
+
+
+def test_default_root_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path / "mine"))
+    assert default_root() == tmp_path / "mine"
+    assert Ledger().root == tmp_path / "mine"
+    assert Ledger(tmp_path / "given").root == tmp_path / "given"
+
+
+@pytest.mark.parametrize("inside", [".", "book", "book/deeper"])
+def test_default_root_is_that_of_the_book(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    (tmp_path / "book").mkdir(exist_ok=True)
+    (tmp_path / "book" / "_toc.yml").touch()  # a link to the upper one, without results beside it
+    monkeypatch.chdir(tmp_path / inside)
+    assert default_root().resolve() == (tmp_path / "results").resolve()
+
+
+def test_default_root_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")  # a folder called results alone does not make a book
+    assert default_root().resolve() == (tmp_path / "sub" / "results").resolve()
+
+
+ABSOLUTE_PATH = re.compile(r"(?<![\w.])/\w")
+
+
+def test_provenance_names_versions_and_no_folders() -> None:
+    found = provenance()
+    assert set(found) == {"commit", "dirty", "versions", "platform", "finished"}
+    assert {"python", "torch", "nbrepro", "accelerate", "numpy"} <= set(found["versions"])
+    assert not ABSOLUTE_PATH.search(json.dumps(found))
+
+
+def test_the_ledger_that_ships_is_sound() -> None:
+    records, damaged = Ledger(SHIPPED).scan()
+    assert [str(d) for d in damaged] == []
+    assert {record.experiment for record in records} <= set(experiments.REGISTRY)
+    assert not [r for r in records if r.status == "failed"]
+    for record in records:
+        assert record.provenance["data_fingerprint"]
+        assert not ABSOLUTE_PATH.search(json.dumps(record.provenance))

@@ -1,0 +1,382 @@
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbrepro import data, experiments, runner, training
+from nbrepro.data import DataError
+from nbrepro.experiments import Experiment
+from nbrepro.ledger import Ledger, Record
+from nbrepro.runner import Planned
+from nbrepro.spec import Spec
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "results")
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def quickly(spec: Spec) -> Spec:
+    """A tenth of a second a run: no more than the output layer, in large batches."""
+    return spec.replace(train="output", batch_size=500, epochs=1)
+
+
+def planned(ledger: Ledger, *specs: Spec) -> list[Planned]:
+    return [Planned("study", spec, ledger.find("study", spec)) for spec in specs]
+
+
+def run(plan: list[Planned], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
+    return list(runner.run(plan, ledger, device="cpu", checkpoints=checkpoints, **options))
+
+
+def contents(ledger: Ledger) -> dict[Path, tuple[bytes, int]]:
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in ledger.root.rglob("*.json")}
+
+
+# --- experiments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", experiments.REGISTRY)
+@pytest.mark.parametrize("profile", experiments.PROFILES)
+def test_grids_hold_different_runs(name: str, profile: str) -> None:
+    experiment = experiments.get(name)
+    specs = experiment.specs(profile)
+    assert len({spec.hash for spec in specs}) == len(specs) > 0
+    assert {spec.seed for spec in specs} == set(range(experiment.seeds[profile]))
+    arms = {spec.replace(seed=0).hash for spec in specs}
+    assert len(specs) == len(arms) * experiment.seeds[profile]
+    assert [spec.seed for spec in specs] == sorted(spec.seed for spec in specs)
+
+
+@pytest.mark.parametrize("name", experiments.REGISTRY)
+def test_profiles_share_no_run(name: str) -> None:
+    hashes = [{s.hash for s in experiments.get(name).specs(p)} for p in experiments.PROFILES]
+    assert not hashes[0] & hashes[1]
+    assert not hashes[0] & hashes[2]
+    assert not hashes[1] & hashes[2]
+
+
+def test_other_data_and_other_numbers_of_seeds() -> None:
+    experiment = experiments.get("training_only_batchnorm")
+    quick = experiment.specs("quick", "cifar10-jpeg", seeds=2)
+    assert {spec.dataset for spec in quick} == {"cifar10-jpeg"}
+    assert {spec.seed for spec in quick} == {0, 1}
+    smoke = experiment.specs("smoke", "cifar10-jpeg")
+    assert {spec.dataset for spec in smoke} == {"digits"}
+    with pytest.raises(ValueError, match="seeds is 0"):
+        experiment.specs("quick", seeds=0)
+    with pytest.raises(ValueError, match="did you mean 'smoke'"):
+        experiment.specs("smoek")
+
+
+def test_select() -> None:
+    one = experiments.get("training_only_batchnorm")
+    assert experiments.select(one.name) == [one]
+    assert one in experiments.select(one.chapter)
+    assert experiments.select("all") == list(experiments.REGISTRY.values())
+    for find in (experiments.get, experiments.select):
+        with pytest.raises(ValueError, match="did you mean 'training_only_batchnorm'"):
+            find("training_only_batchnrom")
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def test_smoke_from_end_to_end(ledger: Ledger, checkpoints: Path) -> None:
+    experiment = experiments.get("training_only_batchnorm")
+    plan = runner.plan(experiment, "smoke", ledger)
+    assert [p.missing for p in plan] == [True] * 3
+    records = run(plan, ledger, checkpoints)
+    assert [record.spec for record in records] == [p.spec for p in plan]
+    assert {record.status for record in records} == {"completed"}
+    found, damaged = ledger.scan()
+    assert damaged == []
+    assert sorted(r.spec.hash for r in found) == sorted(p.spec.hash for p in plan)
+    for record in found:
+        assert len(record.curve) == 7
+        assert record.provenance["data_fingerprint"] == "5ba4c266def42ea5"
+        assert record.provenance["threads"] == 1
+        assert record.provenance["images_per_second"] > 0
+    accuracy = {r.spec.train: r.metrics["test_accuracy"] for r in found}
+    assert accuracy["all"] > 0.9
+    assert accuracy["batchnorm"] > 0.2  # twice chance
+    assert list(checkpoints.glob("*.pt")) == []
+
+    before = contents(ledger)
+    again = runner.plan(experiment, "smoke", ledger)
+    assert not any(p.missing for p in again)
+    assert run(again, ledger, checkpoints) == []
+    assert run(plan, ledger, checkpoints) == []  # nor with the plan made before
+    assert contents(ledger) == before
+
+
+def test_record_says_what_training_says(ledger: Ledger, quickly: Spec) -> None:
+    record = runner.run_one("study", quickly, ledger, device="cpu")
+    result = training.train(quickly, data.load("digits"), device="cpu")
+    assert record == ledger.find("study", quickly)
+    assert record.metrics == result.metrics
+    assert record.curve == result.curve
+
+
+def test_diverged_run_is_recorded_once(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
+    spec = quickly.replace(train="all", lr=1e9, batch_size=128)
+    (record,) = run(planned(ledger, spec), ledger, checkpoints)
+    assert record.status == "diverged"
+    assert record.metrics["diverged_at"] >= 0
+    assert run(planned(ledger, spec), ledger, checkpoints, retry_failed=True) == []
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+KILLED = """
+import json, logging, sys
+from pathlib import Path
+import torch
+from nbrepro import runner
+from nbrepro.ledger import Ledger
+from nbrepro.runner import Planned
+from nbrepro.spec import Spec
+
+class Halt(logging.Handler):
+    "Reports, and stands still after two epochs of the second run and the third one's training."
+    def emit(self, record):
+        print(record.getMessage(), flush=True)
+        if "epoch 3 of 4" in record.getMessage():
+            sys.stdin.read()
+
+torch.set_num_threads(1)
+logging.getLogger("nbrepro").addHandler(Halt())
+logging.getLogger("nbrepro").setLevel(logging.INFO)
+root, settings = sys.argv[1:]
+ledger = Ledger(Path(root) / "results")
+plan = [Planned("study", Spec.from_dict(s), None) for s in json.loads(settings)]
+for _ in runner.run(plan, ledger, device="cpu", checkpoints=Path(root) / "runs"):
+    pass
+"""
+
+
+def test_killed_in_the_middle(
+    tmp_path: Path, ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    """SIGKILL in the second of three runs; later the second goes on from its checkpoint."""
+    specs = [quickly.replace(seed=seed, epochs=epochs) for seed, epochs in enumerate((1, 4, 1))]
+    command = [sys.executable, "-c", KILLED, tmp_path, json.dumps([s.to_dict() for s in specs])]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        shown = []
+        for line in process.stdout:
+            shown.append(line)
+            if "epoch 3 of 4" in line:
+                process.kill()
+    assert process.returncode == -signal.SIGKILL, shown
+    before = contents(ledger)
+    assert list(before) == [ledger.path("study", specs[0])]
+
+    records = run(planned(ledger, *specs), ledger, checkpoints)
+    assert [record.spec for record in records] == specs[1:]
+    assert [record.provenance["resumed_at_epoch"] for record in records] == [2, 0]
+    after = contents(ledger)
+    assert set(after) == {ledger.path("study", spec) for spec in specs}
+    assert all(after[path] == before[path] for path in before)
+    assert ledger.scan()[1] == []
+    assert list(checkpoints.glob("*.pt")) == []
+    assert records[0].curve == runner.run_one("whole", specs[1], ledger, device="cpu").curve
+
+
+def test_no_time_no_run(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
+    assert run(planned(ledger, quickly), ledger, checkpoints, time_budget=0) == []
+    assert ledger.scan() == ([], [])
+
+
+def test_enough_time(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
+    plan = planned(ledger, quickly, quickly.replace(seed=1))
+    assert len(run(plan, ledger, checkpoints, time_budget=3600)) == 2
+
+
+def test_run_cut_off_by_the_deadline_goes_on_later(
+    ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    spec = quickly.replace(epochs=3)
+    with pytest.raises(training.Interrupted):
+        runner.run_one(
+            *("study", spec, ledger),
+            device="cpu",
+            checkpoints=checkpoints,
+            deadline=time.monotonic() - 1,
+        )
+    assert ledger.scan() == ([], [])
+    (record,) = run(planned(ledger, spec), ledger, checkpoints)
+    assert record.provenance["resumed_at_epoch"] == 1
+    assert record.curve == runner.run_one("whole", spec, ledger, device="cpu").curve
+
+
+def test_what_another_process_has_in_hand_is_left_to_it(
+    ledger: Ledger, checkpoints: Path, quickly: Spec, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = quickly.replace(seed=1)
+    checkpoints.mkdir()
+    holder = (
+        "import sys; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, checkpoints / f"{quickly.hash}.lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with caplog.at_level(logging.INFO, "nbrepro"):
+            records = run(planned(ledger, quickly, other), ledger, checkpoints)
+        assert [record.spec for record in records] == [other]
+        assert "in hand elsewhere" in caplog.text
+        process.communicate()  # ends it
+    records = run(planned(ledger, quickly, other), ledger, checkpoints)
+    assert [record.spec for record in records] == [quickly]
+
+
+def test_a_run_that_ended_meanwhile_is_not_repeated(
+    ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    stale = planned(ledger, quickly)
+    run(planned(ledger, quickly), ledger, checkpoints)
+    before = contents(ledger)
+    assert run(stale, ledger, checkpoints) == []
+    assert contents(ledger) == before
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+ABSOLUTE_PATH = re.compile(r"(?<![\w.])/\w")
+
+
+def test_a_failing_run_does_not_stop_the_others(
+    ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    bad = quickly.replace(train="random:28")  # more than the 27 weights of a channel of the stem
+    plan = planned(ledger, bad, quickly)
+    records = run(plan, ledger, checkpoints)
+    assert [record.status for record in records] == ["failed", "completed"]
+    failed = ledger.find("study", bad)
+    assert failed == records[0]
+    assert failed.error is not None
+    assert "Traceback (most recent call last):" in failed.error
+    assert 'File "freezing.py", line' in failed.error
+    assert "ValueError: random:28 asks for more weights than conv.weight has" in failed.error
+    assert not ABSOLUTE_PATH.search(failed.error)
+    assert failed.metrics == {}
+    assert failed.provenance["data_fingerprint"] == "5ba4c266def42ea5"
+
+
+def test_no_folder_of_this_machine_is_recorded(
+    tmp_path: Path, ledger: Ledger, quickly: Spec
+) -> None:
+    """Not even where the error itself names one: here a folder stands where a file has to go."""
+    checkpoints = tmp_path / "my runs"
+    (checkpoints / f"{quickly.hash}.pt").mkdir(parents=True)
+    (record,) = run(planned(ledger, quickly), ledger, checkpoints)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert f"{quickly.hash}.pt" in record.error
+    assert "my runs" not in record.error
+    assert str(tmp_path) not in record.error
+    assert not ABSOLUTE_PATH.search(record.error)
+
+
+def test_failed_runs_are_retried_on_request_only(
+    ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    failed = Record("study", quickly, "failed", {}, [], {}, "Traceback ...")
+    path = ledger.write(failed)
+    before = path.read_bytes()
+    assert run(planned(ledger, quickly), ledger, checkpoints) == []
+    assert path.read_bytes() == before
+    (record,) = run(planned(ledger, quickly), ledger, checkpoints, retry_failed=True)
+    assert record.status == "completed"
+    assert ledger.scan() == ([record], [])
+
+
+def test_damaged_record_is_run_again(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
+    run(planned(ledger, quickly), ledger, checkpoints)
+    ledger.path("study", quickly).write_text("{")
+    assert len(run(planned(ledger, quickly), ledger, checkpoints)) == 1
+    assert ledger.scan()[1] == []
+
+
+def test_missing_data_is_no_failed_run(
+    tmp_path: Path, ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    plan = planned(ledger, quickly.replace(dataset="nowhere"), quickly)
+    with pytest.raises(DataError, match="no folder"):
+        run(plan, ledger, checkpoints, data_root=tmp_path)
+    assert ledger.scan() == ([], [])
+
+
+def test_a_ledger_that_cannot_be_written_keeps_the_checkpoint(
+    ledger: Ledger, checkpoints: Path, quickly: Spec
+) -> None:
+    ledger.root.write_text("a file, not a folder")
+    with pytest.raises(OSError, match=re.escape(ledger.root.name)):
+        run(planned(ledger, quickly), ledger, checkpoints)
+    assert (checkpoints / f"{quickly.hash}.pt").is_file()
+    ledger.root.unlink()
+    (record,) = run(planned(ledger, quickly), ledger, checkpoints)
+    assert record.provenance["resumed_at_epoch"] == quickly.epochs
+
+
+def test_a_failure_ends_all_of_several_processes(
+    ledger: Ledger, quickly: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may be waiting for this one; its record is written all the same."""
+    monkeypatch.setenv("RANK", "0")
+    bad = quickly.replace(train="random:28")
+    with pytest.raises(SystemExit, match="random:28"):
+        runner.run_one("study", bad, ledger, device="cpu")
+    assert [record.status for record in ledger.scan()[0]] == ["failed"]
+
+
+def test_only_the_first_of_several_processes_writes(
+    ledger: Ledger, quickly: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    record = runner.run_one("study", quickly, ledger, device="cpu")
+    assert record.status == "completed"
+    assert ledger.scan() == ([], [])
+
+
+# --- estimates -----------------------------------------------------------------------------------
+
+
+def test_estimate(quickly: Spec) -> None:
+    def record(rate: float | None, **changes: Any) -> Record:
+        spec = quickly.replace(**changes)
+        return Record("study", spec, "completed", {}, [], {"images_per_second": rate})
+
+    records = [record(100), record(500, seed=1), record(None, seed=2), record(9, train="all")]
+    spec = quickly.replace(epochs=4, seed=7)
+    assert runner.estimate(spec, records, train_images=1000) == pytest.approx(8)
+    assert runner.estimate(spec.replace(train="gamma"), records) is None
+    assert runner.estimate(spec, []) is None
+
+
+def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
+    experiment = Experiment("study", "chapter", "title", lambda _: [quickly], {"quick": 3})
+    ledger.write(Record("study", quickly.replace(seed=1), "completed", {}, [], {}))
+    plan = runner.plan(experiment, "quick", ledger, dataset="digits")
+    assert [p.missing for p in plan] == [True, False, True]
