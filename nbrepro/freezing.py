@@ -125,7 +125,8 @@ def freeze(
     ``torch.optim`` step is followed by putting them back, so that neither weight decay nor momentum
     moves them; the whole weight gradient has to be computed, so this saves no time.
 
-    Calling it again replaces the earlier policy.
+    Calling it again replaces the earlier policy. ``copy.deepcopy`` does not take the restriction of
+    ``random:k`` along: freeze the copy as well.
 
     Args:
         model: any module.
@@ -200,7 +201,7 @@ class _Masked:
 
     def __init__(self, weight: nn.Parameter, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
-        self.before: Tensor | None = None
+        self.before: list[Tensor] = []  # one a step in progress: optimizers may wrap others
         self.hook = weight.register_hook(self.gradient)
 
     def gradient(self, gradient: Tensor) -> Tensor:
@@ -208,14 +209,13 @@ class _Masked:
         return gradient * self.mask
 
     def remember(self, weight: nn.Parameter) -> None:
-        self.before = weight.detach().clone()
+        self.before.append(weight.detach().clone())
 
     def restore(self, weight: nn.Parameter) -> None:
-        assert self.before is not None
+        before = self.before.pop()
         self.mask = self.mask.to(weight.device)
         with torch.no_grad():
-            weight.copy_(torch.where(self.mask, weight, self.before))
-        self.before = None
+            weight.copy_(torch.where(self.mask, weight, before))
 
 
 def _masked(optimizer: torch.optim.Optimizer) -> Iterator[tuple[_Masked, nn.Parameter]]:

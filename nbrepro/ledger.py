@@ -26,6 +26,10 @@ SCHEMA = 1
 STATUSES = ("completed", "diverged", "failed")
 
 
+class LaterSchema(ValueError):
+    """A record of a schema that this version does not know."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What one run left.
@@ -69,10 +73,10 @@ class Record:
         body = json.loads(text)
         if not isinstance(body, dict) or "schema" not in body:
             raise ValueError("not a run record")
+        if isinstance(body["schema"], int) and body["schema"] > SCHEMA:
+            raise LaterSchema(f"schema {body['schema']}; upgrade nbrepro, this one reads {SCHEMA}")
         if body["schema"] != SCHEMA:
-            raise ValueError(
-                f"schema {body['schema']}, this nbrepro reads {SCHEMA}; upgrade nbrepro"
-            )
+            raise ValueError(f"schema {body['schema']!r}, this nbrepro reads {SCHEMA}")
         if body.pop("digest", None) != _digest(body):
             raise ValueError("contents do not match their digest (altered or damaged)")
         spec = Spec.from_dict(body["spec"])
@@ -103,6 +107,7 @@ class Damaged:
 
     path: Path
     reason: str
+    later: bool = False  # written by a later nbrepro, so sound for those who can read it
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -123,8 +128,14 @@ class Ledger:
         return self.root / experiment / f"{spec.hash}.json"
 
     def find(self, experiment: str, spec: Spec) -> Record | None:
-        """The sound record of ``spec``, if there is one."""
+        """The sound record of ``spec``, if there is one.
+
+        Raises:
+            ValueError: if the record is of a later schema: it must be neither trusted nor replaced.
+        """
         record = _read(self.path(experiment, spec))
+        if isinstance(record, Damaged) and record.later:
+            raise ValueError(f"{record}; or name another ledger with --results")
         return record if isinstance(record, Record) else None
 
     def scan(self, experiment: str | None = None) -> tuple[list[Record], list[Damaged]]:
@@ -144,10 +155,11 @@ class Ledger:
 
         Raises:
             OSError: if the ledger cannot be written; nothing that was there is lost.
+            ValueError: if a record of a later schema is there.
         """
         path = self.path(record.experiment, record.spec)
-        present = _read(path)
-        if isinstance(present, Record) and present.status != "failed":
+        present = self.find(record.experiment, record.spec)
+        if present is not None and present.status != "failed":
             return path
         with replacing(path) as file:
             file.write(record.to_json().encode())
@@ -164,7 +176,7 @@ def _read(path: Path) -> Record | Damaged | None:
     try:
         record = Record.from_json(text)
     except (ValueError, TypeError, KeyError) as error:
-        return Damaged(path, f"{error}")
+        return Damaged(path, f"{error}", later=isinstance(error, LaterSchema))
     if path.stem != record.spec.hash or path.parent.name != record.experiment:
         return Damaged(path, f"holds the record {record.experiment}/{record.spec.hash}")
     return record
@@ -205,6 +217,8 @@ def _commit() -> tuple[str | None, bool | None]:
     package = Path(__file__).parent
     try:
         git = ["git", "-C", str(package)]
+        # In an environment inside someone else's repository that repository's commit is not ours.
+        subprocess.run([*git, "ls-files", "--error-unmatch", "."], capture_output=True, check=True)
         head = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )

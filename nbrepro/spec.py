@@ -152,6 +152,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if hint is float and value == 0:
+        value = 0.0  # -0.0 is the same setting
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {hint.__name__}")
     if hint is float and not math.isfinite(value):

@@ -9,6 +9,7 @@ one does, and several processes see together what one would see alone.
 import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -109,8 +111,14 @@ def accelerator_for(device: str) -> Accelerator:
         raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
+    if "RANK" not in os.environ:
+        # Accelerate keeps the first device for the whole process; every run may choose its own.
+        AcceleratorState._reset_state(reset_partial_state=True)
     # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
-    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+    if device == "cuda" and accelerator.device.type != "cuda":
+        raise RuntimeError(f"device='cuda' was asked for, Accelerate gave {accelerator.device}")
+    return accelerator
 
 
 def train(

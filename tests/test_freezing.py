@@ -38,10 +38,28 @@ POLICIES = {
 }
 
 MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Restless(torch.optim.Optimizer):
+    """An optimizer around another one, as averaging ones are; moves everything once more."""
+
+    def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        self.inner = torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=0.1)
+        super().__init__(self.inner.param_groups, {})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        self.inner.step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.add_(0.01)
+
+
 OPTIMIZERS: dict[str, MakeOptimizer] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
     "sgd fused": lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.1, fused=True),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    "around another": Restless,
 }
 
 

@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "other JSON": (lambda text: '{"a": 1}', "not a run record"),
     "merge conflict": (lambda text: f"<<<<<<< ours\n{text}=======\n{text}>>>>>>> theirs\n", ""),
     "no digest": (altered(lambda b: b.pop("digest")), "digest"),
-    "newer schema": (altered(lambda b: b.update(schema=2)), "upgrade nbrepro"),
+    "earlier schema": (altered(lambda b: b.update(schema=0)), "this nbrepro reads 1"),
     "better number": (altered(lambda b: b["metrics"].update(test_accuracy=0.93)), "digest"),
     "other spec": (altered(lambda b: b["spec"].update(lr=0.2)), "digest"),
     "other status": (altered(lambda b: b.update(status="diverged")), "digest"),
@@ -143,6 +143,20 @@ def test_damaged_record_is_reported_and_not_trusted(ledger: Ledger, damage: str)
     assert damaged.path == path
     assert reason in damaged.reason
     assert str(path) in str(damaged)
+
+
+def test_a_record_of_a_later_schema_is_neither_trusted_nor_replaced(ledger: Ledger) -> None:
+    """An old nbrepro in a new ledger must not do the runs again over what it cannot read."""
+    path = ledger.write(make())
+    path.write_text(altered(lambda b: b.update(schema=2))(path.read_text()))
+    later = path.read_text()
+    _, (damaged,) = ledger.scan()
+    assert "upgrade nbrepro" in str(damaged)
+    with pytest.raises(ValueError, match="upgrade nbrepro"):
+        ledger.find("study", make().spec)
+    with pytest.raises(ValueError, match="upgrade nbrepro"):
+        ledger.write(make())
+    assert path.read_text() == later
 
 
 def test_damaged_record_is_replaced_by_a_new_run(ledger: Ledger) -> None:

@@ -297,6 +297,16 @@ def test_a_gpu_that_is_not_there(spec: Spec, few_digits: Dataset) -> None:
         train(spec, few_digits, device="cuda")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_run_of_a_process_gets_the_device_it_asks_for(
+    spec: Spec, few_digits: Dataset
+) -> None:
+    gpu = torch.cuda.get_device_name()
+    for device in ("cpu", "cuda", "cpu", "auto"):
+        result = train(spec.replace(epochs=1), few_digits, device=device)
+        assert (result.how["device"] == gpu) == (device != "cpu"), device
+
+
 def test_unknown_device(spec: Spec, few_digits: Dataset) -> None:
     with pytest.raises(ValueError, match="expected auto, cpu or cuda"):
         train(spec, few_digits, device="gpu")

@@ -126,7 +126,8 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     """Apply the claim's rule to the records of its experiment.
 
     The best evidence decides: the ``full`` profile before ``quick``, original CIFAR-10 before
-    other pixels. ``smoke`` runs never count.
+    other pixels; but what has a single seed somewhere only where nothing has more. ``smoke`` runs
+    never count.
     """
     rule = claim.rule
     if rule is None:
@@ -134,16 +135,21 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     if rule["kind"] == "counts":
         return _judge_counts(claim, rule["printed"])
     assert claim.experiment is not None
-    for profile in ("full", "quick"):
-        if profile not in rule.get("profiles", ("full", "quick")):
-            continue
-        for dataset in sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d)):
+    first: Verdict | None = None
+    datasets = sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d))
+    for profile in rule.get("profiles", ("full", "quick")):
+        for dataset in datasets:
             chosen = of_scale(records, claim.experiment, profile, dataset)
             grid = experiments.get(claim.experiment).specs(profile, dataset, seeds=1)
             findings, missing = _ask(rule, chosen, grid)
             if findings:
                 used = [r for r in chosen if any(_matches(r.spec, arm) for arm in arms(claim))]
-                return _conclude(claim, findings, missing, profile, dataset, used)
+                verdict = _conclude(claim, findings, missing, profile, dataset, used)
+                if all(min(finding.n) > 1 for finding in findings):
+                    return verdict
+                first = first or verdict
+    if first:
+        return first
     only = rule.get("profiles")
     needs = f"needs the {' or '.join(only)} profile" if only else "no records yet"
     return Verdict(claim, "not run", note=needs)
@@ -227,7 +233,7 @@ def _ask(
         missing = [network(arm["model"]) for arm in rule["rising"] if arm not in present]
     else:
         pairs = [p for p in rule["pairs"] if all(_arm(records, arm) for arm in p)]
-        missing = [network(a["model"]) for p in rule["pairs"] for a in p if not _arm(records, a)]
+        missing = [_absent(records, a) for p in rule["pairs"] for a in p if not _arm(records, a)]
     findings = []
     for low_arm, high_arm in pairs:
         low, high = (
@@ -245,6 +251,11 @@ def _ask(
             )
         )
     return findings, list(dict.fromkeys(missing))
+
+
+def _absent(records: Sequence[Record], arm: dict[str, str]) -> str:
+    """The network, or the arm where only this arm of the network was not run."""
+    return label(arm) if _arm(records, {"model": arm["model"]}) else network(arm["model"])
 
 
 def _ask_level(

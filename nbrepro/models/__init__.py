@@ -3,7 +3,7 @@
 from torch import nn
 
 from nbrepro.models import cifar_resnet
-from nbrepro.names import unknown
+from nbrepro.names import choose, unknown
 
 _FAMILIES = (cifar_resnet,)
 
@@ -39,5 +39,7 @@ def create(name: str, num_classes: int = 10, **options: object) -> nn.Module:
     """
     check(name)
     family = next(f for f in _FAMILIES if name.startswith(f.PREFIX))
+    for option in options:
+        choose(f"option of {name}", option, family.OPTIONS)
     model: nn.Module = family.build(name, num_classes, **options)
     return model

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from nbrepro.models.initialise import initialise
 
 PREFIX = "cifar_resnet"
+OPTIONS = ("weight_init", "batchnorm_init")
 NAMES = [
     *(f"cifar_resnet{depth}" for depth in (14, 20, 32, 56, 110, 218, 434, 866)),
     *(f"cifar_resnet14x{width}" for width in (2, 4, 8, 16, 32)),
@@ -80,7 +81,7 @@ def parse(name: str) -> tuple[int, int]:
     Raises:
         ValueError: if the name or the depth is impossible, naming the nearest possible depths.
     """
-    match = re.fullmatch(r"cifar_resnet(\d+)(?:x([1-9]\d*))?", name)
+    match = re.fullmatch(r"cifar_resnet([1-9]\d*)(?:x([1-9]\d*))?", name)
     if match is None:
         raise ValueError(
             f"unknown model {name!r}: write cifar_resnet<depth> or cifar_resnet<depth>x<width>, "
