@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -101,12 +102,25 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def accelerator_for(device: str) -> Accelerator:
+def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
     """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda``.
+
+    Args:
+        device: where to run.
+        track: one of Accelerate's trackers, such as ``tensorboard``; off by default.
+        logs: folder of a tracker that writes files.
 
     Raises:
         RuntimeError: if a GPU was asked for and there is none.
+        ValueError: for an unknown device, or a tracker that is unknown or not installed.
     """
+    if track is not None:
+        installed = [str(t) for t in get_available_trackers()]
+        if track not in installed:
+            have = ", ".join(installed) or "none"
+            raise ValueError(
+                f"tracker {track!r} is not installed; pip install it. Installed: {have}"
+            )
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
@@ -115,7 +129,8 @@ def accelerator_for(device: str) -> Accelerator:
         # Accelerate keeps the first device for the whole process; every run may choose its own.
         AcceleratorState._reset_state(reset_partial_state=True)
     # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, log_with=track, project_dir=logs)
     if device == "cuda" and accelerator.device.type != "cuda":
         raise RuntimeError(f"device='cuda' was asked for, Accelerate gave {accelerator.device}")
     return accelerator
@@ -128,6 +143,8 @@ def train(
     device: str = "auto",
     checkpoint: Path | None = None,
     progress: bool = True,
+    track: str | None = None,
+    logs: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train and evaluate one network as ``spec`` says.
@@ -138,6 +155,8 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: file to write after every epoch and to resume from; the caller deletes it.
         progress: show a bar with the time left (on a terminal only).
+        track: send one row an epoch to this Accelerate tracker, such as ``tensorboard``.
+        logs: folder of the tracker's files.
         should_stop: asked at the end of every epoch but the last.
 
     Raises:
@@ -150,7 +169,10 @@ def train(
             f"the spec names the data set {spec.dataset!r}, given was {dataset.name!r}"
         )
     started = time.perf_counter()
-    accelerator = accelerator_for(device)
+    accelerator = accelerator_for(device, track, logs)
+    if track is not None:
+        settings = {k: str(v) for k, v in spec.to_dict().items()}
+        accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
     run = _Run(spec, dataset, accelerator)
     done = run.load(checkpoint) if checkpoint else 0
     trained_images, training_seconds = 0, 0.0
@@ -177,6 +199,7 @@ def train(
             trained_images += len(run.batches)
             run.evaluate(epoch + 1)
             last = run.curve[-1]
+            accelerator.log(last, step=epoch + 1)
             bar.set_postfix_str(f"test accuracy {last['test_accuracy']:.1%}")
             log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch + 1, spec.epochs,
                      100 * last["test_accuracy"])  # fmt: skip
@@ -185,6 +208,8 @@ def train(
             if epoch + 1 < spec.epochs and run.diverged_at is None and run.any(should_stop()):
                 raise Interrupted(f"{spec}: stopped after epoch {epoch + 1} of {spec.epochs}")
 
+    for tracker in accelerator.trackers:  # end_training() would end the process group too
+        tracker.finish()
     metrics = {k: v for k, v in run.curve[-1].items() if k not in ("epoch", "step")}
     if run.diverged_at is not None:
         metrics["diverged_at"] = run.diverged_at

@@ -81,7 +81,7 @@ def parse(name: str) -> tuple[int, int]:
     Raises:
         ValueError: if the name or the depth is impossible, naming the nearest possible depths.
     """
-    match = re.fullmatch(r"cifar_resnet([1-9]\d*)(?:x([1-9]\d*))?", name)
+    match = re.fullmatch(r"cifar_resnet(0|[1-9]\d*)(?:x([1-9]\d*))?", name)
     if match is None:
         raise ValueError(
             f"unknown model {name!r}: write cifar_resnet<depth> or cifar_resnet<depth>x<width>, "
