@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nbrepro import __version__
+from nbrepro.executors import EXECUTORS, Settings, execute
 from nbrepro.names import unknown
 
 if TYPE_CHECKING:
@@ -111,6 +112,18 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+    run.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="serial",
+        help="one run after another, several at once, or on dask workers (default: %(default)s)",
+    )
+    run.add_argument(
+        "--workers", type=int, metavar="N", help="runs at once (default: one a GPU, or one)"
+    )
+    run.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a running dask scheduler, such as tcp://host:8786"
+    )
 
     verify = commands.add_parser(
         "verify",
@@ -157,7 +170,7 @@ def _answer(options: argparse.Namespace) -> int:
 
     try:
         return int(_COMMANDS[options.command](options) or 0)
-    except (ValueError, TypeError, DataError, BookError) as error:
+    except (ValueError, TypeError, ConnectionError, DataError, BookError) as error:
         print(f"nbrepro: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -214,31 +227,31 @@ def _feeds(planned: "Planned", claim: "Claim") -> bool:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from nbrepro import runner
-
     ledger, planned = _planned(options)
     todo = [p for p in planned if p.missing]
-    print(f"{len(planned)} runs, {len(planned) - len(todo)} recorded, {len(todo)} to do")
-    failed = sum(p.record is not None and p.record.status == "failed" for p in planned)
-    for record in runner.run(
-        planned,
-        ledger,
+    settings = Settings(
+        ledger=ledger,
+        workers=options.workers,
+        scheduler=options.scheduler,
         time_budget=options.time_budget,
         retry_failed=options.retry_failed,
         device=options.device,
         data_root=options.data_root,
         download=options.download,
-    ):
+    )
+    records = execute(options.executor, planned, settings)
+    print(f"{len(planned)} runs, {len(planned) - len(todo)} recorded, {len(todo)} to do")
+    for record in records:
         if record.status == "failed":
-            failed += 1
             last = (record.error or "").strip().splitlines()[-1:]
             print(f"{record.spec}: failed: {''.join(last)}", flush=True)
         else:
             accuracy = 100 * record.metrics["test_accuracy"]
             seconds = record.provenance["seconds"]
             print(f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s", flush=True)
-    left = sum(ledger.find(p.experiment, p.spec) is None for p in planned)
-    print(f"{left} left to do. Records: {ledger.root}")
+    found = [ledger.find(p.experiment, p.spec) for p in planned]
+    failed = sum(record is not None and record.status == "failed" for record in found)
+    print(f"{found.count(None)} left to do. Records: {ledger.root}")
     if failed:
         print(f"{failed} failed; their records hold the traceback. --retry-failed runs them again")
     return 1 if failed else 0

@@ -54,6 +54,15 @@ def plan(
     ]
 
 
+def todo(planned: list[Planned], *, retry_failed: bool = False) -> list[Planned]:
+    """What of a plan is to be run: what is missing, and on request what failed before."""
+    return [
+        item
+        for item in planned
+        if item.record is None or (retry_failed and item.record.status == "failed")
+    ]
+
+
 def estimate(spec: Spec, records: list[Record], train_images: int = 50_000) -> float | None:
     """Seconds a run will take, from the latest record of the same network and policy."""
     rates = [
@@ -111,7 +120,7 @@ def run_one(
         raise
     except Exception:
         status, metrics, curve, how = "failed", {}, [], {}
-        error = _traceback()
+        error = without_folders(traceback.format_exc())
     record = Record(
         experiment,
         spec,
@@ -130,9 +139,8 @@ def run_one(
     return record
 
 
-def _traceback() -> str:
-    """The traceback in flight, with the names of files but not the folders of this machine."""
-    text = traceback.format_exc()
+def without_folders(text: str) -> str:
+    """``text`` with the names of files but not the folders of this machine."""
     text = re.sub(r"""(["'])/[^"'\n]*/([^"'/\n]*)\1""", r"\1\2\1", text)
     return re.sub(r"(?<![\w.])/(?:[^\s/\"']+/)+([^\s/\"']*)", r"\1", text)
 
@@ -167,10 +175,7 @@ def run(
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     checkpoints.mkdir(parents=True, exist_ok=True)
-    for item in planned:
-        failed = item.record is not None and item.record.status == "failed"
-        if not (item.missing or (failed and retry_failed)):
-            continue
+    for item in todo(planned, retry_failed=retry_failed):
         # Together, only the end of an epoch decides: there all processes agree.
         if deadline is not None and time.monotonic() > deadline and not _together():
             log.info("time budget spent")

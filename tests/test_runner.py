@@ -299,9 +299,16 @@ def test_no_folder_of_this_machine_is_recorded(
     assert not ABSOLUTE_PATH.search(record.error)
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "torchrun"])
 def test_failed_runs_are_retried_on_request_only(
-    ledger: Ledger, checkpoints: Path, quickly: Spec
+    ledger: Ledger,
+    checkpoints: Path,
+    quickly: Spec,
+    monkeypatch: pytest.MonkeyPatch,
+    together: bool,
 ) -> None:
+    if together:
+        monkeypatch.setenv("RANK", "0")
     failed = Record("study", quickly, "failed", {}, [], {}, "Traceback ...")
     path = ledger.write(failed)
     before = path.read_bytes()
