@@ -259,12 +259,11 @@ def scorecard() -> "HTML":
                 f"<b>{claim.id}</b> {html.escape(claim.statement)}{marked}",
                 _quoted(claim),
                 _unbroken(v.ours),
-                _badge(v.verdict),
-                html.escape(v.scale) or "no runs",
-                f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a>',
+                f'{_badge(v.verdict)}<div class="seen">{html.escape(v.scale) or "no runs"}<br>'
+                f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a></div>',
             )
         )
-    head = ("claim", "published", "ours (the least clear comparison)", "verdict", "scale", "where")
+    head = ("claim", "published", "ours, the least clear", "verdict, scale")
     return _html(_table(head, rows, "scorecard"))
 
 
