@@ -116,8 +116,9 @@ def build(
         BookError: if a chapter fails, or the build has warnings or misses a page.
         ValueError: for an unknown profile, or ``update`` at another profile than ``smoke``.
     """
-    from nbrepro.experiments import PROFILES
-    from nbrepro.names import choose
+    import papermill
+
+    from nbrepro.names import PROFILES, choose
 
     choose("profile", profile, PROFILES)
     if update and profile != "smoke":
@@ -129,10 +130,8 @@ def build(
     notebooks = [p for name in pages(root) if (p := book / f"{name}.ipynb").exists()]
     for number, notebook in enumerate(notebooks, 1):
         say(f"[{number}/{len(notebooks)}] executing {notebook.name} at the {profile} profile")
-        takes_profile = any(
-            "parameters" in cell.get("metadata", {}).get("tags", []) for cell in _cells(notebook)
-        )
-        given = {"profile": profile} if takes_profile and profile != "smoke" else {}
+        asked = profile != "smoke" and "profile" in papermill.inspect_notebook(str(notebook))
+        given = {"profile": profile} if asked else {}
         execute(notebook, staging / notebook.name, given)
         if update:
             shutil.copyfile(staging / notebook.name, notebook)
@@ -149,9 +148,3 @@ def build(
     if missing:
         raise BookError(f"pages missing from {html}: {', '.join(missing)}")
     return html / "index.html"
-
-
-def _cells(notebook: Path) -> list[Any]:
-    import nbformat
-
-    return list(nbformat.read(notebook, as_version=4).cells)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.names import unknown
+from nbrepro.names import PROFILES, unknown
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.ledger import Record
 
-PROFILES = ("smoke", "quick", "full")
 _BADGES = {
     "reproduced": "yes",
     "reproduced at reduced scale": "yes",
@@ -96,13 +95,11 @@ class Chapter:
         from nbrepro.claims import verdicts
 
         records = recorded()
-        datasets = sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d))
-        for profile in ("full", "quick"):
-            for dataset in datasets:
-                for experiment in experiments.select(self.name):
-                    found = verdicts.of_scale(records, experiment.name, profile, dataset)
-                    if found:
-                        return found
+        for profile, dataset in verdicts.scales(records):
+            for experiment in experiments.select(self.name):
+                found = verdicts.of_scale(records, experiment.name, profile, dataset)
+                if found:
+                    return found
         return []
 
 

@@ -19,7 +19,6 @@ from nbrepro.names import unknown
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nbrepro.claims import Claim
     from nbrepro.ledger import Ledger
     from nbrepro.runner import Planned
 
@@ -66,7 +65,7 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from nbrepro.chapter import PROFILES
+    from nbrepro.names import PROFILES
 
     top = _Parser(
         prog="nbrepro",
@@ -195,9 +194,9 @@ def _list(_options: argparse.Namespace) -> None:
 def _planned(options: argparse.Namespace) -> tuple["Ledger", list["Planned"]]:
     """The ledger, and the runs behind an experiment, a chapter, a claim or everything."""
     from nbrepro import claims, experiments, runner
+    from nbrepro.claims import verdicts
     from nbrepro.ledger import Ledger
 
-    ledger = Ledger(options.results)
     names = [*experiments.names(), *claims.register()]
     if options.name not in names:
         raise ValueError(unknown("experiment, chapter or claim", options.name, names))
@@ -205,25 +204,16 @@ def _planned(options: argparse.Namespace) -> tuple["Ledger", list["Planned"]]:
     if claim and not claim.experiment:
         raise ValueError(f"{claim.id} needs no run; see nbrepro verify {claim.id}")
     selected = experiments.select(claim.experiment if claim and claim.experiment else options.name)
+    # Smoke runs prove the code and never belong to the evidence.
+    apart = options.profile == "smoke" and options.results is None
+    ledger = Ledger(Path("runs") / "smoke" if apart else options.results)
     planned = []
     for experiment in selected:
-        if options.profile == "smoke" and options.results is None:
-            # Smoke runs prove the code and never belong to the evidence.
-            ledger = Ledger(Path("runs") / "smoke")
         runs = runner.plan(
             experiment, options.profile, ledger, dataset=options.dataset, seeds=options.seeds
         )
-        planned += [p for p in runs if not claim or _feeds(p, claim)]
+        planned += [p for p in runs if not claim or verdicts.feeds(p.spec, claim)]
     return ledger, planned
-
-
-def _feeds(planned: "Planned", claim: "Claim") -> bool:
-    from nbrepro.claims import verdicts
-
-    return any(
-        all(getattr(planned.spec, setting) == value for setting, value in arm.items())
-        for arm in verdicts.arms(claim)
-    )
 
 
 def _run(options: argparse.Namespace) -> int:

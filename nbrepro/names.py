@@ -24,6 +24,9 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     return name
 
 
+#: How much is spent. Only ``quick`` and ``full`` can carry a verdict.
+PROFILES = ("smoke", "quick", "full")
+
 #: What is trained, in the order of every legend.
 TRAINED = {"batchnorm": "BatchNorm only", "output": "output layer only", "all": "all parameters"}
 

@@ -16,7 +16,7 @@ Runs that diverged count with the accuracy they ended at.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -136,23 +136,31 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
         return _judge_counts(claim, rule["printed"])
     assert claim.experiment is not None
     first: Verdict | None = None
-    datasets = sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d))
-    for profile in rule.get("profiles", ("full", "quick")):
-        for dataset in datasets:
-            chosen = of_scale(records, claim.experiment, profile, dataset)
-            grid = experiments.get(claim.experiment).specs(profile, dataset, seeds=1)
-            findings, missing = _ask(rule, chosen, grid)
-            if findings:
-                used = [r for r in chosen if any(_matches(r.spec, arm) for arm in arms(claim))]
-                verdict = _conclude(claim, findings, missing, profile, dataset, used)
-                if all(min(finding.n) > 1 for finding in findings):
-                    return verdict
-                first = first or verdict
+    for profile, dataset in scales(records):
+        if profile not in rule.get("profiles", ("full", "quick")):
+            continue
+        chosen = of_scale(records, claim.experiment, profile, dataset)
+        grid = experiments.get(claim.experiment).specs(profile, dataset, seeds=1)
+        findings, missing = _ask(rule, chosen, grid)
+        if findings:
+            used = [r for r in chosen if feeds(r.spec, claim)]
+            verdict = _conclude(claim, findings, missing, profile, dataset, used)
+            if all(min(finding.n) > 1 for finding in findings):
+                return verdict
+            first = first or verdict
     if first:
         return first
     only = rule.get("profiles")
     needs = f"needs the {' or '.join(only)} profile" if only else "no records yet"
     return Verdict(claim, "not run", note=needs)
+
+
+def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """Profiles and data sets that can carry a verdict, the best first."""
+    datasets = sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d))
+    for profile in ("full", "quick"):
+        for dataset in datasets:
+            yield profile, dataset
 
 
 def of_scale(
@@ -211,6 +219,11 @@ def arms(claim: Claim) -> list[dict[str, str]]:
     rule = claim.rule or {}
     listed: list[dict[str, str]] = [*rule.get("arms", []), *rule.get("rising", [])]
     return listed + [arm for pair in rule.get("pairs", []) for arm in pair]
+
+
+def feeds(spec: Spec, claim: Claim) -> bool:
+    """Whether a claim's rule looks at runs like this one."""
+    return any(_matches(spec, arm) for arm in arms(claim))
 
 
 def _matches(spec: Spec, arm: dict[str, str]) -> bool:

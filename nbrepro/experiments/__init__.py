@@ -1,8 +1,8 @@
 """Experiments: named grids of specs, one module a chapter."""
 
 from nbrepro.experiments import training_only_batchnorm
-from nbrepro.experiments.grid import PROFILES, Experiment
-from nbrepro.names import unknown
+from nbrepro.experiments.grid import Experiment
+from nbrepro.names import PROFILES, unknown
 
 __all__ = ["PROFILES", "REGISTRY", "Experiment", "get", "select"]
 

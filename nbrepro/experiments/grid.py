@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nbrepro.names import choose
+from nbrepro.names import PROFILES, choose
 from nbrepro.spec import Spec
-
-#: How much is spent. Only ``quick`` and ``full`` can carry a verdict.
-PROFILES = ("smoke", "quick", "full")
 
 
 @dataclass(frozen=True)
