@@ -10,6 +10,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
+    "agc",
+    "augment",
+    "benchmark",
     "book",
     "chapter",
     "claims",
@@ -17,8 +20,12 @@ _ROOMS = (
     "experiments",
     "figures",
     "freezing",
+    "imagenet",
+    "layers",
     "ledger",
     "models",
+    "probes",
+    "recipe",
     "runner",
     "seed_checkpoint",
     "spec",

@@ -13,7 +13,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path``; put it in its place when the block ends well.
 
     Until then, and if the block raises or the process is killed, what was at ``path`` stays.
-    Folders are made as needed.
+    Afterwards a power cut finds the new file. Folders are made as needed.
 
     Raises:
         OSError: if the file cannot be written; no temporary file is left.
@@ -27,7 +27,21 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(part, 0o644)
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(part)
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            # On a full disk torch.save raises an error of its own that does not say so.
+            raise error.__context__ from None
         raise
+    _write_out(path.parent)
+
+
+def _write_out(folder: Path) -> None:
+    """Have the names in a folder on the disk, on systems that offer it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -6,6 +6,7 @@ A data set is decoded once into uint8 tensors and cached; nothing is decoded whi
 ``digits``              scikit-learn's handwritten digits, 8×8; part of the installation
 ``cifar10``             the original files, through torchvision (``download=True`` fetches them)
 any other name          a folder tree ``<root>/<name>/train/<class>/*.jpg`` and ``.../test/...``
+``<name>-16px``         a fifth of ``<name>``, at half its side: see :func:`shrink`
 ======================  ==========================================================================
 
 ``cifar10-jpeg`` is a folder tree too: CIFAR-10 re-encoded as JPEG. Its pixels differ from the
@@ -27,6 +28,9 @@ from nbrepro.atomic import replacing
 #: Normalisation of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+#: Ending of the name of a data set's small form, see :func:`shrink`.
+SMALL = "-16px"
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 _TEST_FOLDERS = ("test", "val")
@@ -107,11 +111,37 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
             names the file and what to do.
     """
     root = Path(root) if root is not None else default_root()
+    if name.endswith(SMALL):
+        return shrink(load(name.removesuffix(SMALL), root, download=download))
     if name == "digits":
         return _digits()
     if name == "cifar10":
         return _cifar10(root, download)
     return _folder(name, root)
+
+
+def shrink(dataset: Dataset) -> Dataset:
+    """The first fifth of every class, each image at half its side (means of 2×2 pixels).
+
+    CIFAR-10 becomes 10,000 training and 2,000 test images of 16×16: small enough for sweeps of
+    optimizer settings on a CPU.
+    """
+    parts = []
+    for images, labels in (
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+    ):
+        indices = [(labels == c).nonzero()[:, 0] for c in range(len(dataset.classes))]
+        first = torch.cat([index[: len(index) // 5] for index in indices])
+        kept = images[first].permute(0, 3, 1, 2).float()
+        small = torch.nn.functional.avg_pool2d(kept, 2).round().byte().permute(0, 2, 3, 1)
+        parts.append((small.numpy(), labels[first].numpy()))
+    return _dataset(dataset.name + SMALL, list(dataset.classes), *parts)
+
+
+def base(name: str) -> str:
+    """The data set that ``name`` is, or is a part of: ``cifar10-16px`` → ``cifar10``."""
+    return name.removesuffix(SMALL)
 
 
 def _dataset(
@@ -387,6 +417,12 @@ class Batches:
         Returns:
             float32 images ``[B, 3, H, W]`` and int64 labels ``[B]``.
         """
+        return self.normalise(self.pixels(index, offset, flip)), self.labels[index]
+
+    def pixels(
+        self, index: Tensor, offset: Tensor | None = None, flip: Tensor | None = None
+    ) -> Tensor:
+        """The images of a batch before normalisation: uint8 ``[B, 3, H, W]``."""
         columns = self._columns.expand(len(index), -1)
         if flip is not None:
             columns = torch.where(flip[:, None], self.width - 1 - columns, columns)
@@ -397,5 +433,8 @@ class Batches:
             columns = columns + offset[:, 1:]
         rows = rows.expand(len(index), -1)
         pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-        batch = pixels.permute(0, 3, 1, 2).float()
-        return batch.mul_(self.scale).add_(self.shift), self.labels[index]
+        return pixels.permute(0, 3, 1, 2)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels in 0..255 ``[B, 3, H, W]`` → float32, channel by channel ``(x / 255 - m) / s``."""
+        return torch.mul(pixels, self.scale).add_(self.shift)

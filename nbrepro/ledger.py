@@ -13,6 +13,8 @@ import math
 import os
 import platform
 import subprocess
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +25,8 @@ from nbrepro.atomic import replacing
 from nbrepro.spec import Spec
 
 SCHEMA = 1
+#: Folder of the ledger that holds timings (see :mod:`nbrepro.benchmark`), not runs.
+BENCHMARKS = "benchmarks"
 STATUSES = ("completed", "diverged", "failed")
 
 
@@ -143,12 +147,34 @@ class Ledger:
         sound: list[Record] = []
         damaged: list[Damaged] = []
         for path in sorted(self.root.glob(f"{experiment or '*'}/*.json")):
+            if path.parent.name == BENCHMARKS:
+                continue
             entry = _read(path)
             if isinstance(entry, Record):
                 sound.append(entry)
             elif entry is not None:
                 damaged.append(entry)
         return sound, damaged
+
+    def check_writable(self, experiments: Iterable[str]) -> None:
+        """Write and remove a small file where records of ``experiments`` will go.
+
+        To be called before the work whose result would otherwise have nowhere to go.
+
+        Raises:
+            OSError: naming the ledger and the cause.
+        """
+        try:
+            for experiment in experiments:
+                folder = self.root / experiment
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder, suffix=".part") as file:
+                    file.write(bytes(4096))
+        except OSError as error:
+            raise OSError(
+                f"the ledger {self.root} cannot be written ({error.strerror}); make room or mend "
+                "its permissions, or name another with --results"
+            ) from error
 
     def write(self, record: Record) -> Path:
         """Write atomically. A sound record that did not fail is never replaced.

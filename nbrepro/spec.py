@@ -20,6 +20,9 @@ from nbrepro.names import choose, unknown
 SCHEDULES = ("step", "cosine", "constant")
 AUGMENTATIONS = ("crop-flip", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
+OPTIMIZERS = ("sgd", "nesterov", "lars")
+DECAYED = ("all", "weights")
+CLIPS = ("none", "agc", "agc-layer", "norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +37,28 @@ class Spec:
         batchnorm_init: one of :data:`nbrepro.models.initialise.BATCHNORM`.
         dataset: name for :func:`nbrepro.data.load`.
         augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
+        mixup: α of MixUp's Beta distribution; 0 for none. With CutMix too, each gets half a batch.
+        cutmix: α of CutMix's Beta distribution; 0 for none.
+        randaugment: magnitude of RandAugment with four layers (10 is the scale's top); 0 for none.
         epochs: passes over the training set; 0 evaluates the untrained network.
         batch_size: images a step, over all processes together.
-        lr: learning rate of SGD before the schedule.
-        momentum: of SGD.
-        weight_decay: L2 coefficient, on every trained parameter.
+        optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
+        lr: learning rate before the schedule.
+        momentum: of the optimizer.
+        weight_decay: L2 coefficient.
+        decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
+            linear layers only (no gains, biases or SkipInit scalars).
+        clip: how gradients are clipped: ``none``, ``agc`` (adaptive, unit by unit), ``agc-layer``
+            (adaptive, one ratio a layer) or ``norm`` (by the norm of the whole gradient).
+        clipping: AGC's λ, or the largest norm of the whole gradient.
+        unclipped: parameters left out of AGC, by name or pattern.
+        label_smoothing: of the cross-entropy.
+        sam: ρ of sharpness-aware minimisation; 0 for none.
+        sam_share: share of the batch that SAM's ascent step sees.
+        ema: decay of an exponential moving average of the weights, evaluated beside them; 0 for
+            none.
+        dropout: before the classifier, for networks that have it; 0 for the network's own rate.
+        stochastic_depth: of residual branches, for networks that have it; 0 for their own rate.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
         warmup_epochs: epochs over which the rate rises linearly from zero.
@@ -53,11 +73,25 @@ class Spec:
     batchnorm_init: str = "uniform"
     dataset: str = "cifar10"
     augmentation: str = "crop-flip"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: float = 0.0
     epochs: int = 160
     batch_size: int = 128
+    optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay: str = "all"
+    clip: str = "none"
+    clipping: float = 0.01
+    unclipped: tuple[str, ...] = ("fc.weight",)
+    label_smoothing: float = 0.0
+    sam: float = 0.0
+    sam_share: float = 0.2
+    ema: float = 0.0
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup_epochs: float = 0.0
@@ -80,6 +114,9 @@ class Spec:
         choose("weight_init", self.weight_init, initialise.WEIGHT)
         choose("batchnorm_init", self.batchnorm_init, initialise.BATCHNORM)
         choose("augmentation", self.augmentation, AUGMENTATIONS)
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("decay", self.decay, DECAYED)
+        choose("clip", self.clip, CLIPS)
         choose("schedule", self.schedule, SCHEDULES)
         choose("precision", self.precision, PRECISIONS)
         for name, low, high in (
@@ -88,6 +125,16 @@ class Spec:
             ("lr", 0, None),
             ("momentum", 0, 1),
             ("weight_decay", 0, None),
+            ("clipping", 0, None),
+            ("label_smoothing", 0, 1),
+            ("mixup", 0, None),
+            ("cutmix", 0, None),
+            ("randaugment", 0, None),
+            ("sam", 0, None),
+            ("sam_share", 0, 1),
+            ("ema", 0, 1),
+            ("dropout", 0, 1),
+            ("stochastic_depth", 0, 1),
             ("warmup_epochs", 0, self.epochs),
             ("seed", 0, None),
         ):
@@ -99,6 +146,30 @@ class Spec:
             raise ValueError(
                 f"milestones are {self.milestones}; each is a fraction between 0 and 1"
             )
+        # A setting that nothing reads would give one run two names.
+        known = models.options(self.model)
+        for name in _MODEL_OPTIONS:
+            if name not in known and getattr(self, name) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but {self.model} has no such option; it "
+                    f"has {', '.join(known)}"
+                )
+        for unread, needs in (
+            (("clipping",), self.clip == "none"),
+            (("unclipped",), not self.clip.startswith("agc")),
+            (("sam_share",), self.sam == 0),
+        ):
+            for name in unread:
+                if needs and getattr(self, name) != _DEFAULTS[name]:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, which nothing reads with "
+                        f"clip={self.clip!r} and sam={self.sam}; leave it out"
+                    )
+
+    def model_options(self) -> dict[str, Any]:
+        """The settings that :func:`nbrepro.models.create` takes, where they are not the default."""
+        named = {name: getattr(self, name) for name in _MODEL_OPTIONS}
+        return {name: value for name, value in named.items() if value != _DEFAULTS[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, defaults included, as JSON types."""
@@ -144,11 +215,15 @@ class Spec:
         )
 
 
+_MODEL_OPTIONS = ("weight_init", "batchnorm_init", "dropout", "stochastic_depth")
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
+
+
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """``value`` as ``hint`` (int → float and list → tuple are the only conversions)."""
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise TypeError(f"{name} is {value!r}; expected a list of numbers")
+            raise TypeError(f"{name} is {value!r}; expected a list")
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -4,8 +4,15 @@ Accelerate owns the device and the processes: the same code runs on a CPU, on on
 several processes under ``torchrun`` or ``accelerate launch``. Order, crops and flips are functions
 of (seed, epoch) alone, so a run resumed at the end of an epoch ends bit for bit as an uninterrupted
 one does, and several processes see together what one would see alone.
+
+A step never waits for the device. On a CUDA GPU, where launching the small kernels of a CIFAR
+network takes longer than running them, the whole step (gather and augment, forward, loss, backward,
+clipping, optimizer) is captured once as a CUDA graph and replayed, evaluation likewise; order,
+augmentation, learning rate and step counter are device tensors for that. The eager loop remains the
+reference, and the fallback where a step cannot be captured; records say which one ran (``step``).
 """
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -13,6 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +30,10 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from nbrepro import freezing, models
+from nbrepro import agc, augment, freezing, models, recipe
 from nbrepro.atomic import replacing
 from nbrepro.data import Batches, Dataset
 from nbrepro.spec import Spec
@@ -33,7 +42,11 @@ log = logging.getLogger("nbrepro")
 
 PAD = 4
 EVALUATION_BATCH = 1000
+_WARM_UPS = 3
 DECAY = 0.1
+
+#: What is drawn for an epoch (or a batch of it), by name: ``order``, ``offset``, ``flip``, ...
+Plan = dict[str, Tensor]
 
 
 class Interrupted(Exception):
@@ -64,12 +77,7 @@ def initial_model(spec: Spec, num_classes: int) -> nn.Module:
     """The network as it is before training; a function of the spec's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return models.create(
-            spec.model,
-            num_classes,
-            weight_init=spec.weight_init,
-            batchnorm_init=spec.batchnorm_init,
-        )
+        return models.create(spec.model, num_classes, **spec.model_options())
 
 
 def learning_rate(spec: Spec, step: int, steps_per_epoch: int) -> float:
@@ -87,12 +95,17 @@ def learning_rate(spec: Spec, step: int, steps_per_epoch: int) -> float:
 
 def epoch_plan(seed: int, epoch: int, images: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Order ``[N]``, crop offsets ``[N, 2]`` and flips ``[N]`` of one epoch, drawn on the CPU."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = _generator(f"{seed}/{epoch}")
     order = torch.randperm(images, generator=generator)
     offset = torch.randint(2 * pad + 1, (images, 2), generator=generator)
     flip = torch.rand(images, generator=generator) < 0.5
     return order, offset, flip
+
+
+def _generator(name: str) -> torch.Generator:
+    """A random generator on the CPU that is a function of its name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -145,6 +158,7 @@ def train(
     progress: bool = True,
     track: str | None = None,
     logs: Path | None = None,
+    eager: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train and evaluate one network as ``spec`` says.
@@ -157,6 +171,7 @@ def train(
         progress: show a bar with the time left (on a terminal only).
         track: send one row an epoch to this Accelerate tracker, such as ``tensorboard``.
         logs: folder of the tracker's files.
+        eager: do not capture the step even where that helps; the reference to compare with.
         should_stop: asked at the end of every epoch but the last.
 
     Raises:
@@ -173,7 +188,7 @@ def train(
     if track is not None:
         settings = {k: str(v) for k, v in spec.to_dict().items()}
         accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
-    run = _Run(spec, dataset, accelerator)
+    run = _Run(spec, dataset, accelerator, eager=eager)
     done = run.load(checkpoint) if checkpoint else 0
     trained_images, training_seconds = 0, 0.0
 
@@ -220,13 +235,15 @@ def train(
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
     }
     status = "completed" if run.diverged_at is None else "diverged"
-    return Result(status, metrics, run.curve, how, run.model.cpu())
+    return Result(status, metrics, run.curve, how, run.finished_model())
 
 
 class _Run:
     """State of one run: network, optimizer, data on the device, curve."""
 
-    def __init__(self, spec: Spec, dataset: Dataset, accelerator: Accelerator) -> None:
+    def __init__(
+        self, spec: Spec, dataset: Dataset, accelerator: Accelerator, *, eager: bool = False
+    ) -> None:
         self.spec, self.accelerator = spec, accelerator
         self.device = accelerator.device
         bfloat16 = spec.precision == "bfloat16" or (
@@ -236,24 +253,34 @@ class _Run:
         model = initial_model(spec, len(dataset.classes))
         freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(
-            trainable, spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
-        )
-        self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self._uncounted = _stop_counting_batches(self.model)
+        self._rounded = _round_frozen(self.model) if bfloat16 else {}
+        self.prepared, self.optimizer = accelerator.prepare(self.model, _optimizer(spec, model))
         self.pad = PAD if spec.augmentation == "crop-flip" else 0
         self.batches = Batches(dataset.train_images, dataset.train_labels, self.pad, self.device)
         self.test = Batches(dataset.test_images, dataset.test_labels, 0, self.device)
+        self._classes = torch.arange(len(dataset.classes), device=self.device)
         self.top = min(5, len(dataset.classes))
         self.steps_per_epoch = math.ceil(len(self.batches) / spec.batch_size)
+        self.average = recipe.EMA(self.model, spec.ema) if spec.ema else None
         self.curve: list[dict[str, float]] = []
         self.diverged_at: int | None = None
-        self._train_sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # Sums over an epoch, on the device: loss, hits, share of units clipped.
+        self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self._frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad}
+        self._nothing = torch.zeros((), device=self.device)
+        self._never = torch.tensor(torch.iinfo(torch.int64).max, device=self.device)
+        self._first_bad = self._never.clone()
+        self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._test_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        alone = accelerator.num_processes == 1
+        captured = self.device.type == "cuda" and alone and not eager
+        self._graphs = _Graphs(self) if captured else None
         self.how: dict[str, Any] = {
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "precision": "bfloat16" if bfloat16 else "float32",
             "memory_format": "channels_last",
-            "step": "eager",
+            "step": "captured" if captured else "eager",
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
         }
@@ -261,6 +288,30 @@ class _Run:
     def any(self, mine: bool) -> bool:
         """Whether any process says so: all must leave the loop together."""
         return bool(self.accelerator.gather(torch.tensor([mine], device=self.device)).any())
+
+    def plan(self, epoch: int) -> Plan:
+        """What is drawn for an epoch, image by image in the order of training, on the device."""
+        spec, images = self.spec, len(self.batches)
+        order, offset, flip = epoch_plan(spec.seed, epoch, images, self.pad)
+        plan = {"order": order}
+        if self.pad:
+            plan |= {"offset": offset, "flip": flip}
+        generator = _generator(f"{spec.seed}/{epoch}/strong")
+        if spec.mixup:
+            plan["mixup"] = augment.draw_mixup(images, generator, spec.mixup)
+        if spec.cutmix:
+            plan["cutmix"] = augment.draw_cutmix(images, generator, spec.cutmix)
+        if spec.randaugment:
+            plan["randaugment"] = augment.draw_randaugment(images, generator)
+        return {name: part.to(self.device) for name, part in plan.items()}
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that a step changes."""
+        state = [v for s in self.optimizer.state.values() for v in s.values()]
+        averages = self.average.state_dict().values() if self.average is not None else []
+        sums = [self._first_bad, self._train_sums, self._test_sums]
+        changed = [*self.model.parameters(), *self.model.buffers(), *state, *averages, *sums]
+        return [t for t in changed if isinstance(t, Tensor)]
 
     def _mine(self, items: Tensor) -> Tensor:
         """This process's share of the items of a batch."""
@@ -270,65 +321,163 @@ class _Run:
     def train_epoch(self, epoch: int, tick: Callable[[int], object]) -> None:
         """One pass over the training set, the short last batch included."""
         spec, size = self.spec, self.spec.batch_size
-        torch.manual_seed(spec.seed * 100_003 + epoch)  # for layers that draw, such as dropout
-        plan = [
-            part.to(self.device)
-            for part in epoch_plan(spec.seed, epoch, len(self.batches), self.pad)
-        ]
-        never = torch.tensor(torch.iinfo(torch.int64).max, device=self.device)
-        first_bad, sums = never, torch.zeros_like(self._train_sums)
+        plan = self.plan(epoch)
+        self._first_bad.copy_(self._never)
+        self._train_sums.zero_()
         self.prepared.train()
+        first = epoch * self.steps_per_epoch
+        if self._graphs is not None:
+            self._graphs.begin_epoch(plan, first)
+        torch.manual_seed(spec.seed * 100_003 + epoch)  # for layers that draw, such as dropout
         for number in range(self.steps_per_epoch):
-            step = epoch * self.steps_per_epoch + number
             part = slice(number * size, (number + 1) * size)
-            order, offset, flip = (self._mine(items[part]) for items in plan)
-            images, labels = self.batches(order, offset, flip) if self.pad else self.batches(order)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(spec, step, self.steps_per_epoch)
-            with self.autocast:
-                logits = self.prepared(images)
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-            # The mean over the whole batch, whatever this process's share of it is: processes
-            # average their gradients, so each contributes its sum times processes / batch.
-            batch = len(plan[0][part])
-            self.optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss * (self.accelerator.num_processes / batch))
-            self.optimizer.step()
-            with torch.no_grad():
-                sums += torch.stack([loss, (logits.argmax(1) == labels).sum()]).double()
-                first_bad = torch.minimum(first_bad, torch.where(loss.isfinite(), never, step))
+            if self._graphs is not None:
+                self._graphs.step(len(plan["order"][part]))
+            else:
+                lr = learning_rate(spec, first + number, self.steps_per_epoch)
+                now = {name: items[part] for name, items in plan.items()}
+                self.step(now, lr=lr, number=first + number)
             tick(1)
-        self._train_sums = self.accelerator.reduce(sums, "sum")
-        bad = int(self.accelerator.gather(first_bad.reshape(1)).min())
-        if bad != int(never):
+        sums = self.accelerator.reduce(self._train_sums, "sum")
+        self._train_means = (sums / len(self.batches)).tolist()
+        bad = int(self.accelerator.gather(self._first_bad.reshape(1)).min())
+        if bad != int(self._never):
             self.diverged_at = bad
 
+    def _batch(self, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's images, their labels, and what the loss compares with."""
+        if "mixup" in plan or "cutmix" in plan:  # partners are found before the batch is divided
+            mine = plan
+        else:
+            mine = {name: self._mine(items) for name, items in plan.items()}
+        images = self.batches.pixels(mine["order"], mine.get("offset"), mine.get("flip"))
+        targets = labels = self.batches.labels[mine["order"]]
+        if mine is plan:
+            targets = (labels[:, None] == self._classes).float()  # one_hot would wait
+            images, targets = augment.mix(images, targets, plan.get("mixup"), plan.get("cutmix"))
+            images, labels, targets = (self._mine(t) for t in (images, labels, targets))
+        if "randaugment" in plan:
+            # Lengths are in pixels of 224; ours are in proportion.
+            scale = self.batches.width / 224
+            draw = self._mine(plan["randaugment"])
+            images = augment.randaugment(images, draw, self.spec.randaugment, scale)
+        return self.batches.normalise(images), labels, targets
+
+    def step(self, plan: Plan, *, lr: float | Tensor, number: int | Tensor) -> None:
+        """Train on one batch: a function of tensors that never waits for the device.
+
+        Args:
+            plan: the batch's rows of the epoch's plan.
+            lr: the rate, a number or a tensor of one.
+            number: of the step, from the start of training.
+        """
+        batch = len(plan["order"])
+        images, labels, targets = self._batch(plan)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._ascended(images, targets):
+            logits, loss = self._loss(self.prepared, images, targets)
+            # The mean over the whole batch, whatever this process's share of it is: processes
+            # average their gradients, so each contributes its sum times processes / batch.
+            self.accelerator.backward(loss * (self.accelerator.num_processes / batch))
+        clipped = self._clip()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(number)
+        with torch.no_grad():
+            hits = (logits.argmax(1) == labels).sum()
+            self._train_sums += torch.stack([loss, hits, clipped * batch]).double()
+            bad = torch.where(loss.isfinite(), self._never, number)
+            torch.minimum(self._first_bad, bad, out=self._first_bad)
+
+    def _loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the sum of the examples' losses."""
+        with self.autocast:
+            logits = model(images)
+        smoothing = self.spec.label_smoothing
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+        return logits, loss
+
+    def _ascended(self, images: Tensor, targets: Tensor) -> contextlib.AbstractContextManager[None]:
+        """SAM's ascent from a part of the batch, if the spec asks for it."""
+        if not self.spec.sam:
+            return contextlib.nullcontext()
+        part = recipe.subset([images, targets], self.spec.sam_share)
+
+        def mean_loss(images: Tensor, targets: Tensor) -> Tensor:
+            return self._loss(self.model, images, targets)[1] / len(images)
+
+        return recipe.ascended(self.model, mean_loss, part, self.spec.sam)
+
     @torch.no_grad()
+    def evaluation_step(self, index: Tensor) -> None:
+        """Add loss, hits and top-5 hits of the test images ``index`` to the sums."""
+        images, labels = self.test(self._mine(index))
+        with self.autocast:
+            logits = self.model(images).float()
+        hits = logits.topk(self.top, dim=1).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        self._test_sums += torch.stack([loss, hits[:, 0].sum(), hits.sum()]).double()
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients as the spec says; the share of units (or steps) clipped."""
+        spec = self.spec
+        if spec.clip == "none":
+            return self._nothing
+        if spec.clip == "norm":
+            norm = nn.utils.clip_grad_norm_(self._trained.values(), spec.clipping, foreach=True)
+            return (norm > spec.clipping).float()
+        units = "layer" if spec.clip == "agc-layer" else "official"
+        clipped = agc.clip_grads_(
+            self._trained.items(), spec.clipping, exclude=spec.unclipped, units=units
+        )
+        return agc.share(clipped)
+
     def evaluate(self, epoch: int) -> None:
         """Measure the test set and append a row to the curve; every test image counts once."""
-        self.model.eval()
-        everything = torch.arange(len(self.test), device=self.device)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for index in torch.split(everything, EVALUATION_BATCH):
-            images, labels = self.test(self._mine(index))
-            with self.autocast:
-                logits = self.model(images).float()
-            hits = logits.topk(self.top, dim=1).indices == labels[:, None]
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            sums += torch.stack([loss, hits[:, 0].sum(), hits.sum()]).double()
-        loss, top1, top5 = (self.accelerator.reduce(sums, "sum") / len(self.test)).tolist()
-        row = {"epoch": epoch, "step": epoch * self.steps_per_epoch}
+        row: dict[str, float] = {"epoch": epoch, "step": epoch * self.steps_per_epoch}
         if epoch:
-            train_loss, train_accuracy = (self._train_sums / len(self.batches)).tolist()
-            row |= {"train_loss": train_loss, "train_accuracy": train_accuracy}
-        row |= {"test_loss": loss, "test_accuracy": top1, "test_top5": top5}
+            row["train_loss"], row["train_accuracy"], clipped = self._train_means
+            if self.spec.clip != "none":
+                row["clipped"] = clipped
+        row |= self._evaluate()
+        if epoch and self.average is not None:
+            with self.average.applied():
+                row |= {f"ema_{name}": number for name, number in self._evaluate().items()}
         self.curve.append({k: v if isinstance(v, int) else round(v, 6) for k, v in row.items()})
+
+    def _evaluate(self) -> dict[str, float]:
+        self.model.eval()
+        self._test_sums.zero_()
+        everything = torch.arange(len(self.test), device=self.device)
+        if self._graphs is not None:
+            self._graphs.begin_evaluation()
+        for index in torch.split(everything, EVALUATION_BATCH):
+            if self._graphs is not None:
+                self._graphs.evaluation_step(len(index))
+            else:
+                self.evaluation_step(index)
+        sums = self.accelerator.reduce(self._test_sums, "sum")
+        loss, top1, top5 = (sums / len(self.test)).tolist()
+        return {"test_loss": loss, "test_accuracy": top1, "test_top5": top5}
+
+    def finished_model(self) -> nn.Module:
+        """The network as a user gets it: on the CPU, frozen weights as they were drawn."""
+        for weight, drawn in self._rounded.items():
+            weight.data = drawn
+        for module in self._uncounted:
+            module.num_batches_tracked = torch.tensor(int(self.curve[-1]["step"]))
+        model: nn.Module = self.model.cpu()
+        return model
 
     def save(self, path: Path) -> None:
         """Write the checkpoint atomically."""
         state = {
             "hash": self.spec.hash,
-            "model": self.model.state_dict(),
+            # Frozen weights are drawn again from the seed.
+            "model": {n: t for n, t in self.model.state_dict().items() if n not in self._frozen},
+            "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "curve": self.curve,
             "diverged_at": self.diverged_at,
@@ -349,15 +498,151 @@ class _Run:
         if owner != self.spec.hash:
             log.warning("%s is of another run; starting from the beginning", path)
             return 0
-        self.model.load_state_dict(state["model"])
+        whole = self.model.state_dict()  # with its metadata, which tells BatchNorm its version
+        whole.update(state["model"])
+        self.model.load_state_dict(whole)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.curve, self.diverged_at = state["curve"], state["diverged_at"]
         return int(self.curve[-1]["epoch"])
 
 
-def _device_name(device: torch.device) -> str:
+class _Graphs:
+    """The steps of a run, recorded as CUDA graphs: for whole batches and for the short last one.
+
+    A replay repeats the same kernels on the same memory, so whatever changes from step to step is
+    read from tensors: the epoch's plan, the table of rates and counters that every replay advances.
+    Without a GPU the same functions run unrecorded, which lets tests compare them with the eager
+    loop anywhere.
+    """
+
+    def __init__(self, run: "_Run") -> None:
+        self.run, device = run, run.device
+        steps = range(max(1, run.spec.epochs * run.steps_per_epoch))
+        rates = [learning_rate(run.spec, step, run.steps_per_epoch) for step in steps]
+        self.rates = torch.tensor(rates, device=device)
+        self.lr = torch.tensor(run.spec.lr, device=device)
+        self.number = torch.zeros((), dtype=torch.int64, device=device)
+        self.position = torch.zeros((), dtype=torch.int64, device=device)
+        self.plan = run.plan(0)
+        self.index = torch.arange(max(run.spec.batch_size, EVALUATION_BATCH), device=device)
+        self.recorded: dict[tuple[str, int], Callable[[], object]] = {}
+        self.memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def begin_epoch(self, plan: Plan, number: int) -> None:
+        """Take in the epoch's plan and its first step's number; record what is not yet recorded."""
+        images, batch = len(plan["order"]), self.run.spec.batch_size
+        for size in {min(batch, images), images % batch} - {0}:
+            self._recorded(self._step, size)
+        for name, items in plan.items():
+            self.plan[name].copy_(items)
+        self.number.fill_(number)
+        self.position.zero_()
+
+    def step(self, batch: int) -> None:
+        """Train on the next ``batch`` images of the plan."""
+        self._recorded(self._step, batch)()
+
+    def begin_evaluation(self) -> None:
+        """Start at the first test image."""
+        self.position.zero_()
+
+    def evaluation_step(self, batch: int) -> None:
+        """Evaluate the next ``batch`` test images."""
+        self._recorded(self._evaluation_step, batch)()
+
+    def _step(self, batch: int) -> None:
+        index = self.position + self.index[:batch]
+        self.lr.copy_(self.rates.index_select(0, self.number.view(1)).squeeze(0))
+        plan = {name: items.index_select(0, index) for name, items in self.plan.items()}
+        self.run.step(plan, lr=self.lr, number=self.number)
+        self.position += batch
+        self.number += 1
+
+    def _evaluation_step(self, batch: int) -> None:
+        self.run.evaluation_step(self.position + self.index[:batch])
+        self.position += batch
+
+    def _recorded(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
+        key = (step.__name__, batch)
+        if key not in self.recorded:
+            on_gpu = self.run.device.type == "cuda"
+            self.recorded[key] = self._record(step, batch) if on_gpu else partial(step, batch)
+        return self.recorded[key]
+
+    def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
+        """Run ``step`` a few times, record it, and undo what that did to the run."""
+        optimizer = self.run.optimizer.state
+        had_state = bool(optimizer)
+        # Warm-up and recording would otherwise read beyond the epoch and the table of rates.
+        self.number.zero_()
+        self.position.zero_()
+        before = [(tensor, tensor.clone()) for tensor in self.run.tensors()]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                self.number.zero_()
+                self.position.zero_()
+                step(batch)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.memory):
+            step(batch)
+        with torch.no_grad():
+            for tensor, old in before:
+                tensor.copy_(old)
+            if not had_state:  # momentum that starts at zero is momentum that was never there
+                for state in optimizer.values():
+                    for value in state.values():
+                        if isinstance(value, Tensor):
+                            value.zero_()
+        self.number.zero_()
+        self.position.zero_()
+        return graph.replay
+
+
+def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
+    """The spec's optimizer over what is trainable."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups: list[Any] = [{"params": trainable, "weight_decay": spec.weight_decay}]
+    if spec.decay == "weights":
+        groups = recipe.parameter_groups(model, spec.weight_decay)
+    if spec.optimizer == "lars":
+        return recipe.LARS(groups, lr=spec.lr, momentum=spec.momentum)
+    nesterov = spec.optimizer == "nesterov"
+    return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)
+
+
+def _stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
+    """Save one operation a BatchNorm layer and step: the counter has no use at fixed momentum."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
+    for layer in layers:
+        layer.num_batches_tracked = None
+    return layers
+
+
+def _round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Store frozen convolution and linear weights in bfloat16; return them as they were drawn.
+
+    Autocast would round the same weights in the same way in every step: results are equal bit for
+    bit. (Scaled weight standardization reads its weights in float32: those are left alone.)
+    """
+    drawn = {}
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            for weight in module.parameters(recurse=False):
+                if not weight.requires_grad:
+                    drawn[weight] = weight.data
+                    weight.data = weight.data.bfloat16()
+    return drawn
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the CPU's own name."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return str(torch.cuda.get_device_name(device))
     return next(_cpu_models(), "CPU")
 
 

@@ -70,7 +70,7 @@ class Reference(nn.Module):
 
 
 def test_the_papers_networks_are_listed() -> None:
-    assert models.names() == list(COUNTS)
+    assert [name for name in models.names() if name.startswith("cifar_resnet")] == list(COUNTS)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -220,7 +220,7 @@ def test_seed_reproduces_and_distinguishes() -> None:
         ("cifar_resnet_14", "cifar_resnet<depth>"),
         ("cifar_resnet-4", "cifar_resnet<depth>"),
         ("cifar_resent14", "did you mean 'cifar_resnet14'?"),
-        ("resnet110", "did you mean 'cifar_resnet110'?"),
+        ("cifarresnet110", "did you mean 'cifar_resnet110'?"),
         ("", "unknown model ''"),
     ],
 )

@@ -84,6 +84,20 @@ def test_golden_defaults() -> None:
         "warmup_epochs": 0.0,
         "precision": "auto",
         "seed": 0,
+        "optimizer": "sgd",
+        "decay": "all",
+        "clip": "none",
+        "clipping": 0.01,
+        "unclipped": ["fc.weight"],
+        "label_smoothing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "randaugment": 0.0,
+        "sam": 0.0,
+        "sam_share": 0.2,
+        "ema": 0.0,
+        "dropout": 0.0,
+        "stochastic_depth": 0.0,
     }
 
 
@@ -112,14 +126,50 @@ CHANGES: dict[str, Any] = {
     "warmup_epochs": 1,
     "precision": "float32",
     "seed": 1,
+    "optimizer": "lars",
+    "decay": "weights",
+    "clip": "norm",
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "randaugment": 5.0,
+    "sam": 0.05,
+    "ema": 0.999,
+}
+#: Read only together with others, so changed from another base.
+FURTHER: dict[str, Any] = {
+    "clipping": 0.02,
+    "unclipped": ["fc.*"],
+    "sam_share": 0.5,
+    "dropout": 0.1,
+    "stochastic_depth": 0.1,
 }
 
 
 def test_every_setting_is_part_of_the_identity() -> None:
     base = Spec(model="cifar_resnet14")
+    other = Spec(model="cifar_nf_resnet20", clip="agc", sam=0.05)
     hashes = {base.replace(**{name: value}).hash for name, value in CHANGES.items()}
-    assert set(CHANGES) == {field.name for field in dataclasses.fields(Spec)}
-    assert len(hashes | {base.hash}) == len(CHANGES) + 1
+    hashes |= {other.replace(**{name: value}).hash for name, value in FURTHER.items()}
+    names = {field.name for field in dataclasses.fields(Spec)}
+    assert set(CHANGES) | set(FURTHER) == names
+    assert len(hashes | {base.hash, other.hash}) == len(names) + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clipping": 0.02}, "clipping is 0.02, which nothing reads with clip='none'"),
+        ({"clip": "norm", "unclipped": ["stem.*"]}, "unclipped is"),
+        ({"sam_share": 0.5}, "sam_share is 0.5"),
+        ({"dropout": 0.1}, "dropout is 0.1, but cifar_resnet14 has no such option"),
+        ({"model": "cifar_nf_resnet20", "weight_init": "binary"}, "weight_init is 'binary'"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(settings: dict[str, Any], message: str) -> None:
+    """Otherwise one run would have two names."""
+    with pytest.raises(ValueError, match=message):
+        Spec(**{"model": "cifar_resnet14"} | settings)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 
 from nbrepro.names import choose, unknown
 
-SEEN = ("paper", "figure", "second hand")
+SEEN = ("paper", "figure", "code", "second hand")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Paper:
 
 @dataclass(frozen=True)
 class Quoted:
-    """A value as published, and where we saw it: ``paper``, ``figure`` or ``second hand``."""
+    """A value as published, and where we saw it: ``paper``, ``figure``, its authors' ``code`` or
+    ``second hand``."""
 
     value: str
     seen: str
@@ -48,7 +49,8 @@ class Claim:
         quoted: published values with their provenance.
         experiment: whose records decide it; ``None`` if no run is needed.
         rule: how it is decided; ``None`` if it can only be cited.
-        by: ``paper``, or ``review`` for what a published review says of the paper.
+        by: ``paper``, ``review`` for what a published review says of the paper, or ``ours`` for
+            what we found and the paper does not say.
     """
 
     id: str
@@ -62,7 +64,7 @@ class Claim:
     by: str = "paper"
 
     def __post_init__(self) -> None:
-        choose("source of a claim", self.by, ("paper", "review"))
+        choose("source of a claim", self.by, ("paper", "review", "ours"))
 
 
 @cache

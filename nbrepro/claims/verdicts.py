@@ -3,16 +3,26 @@
 A rule asks one or more questions of the records, each answered by an effect with its 95 % interval:
 
 ``ordered``   is the second arm's mean test accuracy above the first one's? (``rising``: each arm
-              against the next; ``pairs``: as listed.) Effect: difference of means, Welch's.
+              against the next; ``pairs``: as listed.) Effect: difference of means, Welch's. The
+              rule, or a pair written out as ``low`` and ``high``, may say ``between`` which bounds
+              the difference must lie; ``[-0.005, .inf]`` is "not worse by half a point".
 ``level``     does the mean lie ``between`` two bounds? ``over: each network`` asks it of every
               network, ``over: all runs`` of all runs together. Effect: the mean, Student's.
 ``counts``    do the networks have the printed numbers of parameters? No run needed.
+``check``     does a computation without training come out as claimed? The function of this name in
+              :mod:`nbrepro.claims.checks`. No run needed.
+``measured``  does every ``case`` of a ``benchmark`` lie ``between`` two bounds? Effect: the median
+              ratio over interleaved rounds, with the middle 95 % of rounds. ``device: cuda`` asks
+              for a record made on a GPU.
 
 A question is answered *yes* if its interval lies wholly on the claim's side, *no* if wholly on the
 other, else *open*. All yes: reproduced. Any no: contradicted. Otherwise, or with a single seed:
 inconclusive. Questions about networks that were not run are left out and named, and the verdict
-is then one "at reduced scale", as for all profiles but ``full`` and pixels but CIFAR-10's own.
-Runs that diverged count with the accuracy they ended at.
+is then one "at reduced scale", as for all profiles but ``full``, pixels but CIFAR-10's own, and
+experiments that stand in for a data set beyond our means. Runs that diverged count with the
+accuracy they ended at.
+
+An arm is a set of settings; it may also carry ``called``, its name for readers.
 """
 
 import math
@@ -25,7 +35,9 @@ import numpy as np
 from scipy import stats
 
 from nbrepro import experiments
+from nbrepro.benchmark import Benchmark
 from nbrepro.claims import Claim
+from nbrepro.data import base
 from nbrepro.ledger import Record
 from nbrepro.names import network, trained
 from nbrepro.spec import Spec
@@ -41,6 +53,10 @@ VERDICTS = (
 CONFIDENCE = 0.95
 
 
+#: Settings that a rule looks for in runs, and perhaps ``called``.
+Arm = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One question and its answer.
@@ -53,6 +69,7 @@ class Finding:
         high: upper end.
         answer: ``yes``, ``no`` or ``open``.
         difference: whether ``effect`` is a difference of two means.
+        ratio: whether ``effect`` is a measured ratio, not a fraction.
     """
 
     label: str
@@ -62,8 +79,11 @@ class Finding:
     high: float
     answer: str
     difference: bool
+    ratio: bool = False
 
     def __str__(self) -> str:
+        if self.ratio:
+            return f"{self.label}: ×{self.effect:.2f} [{self.low:.2f}, {self.high:.2f}]"
         sign, unit = ("+", "points") if self.difference else ("", "%")
         numbers = f"{100 * self.effect:{sign}.1f} {unit}"
         if not math.isnan(self.low):
@@ -105,8 +125,10 @@ class Verdict:
         return f"{weakest}" + (f"; {more} more at least as clear" if more else "")
 
 
-def label(arm: dict[str, str]) -> str:
+def label(arm: Arm) -> str:
     """A reader's name for an arm, such as ``ResNet-14 ×2, BatchNorm only``."""
+    if "called" in arm:
+        return str(arm["called"])
     words = []
     if "model" in arm:
         words.append(network(arm["model"]))
@@ -115,15 +137,17 @@ def label(arm: dict[str, str]) -> str:
     return ", ".join(words)
 
 
-def comparison(high: dict[str, str], low: dict[str, str]) -> str:
+def comparison(high: Arm, low: Arm) -> str:
     """A reader's name for a pair, what both share said once: ``A over B (BatchNorm only)``."""
+    if "called" in high or "called" in low:
+        return f"{label(high)} over {label(low)}"
     shared = {k: v for k, v in high.items() if low.get(k) == v}
     ours, theirs = ({k: v for k, v in arm.items() if k not in shared} for arm in (high, low))
     return f"{label(ours)} over {label(theirs)}" + (f" ({label(shared)})" if shared else "")
 
 
-def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
-    """Apply the claim's rule to the records of its experiment.
+def judge(claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmark] = ()) -> Verdict:
+    """Apply the claim's rule to the records of its experiment, or to benchmarks.
 
     The best evidence decides: the ``full`` profile before ``quick``, original CIFAR-10 before
     other pixels; but what has a single seed somewhere only where nothing has more. ``smoke`` runs
@@ -134,6 +158,13 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
         return Verdict(claim, "cited only", note="beyond our means; not tested")
     if rule["kind"] == "counts":
         return _judge_counts(claim, rule["printed"])
+    if rule["kind"] == "check":
+        from nbrepro.claims import checks
+
+        agrees, note = checks.CHECKS[rule["check"]]()
+        return Verdict(claim, "reproduced" if agrees else "contradicted", note=note)
+    if rule["kind"] == "measured":
+        return _judge_measured(claim, rule, benchmarks)
     assert claim.experiment is not None
     first: Verdict | None = None
     for profile, dataset in scales(records):
@@ -157,7 +188,8 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
 
 def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """Profiles and data sets that can carry a verdict, the best first."""
-    datasets = sorted({r.spec.dataset for r in records}, key=lambda d: (d != "cifar10", d))
+    found = {base(r.spec.dataset) for r in records}
+    datasets = sorted(found, key=lambda d: (d != "cifar10", d))
     for profile in ("full", "quick"):
         for dataset in datasets:
             yield profile, dataset
@@ -173,7 +205,6 @@ def of_scale(
         for r in records
         if r.experiment == experiment
         and r.status != "failed"
-        and r.spec.dataset == dataset
         and r.spec.replace(seed=0).hash in arms
     ]
 
@@ -214,11 +245,17 @@ def _around(centre: float, squared_error: float, freedom: float) -> tuple[float,
     return centre - half, centre + half
 
 
-def arms(claim: Claim) -> list[dict[str, str]]:
+def arms(claim: Claim) -> list[Arm]:
     """The settings of the runs that a claim's rule looks at; none if it needs no run."""
     rule = claim.rule or {}
-    listed: list[dict[str, str]] = [*rule.get("arms", []), *rule.get("rising", [])]
-    return listed + [arm for pair in rule.get("pairs", []) for arm in pair]
+    listed: list[Arm] = [*rule.get("arms", []), *rule.get("rising", [])]
+    return listed + [pair[end] for pair in _pairs(rule) for end in ("low", "high")]
+
+
+def _pairs(rule: dict[str, Any]) -> list[dict[str, Any]]:
+    """Pairs as ``low``, ``high`` and perhaps ``between``; a list of two is low and high."""
+    pairs = rule.get("pairs", [])
+    return [p if isinstance(p, dict) else {"low": p[0], "high": p[1]} for p in pairs]
 
 
 def feeds(spec: Spec, claim: Claim) -> bool:
@@ -226,11 +263,15 @@ def feeds(spec: Spec, claim: Claim) -> bool:
     return any(_matches(spec, arm) for arm in arms(claim))
 
 
-def _matches(spec: Spec, arm: dict[str, str]) -> bool:
-    return all(getattr(spec, setting) == wanted for setting, wanted in arm.items())
+def _matches(spec: Spec, arm: Arm) -> bool:
+    return all(
+        getattr(spec, setting) == (tuple(wanted) if isinstance(wanted, list) else wanted)
+        for setting, wanted in arm.items()
+        if setting != "called"
+    )
 
 
-def _arm(records: Sequence[Record], arm: dict[str, str]) -> list[Record]:
+def _arm(records: Sequence[Record], arm: Arm) -> list[Record]:
     return [record for record in records if _matches(record.spec, arm)]
 
 
@@ -242,13 +283,15 @@ def _ask(
         return _ask_level(rule, records, grid)
     if "rising" in rule:
         present = [arm for arm in rule["rising"] if _arm(records, arm)]
-        pairs = list(pairwise(present))
-        missing = [network(arm["model"]) for arm in rule["rising"] if arm not in present]
+        pairs = [{"low": low, "high": high} for low, high in pairwise(present)]
+        missing = [label(arm) for arm in rule["rising"] if arm not in present]
     else:
-        pairs = [p for p in rule["pairs"] if all(_arm(records, arm) for arm in p)]
-        missing = [_absent(records, a) for p in rule["pairs"] for a in p if not _arm(records, a)]
+        pairs = [p for p in _pairs(rule) if _arm(records, p["low"]) and _arm(records, p["high"])]
+        named = [pair[end] for pair in _pairs(rule) for end in ("low", "high")]
+        missing = [_absent(records, arm) for arm in named if not _arm(records, arm)]
     findings = []
-    for low_arm, high_arm in pairs:
+    for pair in pairs:
+        low_arm, high_arm = pair["low"], pair["high"]
         low, high = (
             [value(r, "test_accuracy") for r in _arm(records, a)] for a in (low_arm, high_arm)
         )
@@ -259,15 +302,17 @@ def _ask(
                 (len(high), len(low)),
                 float(np.mean(high) - np.mean(low)),
                 *ends,
-                _answer(ends, (0.0, math.inf)),
+                _answer(ends, pair.get("between") or rule.get("between", (0.0, math.inf))),
                 difference=True,
             )
         )
     return findings, list(dict.fromkeys(missing))
 
 
-def _absent(records: Sequence[Record], arm: dict[str, str]) -> str:
+def _absent(records: Sequence[Record], arm: Arm) -> str:
     """The network, or the arm where only this arm of the network was not run."""
+    if "called" in arm:
+        return label(arm)
     return label(arm) if _arm(records, {"model": arm["model"]}) else network(arm["model"])
 
 
@@ -290,14 +335,14 @@ def _ask_level(
     for name, members in groups.items():
         values = [value(r, rule["metric"]) for r in members]
         ends = interval(values)
-        answer = _answer(ends, tuple(rule["between"]))
+        answer = _answer(ends, rule["between"])
         findings.append(
             Finding(name, (len(values),), float(np.mean(values)), *ends, answer, difference=False)
         )
     return findings, missing
 
 
-def _answer(ends: tuple[float, float], wanted: tuple[float, ...]) -> str:
+def _answer(ends: tuple[float, float], wanted: Sequence[float]) -> str:
     low, high = ends
     if math.isnan(low):
         return "open"
@@ -315,7 +360,9 @@ def _conclude(
     records: Sequence[Record],
 ) -> Verdict:
     answers = {finding.answer for finding in findings}
-    whole = profile == "full" and dataset == "cifar10" and not missing
+    assert claim.experiment is not None
+    stands_in = experiments.get(claim.experiment).stands_in
+    whole = profile == "full" and dataset == "cifar10" and not missing and not stands_in
     if "no" in answers:
         verdict = "contradicted"
     elif "open" in answers:
@@ -331,7 +378,8 @@ def _conclude(
         notes.append(f"{diverged} of {len(records)} runs diverged and count as they ended")
     if missing:
         notes.append(f"not run: {', '.join(missing)}")
-    scale = f"{profile}: {' or '.join(map(str, epochs))} epochs on {dataset}"
+    on = " and ".join(sorted({r.spec.dataset for r in records}))
+    scale = f"{profile}: {' or '.join(map(str, epochs))} epochs on {on}"
     hashes = tuple(sorted(r.spec.hash for r in records))
     return Verdict(claim, verdict, tuple(findings), scale, "; ".join(notes), hashes)
 
@@ -355,6 +403,34 @@ def _judge_counts(claim: Claim, printed: dict[str, list[str]]) -> Verdict:
     return Verdict(
         claim, "reproduced", note=f"all {numbers} counts agree as printed; built, not run"
     )
+
+
+def _judge_measured(claim: Claim, rule: dict[str, Any], benchmarks: Sequence[Benchmark]) -> Verdict:
+    """Read the benchmark's rows; one machine's timings never stand for more than that machine."""
+    wanted = [
+        b
+        for b in benchmarks
+        if b.name == rule["benchmark"] and b.on_gpu >= (rule.get("device") == "cuda")
+    ]
+    findings = []
+    for benchmark in sorted(wanted, key=lambda b: not b.on_gpu)[:1]:
+        for case in rule["cases"]:
+            row = benchmark.rows.get(case)
+            if row is not None:
+                ends = row["low"], row["high"]
+                answer = _answer(ends, rule["between"])
+                findings.append(
+                    Finding(case, (row["rounds"],), row["ratio"], *ends, answer, False, ratio=True)
+                )
+    if not findings:
+        gpu = " on a GPU" if rule.get("device") == "cuda" else ""
+        return Verdict(claim, "not run", note=f"needs benchmarks/{rule['benchmark']}.py{gpu}")
+    answers = {finding.answer for finding in findings}
+    verdict = "contradicted" if "no" in answers else "inconclusive"
+    if answers == {"yes"}:
+        verdict = "reproduced at reduced scale"
+    hardware = sorted(wanted, key=lambda b: not b.on_gpu)[0].hardware
+    return Verdict(claim, verdict, tuple(findings), f"measured on {hardware}")
 
 
 def _prints_as(count: int, text: str) -> bool:

@@ -1,12 +1,15 @@
 """Experiments: named grids of specs, one module a chapter."""
 
-from nbrepro.experiments import training_only_batchnorm
+from nbrepro.experiments import adaptive_gradient_clipping, nf_resnets, training_only_batchnorm
 from nbrepro.experiments.grid import Experiment
 from nbrepro.names import PROFILES, unknown
 
 __all__ = ["PROFILES", "REGISTRY", "Experiment", "get", "select"]
 
-REGISTRY: dict[str, Experiment] = {e.name: e for e in (training_only_batchnorm.EXPERIMENT,)}
+REGISTRY: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (nf_resnets, adaptive_gradient_clipping, training_only_batchnorm)
+}
 
 
 def get(name: str) -> Experiment:

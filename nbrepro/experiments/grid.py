@@ -17,6 +17,8 @@ class Experiment:
         title: one line.
         arms: profile → the runs of one replicate, seed 0, most informative first.
         seeds: profile → how many replicates.
+        stands_in: whether it stands in for a data set beyond our means (then no verdict says more
+            than "at reduced scale").
     """
 
     name: str
@@ -24,6 +26,7 @@ class Experiment:
     title: str
     arms: Callable[[str], list[Spec]]
     seeds: dict[str, int]
+    stands_in: bool = False
 
     def specs(
         self, profile: str, dataset: str | None = None, seeds: int | None = None
@@ -32,7 +35,8 @@ class Experiment:
 
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
-            dataset: instead of CIFAR-10; ``smoke`` always uses the embedded digits.
+            dataset: instead of CIFAR-10 (an arm that uses its small form uses that of this one);
+                ``smoke`` always uses the embedded digits.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -44,5 +48,5 @@ class Experiment:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
         if dataset is not None and profile != "smoke":
-            arms = [arm.replace(dataset=dataset) for arm in arms]
+            arms = [arm.replace(dataset=arm.dataset.replace("cifar10", dataset)) for arm in arms]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

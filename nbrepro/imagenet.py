@@ -1,0 +1,296 @@
+"""Evaluate a network on ImageNet, as arXiv 2102.06171 did for its Table 3.
+
+``python -m nbrepro.imagenet --model nfnet_f0 --weights dm_nfnet_f0 --data DIR`` prints top-1 and
+top-5 accuracy next to the paper's. ``DIR`` holds one folder a class, the 50,000 validation images
+for the paper's figure; classes are numbered by the sorted names of their folders, which is the
+order of the published weights if the folders are named by WordNet ids (``n01440764`` ...).
+
+Images are treated as the authors' code does: both sides are resized to the test size plus 32
+pixels, whatever the aspect ratio; the central square of the test size is cut out; channels are
+normalised by the usual mean and deviation. The resizing is TensorFlow's bicubic one, which does not
+smooth before it shrinks and does not clip what overshoots; Pillow's and torchvision's do both.
+"""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nbrepro import models
+from nbrepro.data import MEAN, STD, DataError
+from nbrepro.models import nfnet, released
+from nbrepro.names import choose
+
+MARGIN = 32
+VALIDATION_IMAGES = 50_000
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What the paper prints for a network; in percent."""
+
+    top1: float
+    top5: float
+    how: str = "mean of 3 seeds"
+
+
+SOURCE = "arXiv 2102.06171, Table 3"
+#: Accuracies seen in the paper. It has no F6 without SAM and no F7.
+PRINTED = {
+    "nfnet_f0": Printed(83.6, 96.8),
+    "nfnet_f1": Printed(84.7, 97.1),
+    "nfnet_f2": Printed(85.1, 97.3),
+    "nfnet_f3": Printed(85.7, 97.5),
+    "nfnet_f4": Printed(85.9, 97.6),
+    "nfnet_f5": Printed(86.0, 97.6, "mean of 3 seeds; 86.3 and 97.9 if trained with SAM"),
+    "nfnet_f6": Printed(86.5, 97.9, "trained with SAM"),
+}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of ``images`` whose class is the first, or among the first five, of the network's."""
+
+    top1: float
+    top5: float
+    images: int
+
+
+def _bicubic(before: int, after: int) -> Tensor:
+    """The matrix ``[after, before]`` that resizes one side.
+
+    Keys' kernel with a = -1/2 around the centre of each new pixel, in old pixels whatever the
+    scale; what lies outside the image has no weight, and the rest of the weights sums to one.
+    """
+    centre = (torch.arange(after, dtype=torch.float64) + 0.5) * (before / after) - 0.5
+    x = (centre[:, None] - torch.arange(before)).abs()
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    return (weight / weight.sum(dim=1, keepdim=True)).float()
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Bicubic resizing as ``tf.image.resize`` does it: ``[..., H, W]`` → ``[..., height, width]``.
+
+    TensorFlow rounds positions between pixels to 1/1024; results differ by less than 0.1 % of the
+    range of the image.
+    """
+    return _bicubic(image.shape[-2], height) @ image @ _bicubic(image.shape[-1], width).T
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """An RGB image → float32 ``[3, pixels, pixels]``, see the top of this module.
+
+    A dataclass rather than a closure, so that it can be sent to the workers of a ``DataLoader``.
+    """
+
+    pixels: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Resize, crop, normalise."""
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        tensor = resize(tensor, self.pixels + MARGIN, self.pixels + MARGIN)
+        low, high = MARGIN // 2, MARGIN // 2 + self.pixels
+        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        return (tensor[:, low:high, low:high] - mean) / std
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}); restore or delete it") from error
+
+
+def evaluate(
+    model: nn.Module,
+    data: str | Path,
+    pixels: int,
+    *,
+    batch_size: int = 50,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Accuracy:
+    """Accuracy of ``model`` on a tree of images, one central crop each.
+
+    Args:
+        model: ``[N, 3, pixels, pixels]`` → logits, one for each class; left on ``device``, in
+            evaluation mode.
+        data: folder with one folder of images a class.
+        pixels: height and width of the crop.
+        batch_size: images at a time.
+        workers: processes that decode images; 0 decodes in this one.
+        device: where the network runs.
+        progress: show a bar with the time left (on a terminal only).
+
+    Raises:
+        DataError: if there are no class folders, no images in one of them, or a damaged image.
+        ValueError: if the network has not as many outputs as there are classes.
+    """
+    from torchvision.datasets import ImageFolder
+
+    device = torch.device(device)
+    try:
+        images = ImageFolder(data, Preprocess(pixels), loader=_open)
+    except OSError as error:
+        raise DataError(
+            f"{data} is no tree of images, <class>/<image>.jpg or .png: {error}"
+        ) from error
+    loader = torch.utils.data.DataLoader(
+        images, batch_size, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+    model.to(device).eval()
+    hits = torch.zeros(2, dtype=torch.int64, device=device)
+    bar = tqdm(total=len(images), unit=" images", disable=None if progress else True)
+    with torch.inference_mode(), bar:
+        for batch, labels in loader:
+            logits = model(batch.to(device, non_blocking=True))
+            if logits.shape[1] != len(images.classes):
+                raise ValueError(
+                    f"the network tells {logits.shape[1]} classes apart, {data} holds "
+                    f"{len(images.classes)} class folders"
+                )
+            labels = labels.to(device, non_blocking=True)
+            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            hits += torch.stack([top[:, 0].sum(), top.sum()])
+            bar.update(len(batch))
+    top1, top5 = (hits / len(images)).tolist()
+    return Accuracy(top1, top5, len(images))
+
+
+def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
+    """The network ``name`` with weights of a file.
+
+    Args:
+        name: an NFNet, see :mod:`nbrepro.models.nfnet`.
+        weights: the network's own state dict, or timm's ``dm_nfnet_*`` (a file or a name to fetch,
+            see :func:`nbrepro.models.released.load_timm`).
+        form: how timm's weights are used, see :mod:`nbrepro.models.released`.
+
+    Raises:
+        ValueError: if the weights are another network's.
+        FileNotFoundError: if there is no such file.
+        OSError: if weights cannot be fetched.
+        ImportError: if fetching needs a package that is not installed.
+    """
+    nfnet.parse(name)
+    state = released.read(released.fetch(weights))
+    if "head.fc.weight" in state:
+        held = f"nfnet_{released.variant_of(state)}"
+        if held != name:
+            raise ValueError(f"{weights} holds the weights of {held}, not of {name}")
+        return released.from_timm(state, form)
+    if form != "official":
+        raise ValueError(f"form={form!r} is for timm's weights; {weights} holds others")
+    if "fc.weight" not in state:
+        raise ValueError(f"{weights} holds the weights of no NFNet: it lacks fc.weight")
+    with torch.device("meta"):
+        model = models.create(name, len(state["fc.weight"]))
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit {name}: {error}") from error
+    return model
+
+
+def report(name: str, pixels: int, accuracy: Accuracy) -> str:
+    """The measured accuracy and the paper's, with what stands between them."""
+    lines = [
+        f"{name} at {pixels} pixels, {accuracy.images:,} images: top-1 {accuracy.top1:.2%}, "
+        f"top-5 {accuracy.top5:.2%}"
+    ]
+    printed = PRINTED.get(name)
+    if printed is None:
+        return f"{lines[0]}\nthe paper prints no accuracy for {name}"
+    lines.append(
+        f"the paper: top-1 {printed.top1} %, top-5 {printed.top5} % ({printed.how}; {SOURCE}, seen "
+        "in the paper)"
+    )
+    test_pixels = nfnet.parse(name)[2].test_pixels
+    if accuracy.images != VALIDATION_IMAGES:
+        lines.append(f"not comparable: the paper's are of {VALIDATION_IMAGES:,} validation images")
+    elif pixels != test_pixels:
+        lines.append(f"not comparable: the paper's are at {test_pixels} pixels")
+    else:
+        error = 100 * math.sqrt(accuracy.top1 * (1 - accuracy.top1) / accuracy.images)
+        difference = 100 * accuracy.top1 - printed.top1
+        lines.append(
+            f"difference {difference:+.2f} points; standard error of the measured top-1 from the "
+            f"choice of images {error:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of ``python -m nbrepro.imagenet``."""
+    top = argparse.ArgumentParser(
+        prog="python -m nbrepro.imagenet",
+        description="Accuracy of an NFNet on a folder of images, next to the paper's.",
+    )
+    top.add_argument("--model", required=True, help="nfnet_f0 to nfnet_f7, and their relatives")
+    top.add_argument(
+        "--weights",
+        required=True,
+        help="a .safetensors or .pth file of the network or of timm's dm_nfnet_*, or dm_nfnet_f0 "
+        "to dm_nfnet_f6 to fetch the published ones",
+    )
+    top.add_argument("--data", required=True, help="folder with one folder of images a class")
+    top.add_argument("--pixels", type=int, help="side of the crop; default the variant's test size")
+    top.add_argument("--form", default="official", help="official (default) or timm")
+    top.add_argument("--batch-size", type=int, default=50)
+    top.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="processes that decode images; default %(default)s",
+    )
+    top.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate and print; returns the exit status, 2 if it could not be done."""
+    options = parser().parse_args(arguments)
+    try:
+        choose("device", options.device, ("auto", "cpu", "cuda"))
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: this machine has no usable CUDA GPU")
+        for name in ("pixels", "batch_size"):
+            number = getattr(options, name)
+            if number is not None and number < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {number}; it must be at least 1")
+        device = options.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load(options.model, options.weights, options.form)
+        pixels = options.pixels or nfnet.parse(options.model)[2].test_pixels
+        accuracy = evaluate(
+            model,
+            options.data,
+            pixels,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            device=device,
+        )
+    except (DataError, ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report(options.model, pixels, accuracy))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,384 @@
+"""Building blocks of normalizer-free networks.
+
+Sources: arXiv 2101.08692 (scaled weight standardization, the constants γ, the variance rule) and
+arXiv 2102.06171 (section 3, appendix C), in the form of the authors' released code. Where timm, the
+usual PyTorch port, differs, this module follows the authors:
+
+- the variance of a weight row is floored, ``max(N·Var, 1e-4)``; timm adds 1e-5 to Var instead;
+- gains have shape ``[out]``, so that adaptive clipping treats a layer's gains as one unit; timm
+  stores ``[out, 1, 1, 1]`` and clips each on its own;
+- stochastic depth leaves the kept branches as they are; timm divides them by the keep probability;
+- GELU is the tanh form (JAX's default); its exact form changes γ by 5e-6;
+- γ multiplies the activation; timm's ``nfnet_*`` and ``nf_*`` fold it into the weight. Both are
+  possible here (``input_scale``).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from nbrepro.names import choose
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+#: Activation → γ, the constant that restores unit variance for N(0, 1) inputs, as printed in the
+#: authors' code. Each is within 0.13 % of 1 / sqrt(Var g(x)).
+GAMMA: dict[str, float] = {
+    "identity": 1.0,
+    "celu": 1.270926833152771,
+    "elu": 1.2716004848480225,
+    "gelu": 1.7015043497085571,
+    "glu": 1.8484294414520264,
+    "leaky_relu": 1.70590341091156,
+    "log_sigmoid": 1.9193484783172607,
+    "log_softmax": 1.0002083778381348,
+    "relu": 1.7139588594436646,
+    "relu6": 1.7131484746932983,
+    "selu": 1.0008515119552612,
+    "sigmoid": 4.803835391998291,
+    "silu": 1.7881293296813965,
+    "soft_sign": 2.338853120803833,
+    "softplus": 1.9203323125839233,
+    "tanh": 1.5939117670059204,
+}
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "celu": F.celu,
+    "elu": F.elu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "glu": lambda x: F.glu(x, dim=1),
+    "leaky_relu": F.leaky_relu,
+    "log_sigmoid": F.logsigmoid,
+    "log_softmax": lambda x: F.log_softmax(x, dim=1),
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "selu": F.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "soft_sign": F.softsign,
+    "softplus": F.softplus,
+    "tanh": torch.tanh,
+}
+
+
+class Activation(nn.Module):
+    """``scale · g(x)``, where the scale is γ / β (2101.08692, section 4; 2102.06171, section 3).
+
+    Args:
+        name: a key of :data:`GAMMA`. ``gelu`` is the tanh form; ``glu`` and ``log_softmax`` act on
+            dimension 1, and ``glu`` halves it.
+        scaled: multiply by γ, so that N(0, 1) inputs give unit variance.
+        beta: divide by this expected standard deviation of the input's block. The authors
+            multiply by γ and by 1 / β one after the other; one product differs by rounding only.
+
+    Raises:
+        ValueError: for an unknown activation.
+    """
+
+    def __init__(self, name: str, scaled: bool = True, beta: float = 1.0) -> None:
+        super().__init__()
+        self.name = choose("activation", name, GAMMA)
+        self.scale = (GAMMA[name] if scaled else 1.0) / beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same shape (``glu``: half of dimension 1)."""
+        y = _FUNCTIONS[self.name](x)
+        return y if self.scale == 1.0 else y * self.scale
+
+    def extra_repr(self) -> str:
+        """Name and scale, for ``print(model)``."""
+        return f"{self.name}, scale={self.scale:.6g}"
+
+
+@cache
+def second_moment(activation: str) -> float:
+    """E[g(x)²] for x ~ N(0, 1) by numerical integration; 0.5 for ReLU.
+
+    A plain weight keeps the signal's variance if it is drawn with variance
+    ``1 / (fan_in · second_moment)``, which is He's rule for ReLU.
+
+    Raises:
+        ValueError: for an unknown activation or one that is not elementwise.
+    """
+    choose("activation", activation, GAMMA)
+    if activation in ("glu", "log_softmax"):
+        raise ValueError(f"{activation} is not elementwise: choose another activation")
+    x = torch.linspace(-10, 10, 20_001, dtype=torch.float64, device="cpu")
+    density = torch.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    return float(torch.trapezoid(_FUNCTIONS[activation](x) ** 2 * density, x))
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """Padding before and after one dimension, as TensorFlow's and JAX's ``SAME`` has it.
+
+    The output has ``ceil(size / stride)`` positions; an odd total puts the extra one after. So a
+    3×3 convolution with stride 2 pads an even size by (0, 1), not by (1, 1).
+    """
+    positions = -(-size // stride)
+    total = max((positions - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def avg_pool_same(x: Tensor) -> Tensor:
+    """2×2 average pooling with stride 2; at an odd edge the mean of what is there."""
+    return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+
+
+class SameMaxPool2d(nn.Module):
+    """Max pooling with ``SAME`` padding (see :func:`same_padding`)."""
+
+    def __init__(self, kernel: int = 3, stride: int = 2) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → ``[N, C, ceil(H / stride), ceil(W / stride)]``."""
+        kernel, stride = self.kernel, self.stride
+        (top, bottom), (left, right) = (same_padding(n, kernel, stride) for n in x.shape[-2:])
+        if (top, left) == (bottom, right):
+            return F.max_pool2d(x, kernel, stride, (top, left))
+        return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-math.inf), kernel, stride)
+
+
+class SameConv2d(nn.Conv2d):
+    """``nn.Conv2d`` that also accepts ``padding="same"`` with a stride (see :func:`same_padding`).
+
+    The padding then depends on the input's size. All ``padding_mode`` of ``nn.Conv2d`` work.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+    ) -> None:
+        self.same = padding == "same"
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0 if self.same else padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.same:
+            output: Tensor = super()._conv_forward(input, weight, bias)
+            return output
+        (top, bottom), (left, right) = (
+            same_padding(*sizes)
+            for sizes in zip(
+                input.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
+            )
+        )
+        padding = (top, left)
+        zeros = self.padding_mode == "zeros"
+        if padding != (bottom, right) or (not zeros and padding != (0, 0)):
+            mode = "constant" if zeros else self.padding_mode
+            input = F.pad(input, (left, right, top, bottom), mode)
+            padding = (0, 0)
+        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+_FLOOR = 1e-4  # of N · Var, in the authors' code
+
+
+class _Standardize(torch.autograd.Function):
+    """``gain · u`` with ``u = (W − mean) / sqrt(max(N · Var, 1e-4))`` in every row of W.
+
+    Autograd of the formula dispatches eleven operations more in every convolution and step, all
+    tiny; a small network has enough of them to decide how long its step takes on a GPU. The
+    derivative is ``dW = gain / sqrt(N · Var) · (g − mean(g) − u · Σ g u)``, without the last term
+    at the floor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gain: Tensor) -> Tensor:
+        var, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        square = var * weight[0].numel()
+        inverse = square.clamp_min(_FLOOR).rsqrt()
+        unit = (weight - mean) * inverse
+        ctx.save_for_backward(unit, inverse, gain, square > _FLOOR)
+        return unit * gain.view(-1, 1, 1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        unit, inverse, gain, free = ctx.saved_tensors
+        along = (grad * unit).sum(dim=(1, 2, 3), keepdim=True)
+        centred = grad - grad.mean(dim=(1, 2, 3), keepdim=True)
+        across = torch.addcmul(centred, unit, along * free, value=-1)
+        return across * (inverse * gain.view(-1, 1, 1, 1)), along.view(-1)
+
+
+class ScaledStdConv2d(SameConv2d):
+    """Convolution with scaled weight standardization (2101.08692, section 4.2).
+
+    ``Ŵ = gain · (W − mean) / sqrt(max(N · Var, 1e-4))``; mean and (biased) variance are taken over
+    the N = fan-in weights of each output channel. ``weight`` starts as N(0, 1/N), ``gain``
+    (shape ``[out]``) as ones, ``bias`` (``[out]``) as zeros. Standardizes in float32 (float64 for
+    float64 weights), also under autocast. Can be differentiated once.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: height and width.
+        stride: step.
+        padding: ``"same"`` (the default, depends on the input's size) or numbers.
+        dilation: spacing of the kernel.
+        groups: the fan-in counts one group's input channels.
+        bias: the authors have one on every such convolution.
+        padding_mode: ``"circular"`` keeps the borders from distorting signal statistics.
+        input_scale: a constant times the input, folded into the gain (a vector of ``out`` numbers)
+            rather than applied to the input: no pass over, and no copy of, the activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        *,
+        input_scale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+        )
+        self.fan_in = self.weight[0].numel()
+        self.input_scale = input_scale
+        self.gain = nn.Parameter(torch.ones(out_channels))
+
+    def reset_parameters(self) -> None:
+        """Draw ``weight``; ``gain`` to ones and ``bias`` to zeros."""
+        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if hasattr(self, "gain"):  # nn.Conv2d calls this before there is one
+            nn.init.ones_(self.gain)
+
+    def standardized_weight(self) -> Tensor:
+        """Ŵ, shaped like ``weight``."""
+        return self._standardize(self.gain)
+
+    def _standardize(self, gain: Tensor) -> Tensor:
+        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        weight: Tensor = _Standardize.apply(self.weight.to(dtype), gain.to(dtype))
+        return weight.to(self.weight.dtype)
+
+    def forward(self, input: Tensor, output_scale: Tensor | float | None = None) -> Tensor:
+        """``[N, in, H, W]`` → ``[N, out, H', W']``.
+
+        Args:
+            input: the input.
+            output_scale: a number or scalar tensor times the output, folded into gain and bias.
+        """
+        gain: Tensor = self.gain
+        bias: Tensor | None = self.bias
+        if self.input_scale != 1.0:
+            gain = gain * self.input_scale
+        if output_scale is not None:
+            gain = gain * output_scale
+            bias = None if bias is None else bias * output_scale
+        return self._conv_forward(input, self._standardize(gain), bias)
+
+
+class SqueezeExcite(nn.Module):
+    """``2 · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x`` (2102.06171, appendix C).
+
+    The factor 2 keeps the variance near one, as the sigmoid is near ½ at the start. The paper
+    prints GELU between the two plain linear layers; the authors' code has an unscaled ReLU, and so
+    has this.
+
+    Args:
+        channels: channels of the input and the output.
+        ratio: hidden units as a share of ``channels``.
+    """
+
+    def __init__(self, channels: int, ratio: float = 0.5) -> None:
+        super().__init__()
+        hidden = max(1, int(channels * ratio))
+        self.fc0 = nn.Linear(channels, hidden)
+        self.fc1 = nn.Linear(hidden, channels)
+        for fc in (self.fc0, self.fc1):  # Haiku's default for linear layers
+            std = fc.in_features**-0.5
+            nn.init.trunc_normal_(fc.weight, std=std, a=-2 * std, b=2 * std)
+            nn.init.zeros_(fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → ``[N, C, H, W]``."""
+        gate = torch.sigmoid(self.fc1(F.relu(self.fc0(x.mean(dim=(2, 3))))))
+        return x * (2 * gate)[:, :, None, None]
+
+
+class StochasticDepth(nn.Module):
+    """Set the branch of each training example to zero with probability ``rate``.
+
+    Kept branches are not divided by the keep probability, and evaluation keeps everything: the
+    form of the authors' code (2102.06171, appendix A.1).
+
+    Raises:
+        ValueError: if ``rate`` is not in [0, 1].
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate <= 1:
+            raise ValueError(f"stochastic depth rate {rate}: expected a probability in [0, 1]")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → ``[N, C, H, W]``."""
+        if not self.training or self.rate == 0:
+            return x
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.rate)
+
+    def extra_repr(self) -> str:
+        """The rate, for ``print(model)``."""
+        return f"rate={self.rate:.6g}"
+
+
+def expected_stds(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]]:
+    """β of every block, by stage: the standard deviation its input is expected to have.
+
+    ``Var(h₀) = 1`` and each block adds α²; the first block of a stage, whose shortcut starts from
+    the normalised signal, resets the variance to 1 + α² (2102.06171, section 3 and appendix C).
+    """
+    stds: list[list[float]] = []
+    variance = 1.0
+    for depth in depths:
+        stds.append([])
+        for block in range(depth):
+            stds[-1].append(math.sqrt(variance))
+            variance = (1.0 if block == 0 else variance) + alpha**2
+    return stds

@@ -1,0 +1,335 @@
+"""Pre-activation ResNets without normalization (NF-ResNets), and their twins.
+
+Sources: arXiv 2101.08692; arXiv 2102.06171, section 3 and appendix C; the authors' released code.
+A block computes ``h + α · skip_gain · f(γ g(h) / β)``: g the activation and γ its constant, β the
+standard deviation h is expected to have (:func:`nbrepro.layers.expected_stds`), f convolutions with
+scaled weight standardization, ``skip_gain`` a scalar that starts at 0 (SkipInit). Where the shape
+changes, the shortcut is a strided 1×1 convolution of the normalised, activated signal.
+
+============  =====================================================================================
+``nf_``       as above
+``bn_``       BatchNorm before (or after, ``order="relu-bn"``) each activation; convolutions without
+              standardization or bias; no α, β, γ, SkipInit
+``plain_``    convolutions without standardization; no α, β, γ, SkipInit
+============  =====================================================================================
+
+The twins have the same shapes and, like ``standardize=False``, plain weights drawn so that they
+keep the variance of their input: He's rule behind a ReLU, 1 / fan-in in the stem and behind
+``relu-bn``. The authors' BatchNorm baseline draws truncated normals of variance 1 / fan-in and
+starts the classifier at zero; here every classifier starts as N(0, 0.01²).
+
+With ``fold``, the default, the scalars γ, β, α and SkipInit multiply the gains of the convolutions,
+vectors of a few hundred numbers, and not whole activations: the same function of the same
+parameters, with fewer passes over activations and half as many of them kept for the backward
+pass. With
+``fold=False`` they are operations of their own, as in the authors' code. In either form
+``block.branch(block.act1(x))`` is the residual branch before stochastic depth, SkipInit and α.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from nbrepro.layers import (
+    GAMMA,
+    Activation,
+    PaddingMode,
+    SameConv2d,
+    SameMaxPool2d,
+    ScaledStdConv2d,
+    StochasticDepth,
+    expected_stds,
+    second_moment,
+)
+from nbrepro.names import choose
+
+#: Depth → blocks a stage (2101.08692; 26 is timm's).
+DEPTHS = {
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    288: (24, 24, 24, 24),
+    600: (50, 50, 50, 50),
+}
+
+#: Prefix of a name → kind of network.
+KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
+PREFIX = tuple(f"{kind}nf_resnet" for kind in KINDS)
+NAMES = [
+    *(f"nf_resnet{depth}" for depth in DEPTHS),
+    *(f"{kind}nf_resnet50" for kind in KINDS if kind),
+]
+
+_COMMON = ("activation", "dropout", "stochastic_depth", "padding_mode")
+_OWN = {
+    "nf": ("alpha", "skip_gain", "standardize", "fold"),
+    "bn": ("order",),
+    "plain": (),
+}
+OPTIONS = (*_COMMON, *(option for own in _OWN.values() for option in own))
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the blocks of a network are made of; see :class:`NFResNet` for the meaning."""
+
+    kind: str = "nf"
+    activation: str = "relu"
+    alpha: float = 0.2
+    skip_gain: float | None = 0.0
+    standardize: bool = True
+    fold: bool = True
+    order: str = "bn-relu"
+    padding_mode: PaddingMode = "zeros"
+
+    def __post_init__(self) -> None:
+        choose("kind of network", self.kind, _OWN)
+        choose("activation", self.activation, GAMMA.keys() - {"glu"})  # glu halves the channels
+        choose("order", self.order, ("bn-relu", "relu-bn"))
+
+    @property
+    def standardized(self) -> bool:
+        """Whether the convolutions have scaled weight standardization."""
+        return self.kind == "nf" and self.standardize
+
+    @property
+    def folded(self) -> bool:
+        """Whether γ, β, α and SkipInit are in the gains."""
+        return self.standardized and self.fold
+
+    def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
+        """What stands before a convolution whose input is expected to have deviation ``beta``."""
+        scaled = self.standardized and not self.folded
+        activation = Activation(self.activation, scaled, beta=1.0 if self.folded else beta)
+        if self.kind != "bn":
+            return activation
+        parts: list[tuple[str, nn.Module]] = [
+            ("norm", nn.BatchNorm2d(channels)),
+            ("act", activation),
+        ]
+        return nn.Sequential(OrderedDict(parts if self.order == "bn-relu" else parts[::-1]))
+
+    def convolution(
+        self, channels_in: int, channels: int, kernel: int, stride: int = 1, beta: float = 1.0
+    ) -> nn.Conv2d:
+        """A convolution behind :meth:`preactivation` of the same ``beta``."""
+        if self.standardized:
+            scale = GAMMA[self.activation] / beta if self.folded else 1.0
+            return ScaledStdConv2d(
+                channels_in,
+                channels,
+                kernel,
+                stride,
+                padding_mode=self.padding_mode,
+                input_scale=scale,
+            )
+        behind_norm = self.kind == "bn" and self.order == "relu-bn"
+        moment = 1.0 if behind_norm else second_moment(self.activation)
+        return self._plain(channels_in, channels, kernel, stride, moment)
+
+    def stem(self, channels: int, kernel: int, stride: int) -> nn.Conv2d:
+        """The convolution that sees the image, taken to have unit variance."""
+        if self.standardized:
+            mode = self.padding_mode
+            return ScaledStdConv2d(3, channels, kernel, stride, padding_mode=mode)
+        return self._plain(3, channels, kernel, stride, moment=1.0)
+
+    def _plain(
+        self, channels_in: int, channels: int, kernel: int, stride: int, moment: float
+    ) -> nn.Conv2d:
+        bias = self.kind != "bn"
+        mode = self.padding_mode
+        conv = SameConv2d(channels_in, channels, kernel, stride, bias=bias, padding_mode=mode)
+        nn.init.normal_(conv.weight, std=(conv.weight[0].numel() * moment) ** -0.5)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        return conv
+
+
+class Block(nn.Module):
+    """``shortcut + α · skip_gain · branch(act1(x))``.
+
+    Attributes:
+        beta: expected standard deviation of the input (1 in the twins).
+        alpha: growth of the residual stream a block (1 in the twins).
+        skip_gain: SkipInit, a scalar; None in the twins.
+        shortcut: None for the identity; else a convolution of ``act1(x)``.
+        branch: convolutions and the activations between them.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        design: Design,
+        *,
+        bottleneck: bool,
+        beta: float = 1.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        super().__init__()
+        normalizer_free = design.kind == "nf"
+        self.beta = beta if normalizer_free else 1.0
+        self.alpha = design.alpha if normalizer_free else 1.0
+        self.folded = design.folded
+        inner = channels // 4
+        plan = [(channels, 3, stride), (channels, 3, 1)]
+        if bottleneck:
+            plan = [(inner, 1, 1), (inner, 3, stride), (channels, 1, 1)]
+
+        self.act1 = design.preactivation(channels_in, self.beta)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or channels_in != channels:
+            self.shortcut = design.convolution(channels_in, channels, 1, stride, self.beta)
+        branch: OrderedDict[str, nn.Module] = OrderedDict()
+        for index, (width, kernel, step) in enumerate(plan, 1):
+            if index > 1:
+                branch[f"act{index}"] = design.preactivation(channels_in)
+            deviation = self.beta if index == 1 else 1.0
+            branch[f"conv{index}"] = design.convolution(channels_in, width, kernel, step, deviation)
+            channels_in = width
+        self.branch = nn.Sequential(branch)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.skip_gain: nn.Parameter | None = None
+        if normalizer_free and design.skip_gain is not None:
+            self.skip_gain = nn.Parameter(torch.tensor(float(design.skip_gain)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, channels_in, H, W]`` → ``[N, channels, ceil(H / stride), ceil(W / stride)]``."""
+        out = self.act1(x)
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        if self.folded:
+            *layers, last = self.branch
+            for layer in layers:
+                out = layer(out)
+            scale = self.alpha if self.skip_gain is None else self.alpha * self.skip_gain
+            out = self.stochastic_depth(last(out, scale))
+            return torch.add(shortcut, out)
+        out = self.stochastic_depth(self.branch(out))
+        if self.skip_gain is not None:
+            out = out * self.skip_gain
+        return torch.add(shortcut, out, alpha=self.alpha)
+
+
+class NFResNet(nn.Module):
+    """A stem, stages of pre-activation blocks, activation, global average pooling, ``fc``.
+
+    Args:
+        depths: blocks of each stage; stages after the first halve height and width.
+        channels: output channels of each stage.
+        num_classes: outputs of ``fc``.
+        stem_channels: output channels of the stem.
+        images: ``imagenet`` (7×7 convolution with stride 2, 3×3 max pooling with stride 2) or
+            ``cifar`` (3×3 convolution).
+        bottleneck: blocks of 1×1, 3×3, 1×1 convolutions, a quarter as wide inside; else two 3×3.
+        kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
+        activation: a key of :data:`nbrepro.layers.GAMMA` but ``glu``.
+        dropout: probability before ``fc``.
+        stochastic_depth: block i of n is dropped with probability ``stochastic_depth · i / n``.
+        padding_mode: of every convolution; ``circular`` for signal propagation plots.
+        alpha: growth of the residual stream a block (``nf``).
+        skip_gain: start of the SkipInit scalars, None for a network without them (``nf``).
+        standardize: if false, plain weights, and activations without γ (``nf``).
+        fold: fold γ, β, α and SkipInit into the gains (``nf``, with ``standardize``).
+        order: ``bn-relu``, the authors' baseline, or ``relu-bn`` (``bn``).
+
+    Raises:
+        ValueError: for an unknown name or a probability outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        stem_channels: int,
+        images: str = "imagenet",
+        bottleneck: bool = True,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        **design_options: object,
+    ) -> None:
+        super().__init__()
+        design = Design(**design_options)  # type: ignore[arg-type]
+        if choose("images", images, ("imagenet", "cifar")) == "imagenet":
+            stem = [("conv", design.stem(stem_channels, 7, 2)), ("pool", SameMaxPool2d(3, 2))]
+        else:
+            stem = [("conv", design.stem(stem_channels, 3, 1))]
+        self.stem = nn.Sequential(OrderedDict(stem))
+        self.blocks = nn.Sequential()
+        width, betas = stem_channels, expected_stds(depths, design.alpha)
+        for stage, wider in enumerate(channels):
+            for index, beta in enumerate(betas[stage]):
+                self.blocks.append(
+                    Block(
+                        width,
+                        wider,
+                        2 if stage > 0 and index == 0 else 1,
+                        design,
+                        bottleneck=bottleneck,
+                        beta=beta,
+                        stochastic_depth=stochastic_depth * len(self.blocks) / sum(depths),
+                    )
+                )
+                width = wider
+        self.act = replace(design, fold=False).preactivation(width)  # no convolution behind it
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(width, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
+        x = self.act(self.blocks(self.stem(x)))
+        logits: Tensor = self.fc(self.dropout(x.mean(dim=(2, 3))))
+        return logits
+
+
+def check_options(name: str, kind: str, options: dict[str, object]) -> None:
+    """Raise ``ValueError`` for an option that this kind of network has not."""
+    for option in options:
+        choose(f"option of {name}", option, (*_COMMON, *_OWN[kind]))
+
+
+def parse(name: str) -> tuple[str, int]:
+    """``bn_nf_resnet50`` → ``("bn", 50)``.
+
+    Raises:
+        ValueError: if the name or the depth is unknown, naming the nearest depths.
+    """
+    match = re.fullmatch(r"(bn_|plain_|)nf_resnet(\d+)", name)
+    if match is None:
+        raise ValueError(
+            f"unknown model {name!r}: write nf_resnet<depth>, bn_nf_resnet<depth> or "
+            "plain_nf_resnet<depth>, for example nf_resnet50."
+        )
+    depth = int(match[2])
+    if depth not in DEPTHS:
+        near = sorted(sorted(DEPTHS, key=lambda known: abs(known - depth))[:2])
+        raise ValueError(
+            f"unknown model {name!r}: nearest depths to {depth}: {' and '.join(map(str, near))}; "
+            f"known: {', '.join(map(str, DEPTHS))}."
+        )
+    return KINDS[match[1]], depth
+
+
+def build(name: str, num_classes: int, **options: object) -> NFResNet:
+    """Build the named ImageNet network; ``options`` as in :class:`NFResNet`."""
+    kind, depth = parse(name)
+    check_options(name, kind, options)
+    return NFResNet(
+        DEPTHS[depth],
+        (256, 512, 1024, 2048),
+        num_classes,
+        stem_channels=64,
+        kind=kind,
+        **options,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,431 @@
+"""NFNets, the family of arXiv 2102.06171 (section 5, Table 1, appendix C), and their twins.
+
+Four stages of pre-activation bottleneck blocks with two grouped 3×3 convolutions and
+squeeze-excite, as in the authors' code. F0 has [1, 2, 6, 3] blocks, each following variant as many
+more; widths are [256, 512, 1536, 1536] throughout. Only depth, image size and dropout grow. A block
+computes ``h + α · skip_gain · f(γ gelu(h) / β)``, as in :mod:`nbrepro.models.nf_resnet`; where the
+shape changes, the shortcut is a 1×1 convolution of ``γ gelu(h) / β``, averaged over 2×2 if strided.
+
+====================  ==============================================================================
+``nfnet_f0``          to ``nfnet_f7``; ``nfnet_f4+`` and so on are wider (appendix A.5)
+``bn_nfnet_f0``       BatchNorm twin (Table 6): a BatchNorm before each activation; convolutions
+                      without standardization and bias; no α, β, γ, SkipInit, and no factor 2 in
+                      squeeze-excite
+``plain_nfnet_f0``    the same without BatchNorm, with biases: nothing is normalised
+``cifar_nfnet_f0``    for 32×32 images, ours: the stem is one 3×3 convolution with stride 1, widths
+                      and group width are a quarter; twins ``bn_cifar_nfnet_f0`` and
+                      ``plain_cifar_nfnet_f0``
+====================  ==============================================================================
+
+Where the BatchNorms of the paper's twin stood it does not say; ours follow the order of the
+authors' BatchNorm ResNets. The twins' weights are drawn so that they keep the variance of their
+input, as in :mod:`nbrepro.models.nf_resnet`.
+
+timm's ``dm_nfnet_*`` are these networks but for the differences that :mod:`nbrepro.layers` lists
+and one more: block i of n is dropped with probability ``rate · i / n`` here and in the authors'
+code, ``rate · i / (n - 1)`` there. timm's ``nfnet_*`` are other networks (no SkipInit, PyTorch's
+padding).
+
+F4+ is printed with 527M parameters and 367B multiply-adds. The released code rounds the bottleneck
+of its first stage from 192 down to 128, the group width, which leaves 524,954,484 parameters and
+333.4B; so does ``nfnet_f4+``. ``round_bottleneck=False`` keeps 192 as a single group, which gives
+the printed numbers.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbrepro import layers
+from nbrepro.layers import (
+    GAMMA,
+    Activation,
+    SameConv2d,
+    ScaledStdConv2d,
+    StochasticDepth,
+    avg_pool_same,
+    expected_stds,
+    second_moment,
+)
+from nbrepro.names import choose
+
+ALPHA = 0.2
+ACTIVATION = "gelu"
+WIDTHS = (256, 512, 1536, 1536)
+WIDER = (384, 768, 2048, 2048)
+
+#: Prefix of a name → kind of network.
+KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
+PREFIX = tuple(f"{kind}{size}nfnet" for kind in KINDS for size in ("", "cifar_"))
+NAMES = [
+    *(f"nfnet_f{number}" for number in range(8)),
+    "nfnet_f4+",
+    *(f"{kind}nfnet_f0" for kind in KINDS if kind),
+    *(f"{kind}cifar_nfnet_f0" for kind in KINDS),
+]
+OPTIONS = (
+    "widths",
+    "group_width",
+    "second_conv",
+    "round_bottleneck",
+    "dropout",
+    "stochastic_depth",
+    "fold",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the family's table (2102.06171, Table 1, appendices A.1 and A.3).
+
+    Attributes:
+        depths: blocks of the four stages.
+        widths: channels of the four stages.
+        dropout: probability before the classifier.
+        train_pixels: height and width of training images.
+        test_pixels: height and width of test images.
+        randaugment_magnitude: of RandAugment with four layers.
+        stochastic_depth: block i of n is dropped with probability ``stochastic_depth · i / n``.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    dropout: float
+    train_pixels: int
+    test_pixels: int
+    randaugment_magnitude: int
+    stochastic_depth: float = 0.25
+
+
+_ROWS = (  # dropout, pixels in training and in tests, magnitude of RandAugment
+    (0.2, 192, 256, 5),
+    (0.3, 224, 320, 10),
+    (0.4, 256, 352, 10),
+    (0.4, 320, 416, 15),
+    (0.5, 384, 512, 15),
+    (0.5, 416, 544, 15),
+    (0.5, 448, 576, 15),
+    (0.5, 480, 608, 15),  # F7 is in the released code only
+)
+
+#: ``f0`` to ``f7``, and ``f0+`` to ``f7+``, which are wider.
+VARIANTS = {
+    f"f{number}{plus}": Variant(tuple((number + 1) * n for n in (1, 2, 6, 3)), widths, *row)
+    for plus, widths in (("", WIDTHS), ("+", WIDER))
+    for number, row in enumerate(_ROWS)
+}
+
+
+class SqueezeExcite(layers.SqueezeExcite):
+    """``factor · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x``; the NFNets' factor is 2."""
+
+    def __init__(self, channels: int, factor: float) -> None:
+        super().__init__(channels, ratio=0.5)
+        self.factor = factor
+
+    def gate(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → what to multiply it by, ``[N, C, 1, 1]``."""
+        gate = torch.sigmoid(self.fc1(F.relu(self.fc0(x.mean(dim=(2, 3))))))
+        return (self.factor * gate)[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → ``[N, C, H, W]``."""
+        return x * self.gate(x)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the layers of a network are made of.
+
+    Attributes:
+        kind: ``nf``, ``bn`` or ``plain``.
+        fold: see :class:`NFNet`.
+    """
+
+    kind: str = "nf"
+    fold: bool = False
+
+    def __post_init__(self) -> None:
+        choose("kind of network", self.kind, KINDS.values())
+        if self.fold and self.kind != "nf":
+            raise ValueError("fold=True folds scalars into standardized weights: there are none")
+
+    def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
+        """What stands before a convolution whose input is expected to have deviation ``beta``."""
+        if self.fold:
+            return Activation(ACTIVATION, scaled=False)
+        activation = Activation(ACTIVATION, scaled=self.kind == "nf", beta=beta)
+        if self.kind != "bn":
+            return activation
+        return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), act=activation))
+
+    def convolution(
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        beta: float | None = 1.0,
+    ) -> nn.Conv2d:
+        """A convolution behind :meth:`preactivation` of the same ``beta``, or behind none."""
+        activated = beta is not None
+        if self.kind == "nf":
+            scale = GAMMA[ACTIVATION] / beta if self.fold and beta is not None else 1.0
+            return ScaledStdConv2d(
+                channels_in, channels, kernel, stride, groups=groups, input_scale=scale
+            )
+        bias = self.kind == "plain"
+        conv = SameConv2d(channels_in, channels, kernel, stride, groups=groups, bias=bias)
+        moment = second_moment(ACTIVATION) if activated else 1.0
+        nn.init.normal_(conv.weight, std=(conv.weight[0].numel() * moment) ** -0.5)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        return conv
+
+
+class Block(nn.Module):
+    """``shortcut + α · skip_gain · branch(act1(x))``.
+
+    Attributes:
+        beta: expected standard deviation of the input (1 in the twins).
+        alpha: growth of the residual stream a block (1 in the twins).
+        skip_gain: SkipInit, a scalar; None in the twins.
+        shortcut: None for the identity; else a convolution of ``act1(x)``.
+        branch: convolutions, the activations between them, squeeze-excite. Its output is the
+            residual branch before stochastic depth, SkipInit and α.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        design: Design,
+        *,
+        bottleneck: int,
+        groups: int,
+        second_conv: bool = True,
+        beta: float = 1.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        super().__init__()
+        normalizer_free = design.kind == "nf"
+        self.beta = beta if normalizer_free else 1.0
+        self.alpha = ALPHA if normalizer_free else 1.0
+        self.stride = stride
+        self.fold = design.fold
+
+        self.act1 = design.preactivation(channels_in, self.beta)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or channels_in != channels:
+            self.shortcut = design.convolution(channels_in, channels, beta=self.beta)
+        branch: OrderedDict[str, nn.Module] = OrderedDict()
+        branch["conv1"] = design.convolution(channels_in, bottleneck, beta=self.beta)
+        strides = (stride, 1) if second_conv else (stride,)
+        for name, step in zip(("2", "2b"), strides, strict=False):
+            branch[f"act{name}"] = design.preactivation(bottleneck)
+            branch[f"conv{name}"] = design.convolution(
+                bottleneck, bottleneck, 3, stride=step, groups=groups
+            )
+        branch["act3"] = design.preactivation(bottleneck)
+        branch["conv3"] = design.convolution(bottleneck, channels)
+        branch["se"] = SqueezeExcite(channels, factor=2.0 if normalizer_free else 1.0)
+        self.branch = nn.Sequential(branch)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.skip_gain = nn.Parameter(torch.zeros(())) if normalizer_free else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, channels_in, H, W]`` → ``[N, channels, ceil(H / stride), ceil(W / stride)]``."""
+        out = self.act1(x)
+        shortcut = x
+        if self.shortcut is not None:
+            shortcut = self.shortcut(avg_pool_same(out) if self.stride == 2 else out)
+        if self.fold:
+            *convolutions, se = self.branch
+            assert isinstance(se, SqueezeExcite)
+            assert self.skip_gain is not None
+            for layer in convolutions:
+                out = layer(out)
+            gate = self.stochastic_depth(se.gate(out))
+            return torch.addcmul(shortcut, out, gate * (self.alpha * self.skip_gain))
+        out = self.stochastic_depth(self.branch(out))
+        if self.skip_gain is not None:
+            out = out * self.skip_gain
+        return torch.add(shortcut, out, alpha=self.alpha)
+
+
+class NFNet(nn.Module):
+    """A stem, four stages of blocks, a 1×1 convolution, activation, average pooling, ``fc``.
+
+    Args:
+        variant: depths, widths and rates.
+        num_classes: outputs of ``fc``, whose weight starts as N(0, 0.01²).
+        images: ``imagenet`` (four 3×3 convolutions that reduce height and width to a quarter) or
+            ``cifar`` (one that keeps them).
+        group_width: channels a group of the 3×3 convolutions; the bottleneck, half the stage's
+            width, has as many groups as fit.
+        second_conv: whether blocks have a second 3×3 convolution (Table 2 has rows without).
+        round_bottleneck: whether a bottleneck is as wide as its groups, as in the released code, or
+            half the stage's width in any case, with wider groups.
+        kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
+        fold: fold γ and β into the gains of the convolutions, and α, SkipInit and the mask of
+            stochastic depth into the gate of squeeze-excite (``nf``): the same function and the
+            same parameters with fewer passes over activations. ``branch`` does not run then.
+
+    Raises:
+        ValueError: for an unknown name, a bottleneck that cannot be divided into groups, or
+            ``fold`` in a twin.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        num_classes: int = 1000,
+        *,
+        images: str = "imagenet",
+        group_width: int = 128,
+        second_conv: bool = True,
+        round_bottleneck: bool = True,
+        kind: str = "nf",
+        fold: bool = False,
+    ) -> None:
+        super().__init__()
+        design = Design(kind, fold)
+        channels = variant.widths[0] // 2
+        if choose("images", images, ("imagenet", "cifar")) == "cifar":
+            self.stem = _stem(design, (3, channels), (1,))
+        else:
+            self.stem = _stem(design, (3, 16, 32, 64, channels), (2, 1, 1, 2))
+        self.blocks = nn.Sequential()
+        betas = expected_stds(variant.depths, ALPHA)
+        for stage, width in enumerate(variant.widths):
+            bottleneck, groups = _bottleneck(width, group_width, round_bottleneck)
+            for index, beta in enumerate(betas[stage]):
+                rate = variant.stochastic_depth * len(self.blocks) / sum(variant.depths)
+                self.blocks.append(
+                    Block(
+                        channels,
+                        width,
+                        2 if stage > 0 and index == 0 else 1,
+                        design,
+                        bottleneck=bottleneck,
+                        groups=groups,
+                        second_conv=second_conv,
+                        beta=beta,
+                        stochastic_depth=rate,
+                    )
+                )
+                channels = width
+        self.final_conv = design.convolution(channels, 2 * channels, beta=None)
+        self.act = replace(design, fold=False).preactivation(2 * channels)  # nothing to fold into
+        self.dropout = nn.Dropout(variant.dropout)
+        self.fc = nn.Linear(2 * channels, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
+        x = self.act(self.final_conv(self.blocks(self.stem(x))))
+        logits: Tensor = self.fc(self.dropout(x.mean(dim=(2, 3))))
+        return logits
+
+
+def _stem(design: Design, channels: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
+    """3×3 convolutions through ``channels``, with activations between them."""
+    stem: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, ((before, after), stride) in enumerate(zip(pairwise(channels), strides, strict=True), 1):
+        if i > 1:
+            stem[f"act{i}"] = design.preactivation(before)
+        beta = 1.0 if i > 1 else None
+        stem[f"conv{i}"] = design.convolution(before, after, 3, stride=stride, beta=beta)
+    return nn.Sequential(stem)
+
+
+def _bottleneck(width: int, group_width: int, rounded: bool) -> tuple[int, int]:
+    """Channels and groups of the 3×3 convolutions in a stage of ``width`` channels."""
+    channels = width // 2
+    groups = channels // group_width
+    if groups < 1:
+        raise ValueError(
+            f"a stage {width} wide has a bottleneck of {channels} channels, fewer than one group "
+            f"of {group_width}; choose a group_width of at most {channels}"
+        )
+    if rounded:
+        return groups * group_width, groups
+    if channels % groups:
+        raise ValueError(
+            f"a bottleneck of {channels} channels cannot be divided into {groups} groups of equal "
+            "width; choose another group_width, or leave round_bottleneck at True"
+        )
+    return channels, groups
+
+
+def parse(name: str) -> tuple[str, str, Variant]:
+    """``bn_cifar_nfnet_f0`` → ``("bn", "cifar", its variant)``.
+
+    Returns:
+        Kind of network, the images it is for, and its variant; for CIFAR with a quarter of the
+        widths, and 32 pixels.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    match = re.fullmatch(r"(bn_|plain_|)(cifar_|)nfnet_(f\d+\+?)", name)
+    if match is None or match[3] not in VARIANTS:
+        raise ValueError(
+            f"unknown model {name!r}: NFNets are nfnet_f0 to nfnet_f{len(_ROWS) - 1}, with + for "
+            "the wider ones (nfnet_f4+), cifar_ in front for 32×32 images and bn_ or plain_ before "
+            "that for a twin; for example bn_cifar_nfnet_f0."
+        )
+    variant = VARIANTS[match[3]]
+    if match[2]:
+        widths = tuple(width // 4 for width in variant.widths)
+        variant = replace(variant, widths=widths, train_pixels=32, test_pixels=32)
+    return KINDS[match[1]], "cifar" if match[2] else "imagenet", variant
+
+
+def build(
+    name: str,
+    num_classes: int,
+    *,
+    widths: Sequence[int] | None = None,
+    group_width: int | None = None,
+    dropout: float | None = None,
+    stochastic_depth: float | None = None,
+    **options: bool,
+) -> NFNet:
+    """Build the named network.
+
+    Args:
+        name: see :func:`parse`.
+        num_classes: outputs of the classifier.
+        widths: channels of the four stages instead of the variant's; ``(256, 512, 1024, 2048)`` are
+            a ResNet's, the baseline of Table 2.
+        group_width: default 128, for CIFAR 32.
+        dropout: instead of the variant's.
+        stochastic_depth: instead of the variant's.
+        **options: ``second_conv``, ``round_bottleneck`` and ``fold``, see :class:`NFNet`.
+
+    Raises:
+        ValueError: for an unknown name or options that do not fit.
+    """
+    kind, images, variant = parse(name)
+    if widths is not None:
+        if len(widths) != len(variant.depths):
+            raise ValueError(f"widths are {widths}: expected one for each of the four stages")
+        variant = replace(variant, widths=tuple(widths))
+    if dropout is not None:
+        variant = replace(variant, dropout=dropout)
+    if stochastic_depth is not None:
+        variant = replace(variant, stochastic_depth=stochastic_depth)
+    if group_width is None:
+        group_width = 32 if images == "cifar" else 128
+    return NFNet(variant, num_classes, images=images, group_width=group_width, kind=kind, **options)

@@ -1,0 +1,217 @@
+"""The published ImageNet weights of NFNet-F0 to F6, as timm converted them.
+
+The authors trained them; timm (``dm_nfnet_f0`` ... ``dm_nfnet_f6``) stores the raw weights, gains
+and biases. Two small differences in what timm then computes remain, so there are two forms:
+
+============  =====================================================================================
+``official``  what the authors' code computes with these weights: the variance of a weight row is
+              floored, ``rsqrt(max(N·Var, 1e-4))``, and GELU is the tanh form
+``timm``      what timm computes: ``rsqrt(N·(Var + 1e-5))``, and the exact GELU
+============  =====================================================================================
+
+With freshly drawn weights (Var = 1/N) timm's 1e-5 shrinks a 1×1 convolution of 1536 channels by
+0.8 %; the smaller the trained weights, the more.
+
+timm's layers have the same parameters under other names; gains are ``[out, 1, 1, 1]`` there and
+``[out]`` here, squeeze-excite holds 1×1 convolutions there and linear layers here.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbrepro.layers import Activation, ScaledStdConv2d
+from nbrepro.models.nfnet import VARIANTS, NFNet
+from nbrepro.names import choose
+
+#: What can be fetched by name.
+NAMES = tuple(f"dm_nfnet_f{number}" for number in range(7))
+FORMS = ("official", "timm")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+_RENAMED = {
+    r"^fc\.": "head.fc.",
+    r"\.shortcut\.": ".downsample.conv.",
+    r"\.branch\.se\.fc0\.": ".attn_last.fc1.",
+    r"\.branch\.se\.fc1\.": ".attn_last.fc2.",
+    r"\.branch\.": ".",
+    r"\.skip_gain$": ".skipinit_gain",
+}
+
+
+class _TimmConv2d(ScaledStdConv2d):
+    """timm adds 1e-5 to the variance, where the authors floor it."""
+
+    EPS = 1e-5
+
+    def _standardize(self, gain: Tensor) -> Tensor:
+        weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+        var, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        scale = ((var + self.EPS) * self.fan_in).rsqrt() * gain.view(-1, 1, 1, 1)
+        return ((weight - mean) * scale).to(self.weight.dtype)
+
+
+class _TimmActivation(Activation):
+    """timm has the exact GELU, the authors its tanh form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x) * self.scale
+
+
+_TIMM: dict[type[nn.Module], type[nn.Module]] = {
+    ScaledStdConv2d: _TimmConv2d,
+    Activation: _TimmActivation,
+}
+
+
+def load_timm(source: str | Path, form: str = "official") -> NFNet:
+    """An NFNet with published weights, in training mode as any new module.
+
+    Args:
+        source: a file (``.safetensors``, or ``.pth`` with a state dict), or one of :data:`NAMES`,
+            fetched from the Hugging Face hub (0.3 to 1.8 GB) unless it is in the hub's cache.
+        form: ``official`` or ``timm``, see the top of this module.
+
+    Raises:
+        FileNotFoundError: if ``source`` is a path and there is no file.
+        ValueError: if it is neither a path nor a known name, or not the weights of such a network.
+        OSError: if the file cannot be fetched.
+        ImportError: if fetching needs a package that is not installed.
+    """
+    return from_timm(read(fetch(source)), form)
+
+
+def fetch(source: str | Path) -> Path:
+    """The file that ``source`` stands for, see :func:`load_timm`."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if isinstance(source, Path) or path.suffix in SUFFIXES or len(path.parts) > 1:
+        raise FileNotFoundError(
+            f"no file {source}; give the path of a .safetensors or .pth file, or a name such as "
+            f"{NAMES[0]}"
+        )
+    choose("weights", source, NAMES)
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ImportError(
+            f"fetching {source} needs the package huggingface_hub: pip install huggingface_hub, or "
+            "give the path of a file"
+        ) from error
+    repository = f"timm/{source}.dm_in1k"
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except OSError as error:  # no network, no space, no such file: the remedy is the same
+        raise OSError(
+            f"{repository}/model.safetensors cannot be fetched from the Hugging Face hub; fetch it "
+            f"by other means and give its path ({error})"
+        ) from error
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file or of a state dict that ``torch.save`` wrote.
+
+    Raises:
+        ValueError: if the file is neither.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file: {error}") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle and zip raise many kinds
+        raise ValueError(f"{path} is no state dict saved by torch.save: {error}") from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict of tensors")
+    return dict(state)
+
+
+def to_timm(model: NFNet) -> dict[str, Tensor]:
+    """The state dict of ``model`` as timm names and shapes it, in the order of ``model``'s own."""
+    places: list[str] = []
+    for block in model.blocks:
+        assert isinstance(block.stride, int)
+        stage, index = map(int, places[-1].split(".")) if places else (0, -1)
+        places.append(f"{stage + 1}.0" if block.stride == 2 else f"{stage}.{index + 1}")
+    renamed = {}
+    for name, tensor in model.state_dict().items():
+        name = re.sub(r"^blocks\.(\d+)", lambda match: f"stages.{places[int(match[1])]}", name)
+        for ours, theirs in _RENAMED.items():
+            name = re.sub(ours, theirs, name)
+        if name.endswith(".gain"):
+            tensor = tensor[:, None, None, None]
+        elif ".attn_last." in name and name.endswith(".weight"):
+            tensor = tensor[:, :, None, None]
+        renamed[name] = tensor
+    return renamed
+
+
+def from_timm(state: Mapping[str, Tensor], form: str = "official") -> NFNet:
+    """The network whose weights ``state``, of timm's ``dm_nfnet_*``, holds; see :func:`load_timm`.
+
+    The tensors of ``state`` become the network's own.
+
+    Raises:
+        ValueError: if names or shapes are not exactly those of an NFNet.
+    """
+    choose("form", form, FORMS)
+    classes = len(state["head.fc.weight"]) if "head.fc.weight" in state else 1000
+    with torch.device("meta"):
+        model = NFNet(VARIANTS[variant_of(state)], classes)
+    expected = to_timm(model)
+    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    for what, names in (("lacks", missing), ("has the unknown", unexpected)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"no weights of timm's dm_nfnet_*: it {what} {min(names)}{more}")
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise ValueError(
+                f"no weights of timm's dm_nfnet_*: {name} has the shape "
+                f"{list(state[name].shape)}, expected {list(tensor.shape)}"
+            )
+    ours = zip(model.state_dict().items(), expected, strict=True)
+    loaded = {name: state[theirs].reshape(tensor.shape) for (name, tensor), theirs in ours}
+    model.load_state_dict(loaded, assign=True)
+    if form == "timm":
+        for module in model.modules():
+            module.__class__ = _TIMM.get(type(module), type(module))
+    return model
+
+
+def variant_of(state: Mapping[str, Tensor]) -> str:
+    """``f0``, ``f4+`` and so on, from the names and shapes of timm's state dict.
+
+    Raises:
+        ValueError: if it is of none of them.
+    """
+    blocks = {
+        (int(match[1]), int(match[2]))
+        for match in (re.match(r"stages\.(\d+)\.(\d+)\.", name) for name in state)
+        if match is not None
+    }
+    if blocks and not any(name.endswith("skipinit_gain") for name in state):
+        raise ValueError(
+            "these weights have no skipinit_gain: timm's nfnet_* are other networks than the "
+            "paper's; take its dm_nfnet_*"
+        )
+    depths = tuple(sum(stage == s for stage, _ in blocks) for s in range(4))
+    projections = (state.get(f"stages.{s}.0.downsample.conv.weight") for s in range(4))
+    widths = tuple(0 if weight is None else len(weight) for weight in projections)
+    for name, variant in VARIANTS.items():
+        if (variant.depths, variant.widths) == (depths, widths):
+            return name
+    raise ValueError(
+        f"no weights of timm's dm_nfnet_*: stages of {depths} blocks and {widths} channels"
+    )

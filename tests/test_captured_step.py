@@ -1,0 +1,107 @@
+"""The step that a GPU replays against the eager loop: the same numbers, and nothing that waits.
+
+Without a GPU the recorded functions run as they are; only the recording itself needs one.
+"""
+
+import copy
+
+import pytest
+import torch
+from test_step_cost import Operations
+
+from nbrepro import data, training
+from nbrepro.spec import Spec
+from nbrepro.training import _Graphs, _Run
+
+SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, precision="float32")
+
+
+def trained(spec: Spec, *, tensors: bool) -> _Run:
+    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"), eager=True)
+    if tensors:
+        run._graphs = _Graphs(run)
+    run.evaluate(0)
+    for epoch in range(spec.epochs):
+        run.train_epoch(epoch, lambda _: None)
+        run.evaluate(epoch + 1)
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": "batchnorm"},
+        {"train": "random:2"},
+        {"schedule": "cosine", "warmup_epochs": 1, "augmentation": "none"},
+        {"precision": "bfloat16", "train": "batchnorm"},
+        {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0, "label_smoothing": 0.1},
+        {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "clip": "agc", "decay": "weights"},
+        {"model": "cifar_nf_resnet8", "optimizer": "lars", "clip": "norm", "clipping": 1.0},
+        {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2, "ema": 0.999},
+        {"model": "cifar_nf_resnet8", "sam": 0.05},
+    ],
+    ids=str,
+)
+def test_the_tensor_step_is_the_eager_step(changes: dict[str, object]) -> None:
+    """Tail batch included: 1,437 training images are two batches of 500 and one of 437."""
+    spec = SPEC.replace(**changes)
+    eager, tensors = trained(spec, tensors=False), trained(spec, tensors=True)
+    for name, weight in eager.model.state_dict().items():
+        assert torch.equal(weight, tensors.model.state_dict()[name]), name
+    assert eager.curve == tensors.curve
+
+
+def test_a_tensor_step_never_waits_for_the_device() -> None:
+    spec = SPEC.replace(
+        model="cifar_nf_resnet8", clip="agc", ema=0.999, mixup=0.2, cutmix=1.0, randaugment=5.0
+    )
+    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"), eager=True)
+    graphs = run._graphs = _Graphs(run)
+    graphs.begin_epoch(run.plan(0), 0)
+    with Operations() as operations:
+        graphs.step(500)
+        graphs.step(437)
+    # On the CPU the fused optimizer reads its rate; on a GPU its kernel does.
+    allowed = 2 * len(run.optimizer.param_groups)
+    assert operations.counts["_local_scalar_dense"] <= allowed
+    assert operations.counts["nonzero"] == 0
+
+
+def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = SPEC.replace(train="batchnorm", precision="bfloat16")
+    once = trained(spec, tensors=False)
+    assert once.model.blocks[0].conv1.weight.dtype == torch.bfloat16
+    monkeypatch.setattr(training, "_round_frozen", lambda model: {})
+    always = trained(spec, tensors=False)
+    assert always.model.blocks[0].conv1.weight.dtype == torch.float32
+    assert once.curve == always.curve
+    first, second = once.finished_model().state_dict(), always.finished_model().state_dict()
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name
+
+
+def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
+    """Frozen weights as drawn, in float32, and the batches counted."""
+    spec = SPEC.replace(train="batchnorm", precision="bfloat16")
+    result = training.train(spec, data.load("digits"), device="cpu")
+    drawn = training.initial_model(spec, 10)
+    assert torch.equal(result.model.conv.weight, drawn.conv.weight)
+    assert int(result.model.bn.num_batches_tracked) == 6
+    copy.deepcopy(drawn).load_state_dict(result.model.state_dict(), strict=True)
+    assert result.how["step"] == "eager"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@pytest.mark.parametrize("train", ["batchnorm", "all", "random:2"])
+def test_a_captured_step_is_the_eager_step_on_a_gpu(train: str) -> None:
+    spec = SPEC.replace(train=train, lr=0.01)
+    digits = data.load("digits")
+    captured = training.train(spec, digits, device="cuda")
+    eager = training.train(spec, digits, device="cuda", eager=True)
+    assert captured.how["step"] == "captured"
+    assert eager.how["step"] == "eager"
+    for name, weight in eager.model.state_dict().items():
+        # Kernels may add in another order: close, not equal.
+        torch.testing.assert_close(captured.model.state_dict()[name], weight, rtol=1e-3, atol=1e-4)

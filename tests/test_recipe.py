@@ -1,0 +1,423 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nbrepro import recipe
+from nbrepro.recipe import EMA, LARS
+
+
+class Net(nn.Module):
+    """One of everything that the weight decay distinguishes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.gain = nn.Parameter(torch.ones(6, 1, 1, 1))
+        self.bn = nn.BatchNorm2d(6)
+        self.skip = nn.Parameter(torch.tensor(0.5))
+        self.hidden = nn.Linear(6, 4)
+        self.again = nn.Linear(6, 4, bias=False)
+        self.again.weight = self.hidden.weight
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.skip * self.bn(self.conv(images) * self.gain.squeeze(-1)).relu()
+        h = self.hidden(h.mean((2, 3))) + self.again(h.amax((2, 3)))
+        out: Tensor = self.fc(h)
+        return out
+
+
+def net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def batch(size: int = 10, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, 3, 6, 6, generator=generator)
+    return images, torch.randint(3, (size,), generator=generator)
+
+
+def loss_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda images, labels: F.cross_entropy(model(images), labels)
+
+
+def names(model: nn.Module, group: dict[str, list[Tensor]]) -> set[str]:
+    known = {parameter: name for name, parameter in model.named_parameters()}
+    return {known[parameter] for parameter in group["params"]}
+
+
+# Weight decay
+
+
+def test_weights_are_decayed_and_gains_and_biases_are_not() -> None:
+    model = net()
+    model.fc.weight.requires_grad_(False)
+    decayed, exempt = recipe.parameter_groups(model, 1e-4)
+    assert names(model, decayed) == {"conv.weight", "hidden.weight"}
+    assert names(model, exempt) == {
+        *("conv.bias", "gain", "bn.weight", "bn.bias", "skip", "hidden.bias", "fc.bias")
+    }
+    assert decayed["weight_decay"] == 1e-4
+    assert exempt["weight_decay"] == 0
+    assert len(decayed["params"]) == 2  # the shared weight once
+
+
+def test_groups_are_never_empty() -> None:
+    model = net().requires_grad_(False)
+    with pytest.raises(ValueError, match="unfreeze"):
+        recipe.parameter_groups(model, 1e-4)
+    model.bn.requires_grad_(True)
+    (only,) = recipe.parameter_groups(model, 1e-4)
+    assert names(model, only) == {"bn.weight", "bn.bias"}
+    assert only["weight_decay"] == 0
+
+
+def test_groups_of_an_nfnet_are_the_authors() -> None:
+    """Their rule goes by name; timm's own would decay the gains."""
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = timm.create_model("dm_nfnet_f0")
+    decayed, exempt = recipe.parameter_groups(model, 2e-5)
+    by_name = {
+        name for name, _ in model.named_parameters() if "gain" in name or name.endswith("bias")
+    }
+    assert names(model, exempt) == by_name
+    assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters()))
+
+
+# Averaged weights
+
+
+def test_the_decay_rises_to_its_bound() -> None:
+    for step, expected in ((0, 0.1), (1000, 0.99109), (10_000, 0.99910), (112_600, 0.99992)):
+        assert recipe.ema_decay(step) == pytest.approx(expected, abs=5e-6)
+        assert float(recipe.ema_decay(torch.tensor(step))) == pytest.approx(expected, abs=5e-6)
+    assert recipe.ema_decay(899_980) < 0.99999
+    assert recipe.ema_decay(900_000) == 0.99999
+    assert recipe.ema_decay(10**7, 0.5) == 0.5
+
+
+def drift(model: nn.Module, step: int) -> None:
+    """What an optimizer and a forward pass would do."""
+    generator = torch.Generator().manual_seed(step)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape, generator=generator)
+    model(torch.randn(4, 3, 6, 6, generator=generator))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_average_is_the_loop(on_device: bool) -> None:
+    model = net()
+    expected = {name: t.double() for name, t in model.state_dict().items()}
+    ema = EMA(model, decay=0.3)
+    for step in range(6):
+        drift(model, step)
+        ema.update(torch.tensor(step) if on_device else step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        for name, tensor in model.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
+    for name, tensor in ema.state_dict().items():
+        if name == "bn.num_batches_tracked":
+            assert tensor == 6
+        else:
+            torch.testing.assert_close(tensor, expected[name].float())
+    assert "bn.running_mean" in ema.state_dict()
+
+
+def test_late_steps_on_the_device_keep_their_digits() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    averages = []
+    for step in (800_000, torch.tensor(800_000)):
+        nn.init.zeros_(model.weight)
+        ema = EMA(model)
+        nn.init.ones_(model.weight)
+        ema.update(step)
+        averages.append(ema.state_dict()["weight"].item())
+    assert averages[0] == pytest.approx(9 / 800_010, rel=1e-6)
+    assert averages[1] == pytest.approx(averages[0], rel=1e-6)
+
+
+def test_past_the_rise_the_average_is_that_of_torch() -> None:
+    model = net()
+    reference = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
+    reference.update_parameters(model)  # the first call copies
+    ema = EMA(model, decay=0.8)
+    for step in range(100, 105):
+        drift(model, step)
+        ema.update(step)
+        reference.update_parameters(model)
+    state = reference.module.state_dict()
+    for name, tensor in ema.state_dict().items():
+        if tensor.is_floating_point():  # torch also averages counters
+            torch.testing.assert_close(tensor, state[name])
+
+
+def test_the_average_is_lent_to_the_model() -> None:
+    model = net()
+    ema = EMA(model)
+    drift(model, 0)
+    own = copy.deepcopy(model.state_dict())
+    places = [tensor.data_ptr() for tensor in model.state_dict().values()]
+
+    def evaluate() -> None:
+        with ema.applied():
+            assert not torch.equal(model.conv.weight, own["conv.weight"])
+            for name, tensor in ema.state_dict().items():
+                assert torch.equal(model.state_dict()[name], tensor)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        evaluate()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, own[name])
+    # a captured graph goes on reading the same memory
+    assert places == [tensor.data_ptr() for tensor in model.state_dict().values()]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = net()
+    model.conv.requires_grad_(False)
+    assert {"conv.weight", "conv.bias"}.isdisjoint(EMA(model).state_dict())
+
+
+def test_the_average_survives_a_checkpoint() -> None:
+    first, second = net(), net(1)
+    one, two = EMA(first), EMA(second)
+    drift(first, 0)
+    one.update(0)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    second.load_state_dict(first.state_dict())
+    for model, ema in ((first, one), (second, two)):
+        drift(model, 1)
+        ema.update(1)
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, two.state_dict()[name])
+    with pytest.raises(ValueError, match="another model"):
+        two.load_state_dict(EMA(nn.Linear(2, 2)).state_dict())
+
+
+# The loss
+
+
+def test_torch_smooths_soft_targets_as_the_authors_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 5, generator=generator)
+    targets = torch.rand(8, 5, generator=generator).softmax(1)
+    smooth = 0.9 * targets + 0.1 / 5
+    expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(F.cross_entropy(logits, targets, label_smoothing=0.1), expected)
+
+
+# Sharpness-aware minimisation
+
+
+class Bowl(nn.Module):
+    """Half the weighted sum of squared weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, curvature: Tensor) -> Tensor:
+        out: Tensor = (curvature * self.weight**2).sum(1).mean() / 2
+        return out
+
+
+def test_sam_on_a_quadratic() -> None:
+    """Gradient (3, 4) at (1, 2); a step of 0.05 along (0.6, 0.8) leads to (1.03, 2.04)."""
+    model = Bowl()
+    curvature = torch.tensor([[3.0, 2.0]])
+    loss = recipe.sam_gradient(model, model, [curvature])
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == pytest.approx([3.09, 4.08])
+    assert loss.item() == pytest.approx((3 * 1.03**2 + 2 * 2.04**2) / 2)
+    assert not loss.requires_grad
+    assert model.weight.tolist() == [1.0, 2.0]
+
+
+def test_sam_ascends_from_a_share_and_descends_from_all() -> None:
+    """Only the first of five examples curves along the first weight."""
+    curvature = torch.tensor([[5.0, 0.0], *[[0.0, 5.0]] * 4])
+    gradients = {}
+    other = torch.tensor([[0.0, 1.0]])
+    for name, options in (
+        ("subset", {"share": 0.2}),
+        ("full", {"share": 1.0}),
+        ("other", {"other": [other]}),
+    ):
+        model = Bowl()
+        recipe.sam_gradient(model, model, [curvature], rho=1.0, **options)
+        assert model.weight.grad is not None
+        gradients[name] = model.weight.grad.tolist()
+    # the whole batch's gradient is (w1, 4 w2) wherever the weights are held
+    length = (1 + 64) ** 0.5
+    assert gradients["subset"] == pytest.approx([2, 8])
+    assert gradients["full"] == pytest.approx([1 + 1 / length, 4 * (2 + 8 / length)])
+    assert gradients["other"] == pytest.approx([1, 12])
+
+
+def test_a_share_reaches_into_both_halves() -> None:
+    (chosen,) = recipe.subset([torch.arange(20)], 0.2)
+    assert chosen.tolist() == [0, 5, 10, 15]
+    assert recipe.subset([torch.arange(4)], 0.01)[0].tolist() == [0]
+    images, labels = batch(7)
+    everything = recipe.subset([images, labels], 1)
+    assert torch.equal(everything[0], images)
+    assert torch.equal(everything[1], labels)
+    for share in (0, -0.2, 1.5):
+        with pytest.raises(ValueError, match="share is"):
+            recipe.subset([images], share)
+
+
+def test_weights_come_back_bit_for_bit() -> None:
+    model = net()
+    model.fc.requires_grad_(False)
+    own = copy.deepcopy(model.state_dict())
+    recipe.sam_gradient(model, loss_of(model), batch(), rho=0.7)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, own[name])
+        assert (parameter.grad is None) == name.startswith("fc.")
+
+    def fail() -> None:
+        with recipe.ascended(model, loss_of(model), batch(), rho=0.7):
+            assert not torch.equal(model.conv.weight, own["conv.weight"])
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, own[name])
+
+
+def test_the_step_has_its_length_over_all_parameters() -> None:
+    model = net()
+    own = [parameter.detach().clone() for parameter in model.parameters()]
+    with recipe.ascended(model, loss_of(model), batch(), rho=0.3), torch.no_grad():
+        moved = torch.cat([(p - o).flatten() for p, o in zip(model.parameters(), own, strict=True)])
+        assert moved.norm().item() == pytest.approx(0.3, rel=1e-4)
+
+
+def test_the_ascent_leaves_running_statistics_alone() -> None:
+    """They end as if only the descent's forward pass had been."""
+    model, twin = net(), net()
+    images, labels = batch()
+    with recipe.ascended(model, loss_of(model), recipe.subset([images, labels], 0.5)):
+        assert model.bn.num_batches_tracked == 0
+        assert torch.equal(model.bn.running_mean, torch.zeros(6))
+        twin.load_state_dict(model.state_dict())
+        model(images)
+        twin(images)
+    assert model.bn.num_batches_tracked == 1
+    assert torch.equal(model.bn.running_mean, twin.bn.running_mean)
+    assert torch.equal(model.bn.running_var, twin.bn.running_var)
+    assert model.bn.track_running_stats
+
+
+def test_at_a_flat_point_sam_stays() -> None:
+    model = Bowl()
+    recipe.sam_gradient(model, model, [torch.zeros(3, 2)])
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == [0, 0]
+
+
+# LARS
+
+
+def gradients_for(model: nn.Module, step: int, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for parameter in model.parameters():
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_lars_is_the_formula(as_tensor: bool) -> None:
+    model = net()
+    with torch.no_grad():
+        model.hidden.weight.zero_()
+    weights = {name: p.detach().double() for name, p in model.named_parameters()}
+    velocity = {name: torch.zeros_like(w) for name, w in weights.items()}
+    rate: float | Tensor = torch.tensor(0.0) if as_tensor else 0.0
+    groups = recipe.parameter_groups(model, 0.01)
+    exempt = names(model, groups[1])
+    optimizer = LARS(groups, rate, momentum=0.8, trust=0.02)
+    for step, lr in enumerate((1.0, 3.0, 0.5)):
+        gradients_for(model, step)
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(lr) if as_tensor else lr
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            w, g = weights[name], parameter.grad.double()  # type: ignore[union-attr]
+            decay = 0 if name in exempt else 0.01
+            ratio = 1.0
+            if name not in exempt and w.norm() > 0:
+                ratio = float(0.02 * w.norm() / (g.norm() + decay * w.norm()))
+            velocity[name] = 0.8 * velocity[name] + lr * ratio * (g + decay * w)
+            weights[name] = w - velocity[name]
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.double(), weights[name], atol=1e-5, rtol=1e-5)
+
+
+def test_at_a_constant_rate_lars_is_that_of_timm() -> None:
+    pytest.importorskip("timm")
+    from timm.optim import Lars
+
+    models = net(), net()
+    ours = LARS(recipe.parameter_groups(models[0], 0.01), 2.0, momentum=0.9, trust=0.01)
+    theirs = Lars(recipe.parameter_groups(models[1], 0.01), 2.0, momentum=0.9, trust_coeff=0.01)
+    for step in range(4):
+        for model, optimizer in zip(models, (ours, theirs), strict=True):
+            gradients_for(model, step)
+            optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_lars_ignores_the_size_of_a_gradient() -> None:
+    models = net(), net()
+    for model, scale in zip(models, (1.0, 1000.0), strict=True):
+        gradients_for(model, 0, scale)
+        LARS(model.parameters(), 1.0).step()
+    torch.testing.assert_close(models[0].conv.weight, models[1].conv.weight)
+    assert not torch.allclose(models[0].conv.bias, models[1].conv.bias)
+
+
+def test_lars_skips_what_has_no_gradient_and_resumes() -> None:
+    model = net()
+    optimizer = LARS(recipe.parameter_groups(model, 0.01), 0.5)
+    gradients_for(model, 0)
+    model.fc.weight.grad = None
+    before = model.fc.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(model.fc.weight, before)
+    twin = copy.deepcopy(model)
+    resumed = LARS(recipe.parameter_groups(twin, 0.01), 0.5)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for other, step in ((model, optimizer), (twin, resumed)):
+        gradients_for(other, 1)
+        step.step()
+    for one, two in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+# What the training loop relies on
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Tensors without data: reading one back would raise."""
+    model = net().to("meta")
+    images, labels = (tensor.to("meta") for tensor in batch())
+    ema = EMA(model)
+    optimizer = LARS(recipe.parameter_groups(model, 1e-4), torch.empty((), device="meta"))
+    recipe.sam_gradient(model, loss_of(model), [images, labels])
+    optimizer.step()
+    ema.update(torch.empty((), dtype=torch.int64, device="meta"))
+    with ema.applied():
+        model(images)
