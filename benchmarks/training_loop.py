@@ -3,10 +3,10 @@
 The plain loop is what one writes first: torchvision's transforms on PIL images in a DataLoader,
 frozen weights by ``requires_grad=False``, default SGD over all parameters that are left, float32,
 no memory format. Ours is :func:`nbrepro.training.train` itself, in float32 and with the precision
-it chooses. Rounds are interleaved and the median of the ratios, round by round, is printed, so
-that a busy machine slows both.
+it chooses; on a GPU, where it captures the step, also as its own eager loop. Rounds are interleaved
+and ratios are taken round by round, so that a busy machine slows all of them.
 
-    python benchmarks/training_loop.py --model cifar_resnet14 --rounds 5
+    python benchmarks/training_loop.py --models cifar_resnet14 cifar_resnet56
 """
 
 import argparse
@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from nbrepro import data, training
+from nbrepro import benchmark, data, training
 from nbrepro.freezing import freeze
+from nbrepro.names import network
 from nbrepro.spec import Spec
 
 
@@ -65,19 +66,25 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     return time.perf_counter() - start
 
 
-def ours(spec: Spec, dataset: data.Dataset, device: str) -> float:
-    """Seconds of one epoch of :func:`nbrepro.training.train`, evaluation left out."""
-    how = training.train(spec, dataset, device=device, progress=False).how
-    return len(dataset.train_images) / how["images_per_second"]
+def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
+    """Seconds of one epoch of :func:`nbrepro.training.train`, evaluation and recording left out."""
+    # The first epoch records the step on a GPU; the last one of two is timed.
+    taken: list[float] = []
+    run = training._Run(spec, dataset, training.accelerator_for(device), eager=eager)
+    for epoch in range(2 if device == "cuda" else 1):
+        start = time.perf_counter()
+        run.train_epoch(epoch, lambda _: None)
+        taken.append(time.perf_counter() - start)
+    return taken[-1]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, and store the record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--model", default="cifar_resnet14")
+    arguments.add_argument("--models", nargs="+", default=["cifar_resnet14", "cifar_resnet56"])
     arguments.add_argument("--train", default="batchnorm")
-    arguments.add_argument("--images", type=int, default=2560)
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--images", type=int, default=1280)
+    arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
@@ -90,25 +97,37 @@ def main() -> None:
     labels = torch.randint(10, (given.images,), generator=generator)
     classes = tuple("0123456789")
     noise = data.Dataset("noise", classes, images, labels, images[:10], labels[:10], "")
-    spec = Spec(model=given.model, train=given.train, dataset="noise", epochs=1)
-    variants = {
-        "ours, float32": spec.replace(precision="float32"),
-        "ours, auto": spec,
-    }
-    plain(spec, noise, device.type)  # warm up
-    rates: dict[str, list[float]] = {"plain PyTorch": []}
-    for _ in range(given.rounds):
-        rates["plain PyTorch"].append(given.images / plain(spec, noise, device.type))
-        for name, variant in variants.items():
-            rates.setdefault(name, []).append(given.images / ours(variant, noise, device.type))
-    name = training._device_name(device)
-    print(f"{given.model}, {given.train}, batch {spec.batch_size}, {name}, {given.threads} threads")
-    for variant, values in rates.items():
-        ratios = [v / p for v, p in zip(values, rates["plain PyTorch"], strict=True)]
-        print(
-            f"{variant:<14} {statistics.median(values):8.0f} images/s   "
-            f"{statistics.median(ratios):.2f} times plain [{min(ratios):.2f}, {max(ratios):.2f}]"
-        )
+    rows = {}
+    for model in given.models:
+        spec = Spec(model=model, train=given.train, dataset="noise", epochs=2)
+        times: dict[str, list[float]] = {}
+        for number in range(given.rounds + 1):
+            taken = {
+                "plain": plain(spec, noise, device.type),
+                "float32": ours(spec.replace(precision="float32"), noise, device.type, False),
+                "automatic precision": ours(spec, noise, device.type, False),
+            }
+            if device.type == "cuda":
+                taken["our eager loop"] = ours(spec, noise, device.type, True)
+            for name, seconds in taken.items():
+                if number:  # the first round warms up
+                    times.setdefault(name, []).append(seconds)
+        cases = {
+            f"{network(model)}, float32, over the plain loop": ("plain", "float32"),
+            f"{network(model)}, automatic precision, over the plain loop": (
+                "plain",
+                "automatic precision",
+            ),
+        }
+        if device.type == "cuda":
+            name = f"{network(model)}, captured step, over our eager loop"
+            cases[name] = ("our eager loop", "automatic precision")
+        for case, (slow, fast) in cases.items():
+            rate = round(given.images / statistics.median(times[fast]))
+            rows[case] = benchmark.ratios(times[slow], times[fast]) | {"images_per_second": rate}
+            row = rows[case]
+            print(f"{case}: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {rate:,}/s")
+    benchmark.write("training_loop", device, rows)
 
 
 if __name__ == "__main__":

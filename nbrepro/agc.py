@@ -24,8 +24,8 @@ of dimension 0 is one, that is an output of a weight ``[out, in]`` or ``[out, in
   whole. A norm that overflows would otherwise turn its gradient into zeros, and nobody would know.
 
 Norms of half-precision tensors are taken in float32. No step waits for the device and none depends
-on values, so all of this can be captured in a CUDA graph. ``clip_grads_`` also works on the
-parameters of DistributedDataParallel and ``fully_shard``.
+on values, so all of this can be captured in a CUDA graph. Under DistributedDataParallel
+every process clips the same averaged gradients; parameters that FSDP has sharded are refused.
 """
 
 import math
@@ -37,7 +37,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.sgd import sgd
 from torch.utils.dlpack import from_dlpack
 
 from nbrepro.names import choose
@@ -128,7 +127,7 @@ def clip_grads_(
 
     factors: dict[str, Tensor] = {}
     for kind, (vectors, others) in alike.items():
-        _check_kind(kind, [*vectors, *others])
+        _check_kind(kind, vectors | others)
         weights = [*vectors.values(), *others.values()]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         norms = [_norms(tensors, len(vectors)) for tensors in (weights, gradients)]
@@ -250,10 +249,6 @@ class ClippedSGD(torch.optim.SGD):
                     alike.setdefault(_kind(p), {})[name] = p
             for kind, named in alike.items():
                 _check_kind(kind, named)
-                if any(hasattr(p, "device_mesh") for p in named.values()):
-                    raise TypeError(
-                        "ClippedSGD takes no sharded parameters (FSDP); use clip_grads_ and SGD"
-                    )
                 blocks.append(_Block(group, named, self.state))
         self._blocks = blocks
 
@@ -337,17 +332,17 @@ class _Block:
             norms = torch.cat([norm(m, dim=2, dtype=dtype) for m in self.matrices], dim=1)
             self.factor = _factors(norms[0], norms[1], group["clipping"], group["eps"])
             torch._foreach_mul_(self.clippable, self.factor[:, None].split(self.rows))
-        sgd(
+        torch._fused_sgd_(
             [self.weights],
             [self.gradients],
-            [self.momentum],
-            fused=True,
+            [] if self.momentum is None or not group["momentum"] else [self.momentum],
             lr=group["lr"],
             momentum=group["momentum"],
             dampening=group["dampening"],
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
+            is_first_step=False,  # the momentum starts as zeros
         )
         for tensor, before in kept:
             tensor.copy_(before)
@@ -461,10 +456,16 @@ def _kind(parameter: Tensor) -> _Kind:
     return parameter.device, parameter.dtype, layout
 
 
-def _check_kind(kind: _Kind, names: Iterable[str]) -> None:
+def _check_kind(kind: _Kind, named: dict[str, Tensor]) -> None:
     _, dtype, layout = kind
-    if dtype.is_complex or layout is not torch.strided:
-        what = "complex" if dtype.is_complex else str(layout).removeprefix("torch.")
-        raise TypeError(
-            f"gradients of {', '.join(names)} are {what}; expected dense, real ones: exclude these"
-        )
+    if dtype.is_complex:
+        what = "complex"
+    elif layout is not torch.strided:
+        what = str(layout).removeprefix("torch.")
+    elif any(hasattr(parameter, "device_mesh") for parameter in named.values()):
+        what = "sharded"
+    else:
+        return
+    raise TypeError(
+        f"gradients of {', '.join(named)} are {what}; expected dense, real and whole ones"
+    )

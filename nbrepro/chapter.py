@@ -18,6 +18,7 @@ from nbrepro.names import PROFILES, unknown
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
 
+    from nbrepro.benchmark import Benchmark
     from nbrepro.claims import Claim
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.ledger import Record
@@ -39,7 +40,12 @@ _ORDER = (
     "not run",
     "cited only",
 )
-_SEEN = {"paper": "the paper", "figure": "read off its figure", "second hand": "second hand"}
+_SEEN = {
+    "paper": "the paper",
+    "figure": "read off its figure",
+    "code": "its authors' code",
+    "second hand": "second hand",
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ class Chapter:
         """The verdicts on this chapter's claims, from the ledger."""
         from nbrepro.claims import verdicts
 
-        records = recorded()
-        return [verdicts.judge(claim, records) for claim in self.claims]
+        records, timings = recorded(), measured()
+        return [verdicts.judge(claim, records, timings) for claim in self.claims]
 
     def evidence(self) -> "list[Record]":
         """The recorded runs that the chapter's verdicts rest on: the best scale there is."""
@@ -162,6 +168,22 @@ def recorded() -> "list[Record]":
     return records
 
 
+def measured() -> "list[Benchmark]":
+    """All timings of the ledger that ships with the book."""
+    from nbrepro import benchmark
+
+    return benchmark.read()
+
+
+def _judged() -> "list[Verdict]":
+    """The verdict on every claim of the register."""
+    from nbrepro import claims
+    from nbrepro.claims import verdicts
+
+    records, timings = recorded(), measured()
+    return [verdicts.judge(claim, records, timings) for claim in claims.register().values()]
+
+
 def source(thing: Any) -> "Code":
     """The library's own text of a function or class, for display."""
     from IPython.display import Code
@@ -217,8 +239,8 @@ def claim_cards(claims: "Iterable[Claim]") -> "HTML":
     """A card a claim: what the paper says, where, and with which published value."""
     cards = []
     for claim in claims:
-        by = "a published review of" if claim.by == "review" else ""
-        where = f"{by} {html.escape(claim.paper.short)}, {html.escape(claim.place)}".strip()
+        by = {"review": "a published review of ", "ours": "beside "}.get(claim.by, "")
+        where = f"{by}{html.escape(claim.paper.short)}, {html.escape(claim.place)}"
         cards.append(
             f'<div class="claim-card" id="{claim.id}"><p class="claim-head"><b>{claim.id}</b>'
             f'<span class="claim-place">{where}</span></p>'
@@ -242,15 +264,14 @@ def verdict_table(verdicts: "Iterable[Verdict]") -> "HTML":
 
 def scorecard() -> "HTML":
     """One row a claim: statement, the paper's value, ours, verdict, scale, link."""
-    from nbrepro import claims
-    from nbrepro.claims import verdicts
-
-    records = recorded()
-    judged = [verdicts.judge(claim, records) for claim in claims.register().values()]
+    judged = _judged()
     rows = []
     for v in sorted(judged, key=lambda v: _ORDER.index(v.verdict)):
         claim = v.claim
-        marked = " <i>(a review's claim)</i>" if claim.by == "review" else ""
+        marked = {
+            "review": " <i>(a review's claim)</i>",
+            "ours": " <i>(our own finding)</i>",
+        }.get(claim.by, "")
         rows.append(
             (
                 f"<b>{claim.id}</b> {html.escape(claim.statement)}{marked}",
@@ -268,11 +289,7 @@ def tally() -> str:
     """One sentence: how many claims got which verdict."""
     from collections import Counter
 
-    from nbrepro import claims
-    from nbrepro.claims import verdicts
-
-    records = recorded()
-    counts = Counter(verdicts.judge(c, records).verdict for c in claims.register().values())
+    counts = Counter(verdict.verdict for verdict in _judged())
     parts = [f"{counts[v]} {v}" for v in _ORDER if counts[v]]
     return f"{sum(counts.values())} claims: " + ", ".join(parts) + "."
 
@@ -304,25 +321,55 @@ def accuracy_table(records: "Sequence[Record]") -> "HTML":
     return _html(_table(head, rows) + f'<p class="seen">Mean ± standard deviation; {note}.</p>')
 
 
-def deviations(records: "Sequence[Record]") -> "HTML":
-    """How the recorded runs differ from the published recipe, read from the records themselves."""
+def deviations(records: "Sequence[Record]", published: "Mapping[str, Any] | None" = None) -> "HTML":
+    """How the recorded runs differ from the published recipe, read from the records themselves.
+
+    Args:
+        records: the runs.
+        published: the paper's settings by name, those of :class:`~nbrepro.spec.Spec`, or
+            ``precision``, ``device`` and ``replicates``; default the recipe of the BatchNorm-only
+            study, which is that of a Spec's defaults.
+    """
     from nbrepro.spec import Spec
 
     if not records:
         return _html("<p>No records yet.</p>")
-    recipe = Spec(model="cifar_resnet14")
+    if published is None:
+        recipe = Spec(model="cifar_resnet14").to_dict()
+        for varied in ("model", "train", "seed"):
+            del recipe[varied]
+        published = recipe | {"precision": "float32", "device": "a GPU", "replicates": 5}
     rows = []
-    for setting, default in recipe.to_dict().items():
-        if setting in ("model", "train", "seed"):
-            continue
-        ours = sorted({str(r.spec.to_dict()[setting]) for r in records})
-        if ours != [str(default)]:
-            rows.append((setting, str(default), ", ".join(ours)))
-    for key, published in (("precision", "float32"), ("device", "a GPU")):
-        ours = sorted({str(r.provenance.get(key)) for r in records})
-        if ours != [published]:
-            rows.append((key, published, ", ".join(html.escape(o) for o in ours)))
-    seeds = sorted({sum((o.spec.model, o.spec.train) == (r.spec.model, r.spec.train)
-                        for o in records) for r in records})  # fmt: skip
-    rows.append(("replicates", "5", " or ".join(map(str, seeds))))
+    for setting, theirs in published.items():
+        if setting == "replicates":
+            ours = sorted({str(sum(o.spec.replace(seed=0) == r.spec.replace(seed=0)
+                                   for o in records)) for r in records})  # fmt: skip
+        elif setting in ("precision", "device"):
+            ours = sorted({str(r.provenance.get(setting)) for r in records})
+        else:
+            ours = sorted({str(r.spec.to_dict()[setting]) for r in records})
+        if ours != [str(theirs)]:
+            rows.append((setting, html.escape(str(theirs)), html.escape(", ".join(ours))))
     return _html(_table(("setting", "the paper", "these records"), rows))
+
+
+def benchmark_table(name: str) -> "HTML":
+    """What a benchmark measured: a row a case, ratios with the middle 95 % of rounds."""
+    rows, found = [], [b for b in measured() if b.name == name]
+    for timing in found:
+        for case, row in timing.rows.items():
+            low, high = f"{row['low']:.2f}", f"{row['high']:.2f}"
+            spread = f' <span class="seen">[{low}, {high}]</span>' if low != high else ""
+            rows.append(
+                (html.escape(case), f"×{row['ratio']:.2f}{spread}", html.escape(timing.hardware))
+            )
+    if not rows:
+        return _html("<p>Not measured yet.</p>")
+    note = "; ".join(
+        f"{t.hardware}, {t.provenance['threads']} thread{'s' * (t.provenance['threads'] > 1)}, "
+        f"torch {t.provenance['versions']['torch']}"
+        for t in found
+    )
+    head = ("case", "ratio", "hardware")
+    caption = f'<p class="seen">{html.escape(note)}.</p>'
+    return _html(_table(head, rows) + caption)

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nbrepro.ledger import Ledger
     from nbrepro.runner import Planned
+    from nbrepro.spec import Spec
 
 _DESCRIPTION = """\
 A reproduction book that can be checked. Every claim of a paper has an id, an experiment that could
@@ -169,7 +170,7 @@ def _answer(options: argparse.Namespace) -> int:
 
     try:
         return int(_COMMANDS[options.command](options) or 0)
-    except (ValueError, TypeError, ConnectionError, DataError, BookError) as error:
+    except (ValueError, TypeError, OSError, DataError, BookError) as error:
         print(f"nbrepro: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -213,7 +214,11 @@ def _planned(options: argparse.Namespace) -> tuple["Ledger", list["Planned"]]:
             experiment, options.profile, ledger, dataset=options.dataset, seeds=options.seeds
         )
         planned += [p for p in runs if not claim or verdicts.feeds(p.spec, claim)]
-    return ledger, planned
+    if claim and not planned:
+        raise ValueError(
+            f"no {options.profile} run feeds {claim.id}; take --profile quick or --profile full"
+        )
+    return ledger, runner.most_informative(planned, ledger.scan()[0])
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -252,15 +257,21 @@ def _status(options: argparse.Namespace) -> None:
 
     ledger, planned = _planned(options)
     records, damaged = ledger.scan()
+    on = "digits" if options.profile == "smoke" else options.dataset
     table = _table(
-        f"{options.profile} on {'digits' if options.profile == 'smoke' else options.dataset}",
-        "network", "trained", "seeds recorded", "to do", "estimated cost",
+        f"{options.profile} on {on}, most informative first",
+        "network", "settings", "seeds recorded", "to do", "estimated cost", "would settle",
     )  # fmt: skip
-    arms: dict[tuple[str, str], list[Planned]] = {}
+    open_claims = runner.unsettled(records)
+    settings = {
+        name: _settings([p.spec for p in planned if p.experiment == name])
+        for name in {p.experiment for p in planned}
+    }
+    arms: dict[tuple[str, Spec], list[Planned]] = {}
     for p in planned:
-        arms.setdefault((p.spec.model, p.spec.train), []).append(p)
+        arms.setdefault((p.experiment, p.spec.replace(seed=0)), []).append(p)
     total, unknown_cost = 0.0, 0
-    for (model, train), runs in arms.items():
+    for (experiment, arm), runs in arms.items():
         missing = [p for p in runs if p.missing]
         costs = [runner.estimate(p.spec, records) for p in missing]
         known = sum(c for c in costs if c is not None)
@@ -269,7 +280,15 @@ def _status(options: argparse.Namespace) -> None:
         done = sum(p.record is not None and p.record.status != "failed" for p in runs)
         failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
         recorded = f"{done}" + (f" ({failed} failed)" if failed else "")
-        table.add_row(model, train, recorded, str(len(missing)), cost)
+        would = [c for c in runner.settles(runs[0]) if c in open_claims] if missing else []
+        table.add_row(
+            arm.model,
+            settings[experiment](arm),
+            recorded,
+            str(len(missing)),
+            cost,
+            ", ".join(would) or "-",
+        )
     _print(table)
     more = f", and {unknown_cost} runs whose cost is not measured yet" if unknown_cost else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
@@ -277,16 +296,36 @@ def _status(options: argparse.Namespace) -> None:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
 
 
+def _settings(specs: "Sequence[Spec]") -> "Callable[[Spec], str]":
+    """A function that names those settings of a spec in which ``specs`` differ."""
+    rows = [spec.to_dict() for spec in specs]
+    plain = {"model", "seed", "dataset"}
+    varied = [k for k in (rows[0] if rows else {}) if k not in plain and
+              len({str(row[k]) for row in rows}) > 1]  # fmt: skip
+
+    def words(spec: "Spec") -> str:
+        settings = spec.to_dict()
+        unread = {"none": ("clipping", "unclipped"), "norm": ("unclipped",)}.get(spec.clip, ())
+        return " ".join(
+            f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}"
+            for k in varied
+            if k not in unread and (v := settings[k]) is not None
+        )
+
+    return words
+
+
 def _verify(options: argparse.Namespace) -> int:
-    from nbrepro import claims
+    from nbrepro import benchmark, claims
     from nbrepro.claims import verdicts
     from nbrepro.ledger import Ledger
 
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
     records, damaged = ledger.scan()
+    timings = benchmark.read(ledger.root)
     for claim in chosen:
-        verdict = verdicts.judge(claim, records)
+        verdict = verdicts.judge(claim, records, timings)
         print(f"{claim.id}: {verdict.verdict}" + (f" ({verdict.scale})" * bool(verdict.scale)))
         if options.claims:
             print(f"  claim: {claim.statement}")

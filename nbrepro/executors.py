@@ -89,6 +89,7 @@ def execute(executor: str, planned: "list[Planned]", settings: Settings) -> "Ite
         ValueError: for settings that do not go together, or a dask that is not installed.
         ConnectionError: the scheduler does not answer, or is gone.
         DataError: the data is missing or wrong.
+        OSError: the ledger cannot be written; found out before the first run.
     """
     from nbrepro.names import choose
 
@@ -265,6 +266,7 @@ def _sweep(
     from nbrepro import data, runner
 
     todo = runner.todo(planned, retry_failed=settings.retry_failed)
+    settings.ledger.check_writable({item.experiment for item in todo})
     for name in dict.fromkeys(item.spec.dataset for item in todo):
         # Once, here: checked, fetched and decoded before many processes want it at the same time.
         data.load(name, settings.data_root, download=settings.download)

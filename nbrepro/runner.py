@@ -6,13 +6,15 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nbrepro import data, training
+from nbrepro import claims, data, training
+from nbrepro.claims import verdicts
 from nbrepro.experiments import Experiment
 from nbrepro.ledger import Ledger, Record, provenance
 from nbrepro.spec import Spec
@@ -47,7 +49,7 @@ def plan(
     dataset: str | None = None,
     seeds: int | None = None,
 ) -> list[Planned]:
-    """Every run of a profile, most informative first."""
+    """Every run of a profile, in the grid's order."""
     return [
         Planned(experiment.name, spec, ledger.find(experiment.name, spec))
         for spec in experiment.specs(profile, dataset, seeds)
@@ -63,15 +65,63 @@ def todo(planned: list[Planned], *, retry_failed: bool = False) -> list[Planned]
     ]
 
 
-def estimate(spec: Spec, records: list[Record], train_images: int = 50_000) -> float | None:
-    """Seconds a run will take, from the latest record of the same network and policy."""
-    rates = [
-        rate
-        for record in records
-        if (record.spec.model, record.spec.train) == (spec.model, spec.train)
-        and (rate := record.provenance.get("images_per_second"))
+def most_informative(planned: list[Planned], records: Sequence[Record]) -> list[Planned]:
+    """A plan in the order in which its missing runs tell most.
+
+    First one run of every arm that feeds a claim without any evidence, then what has fewest
+    replicates, then the order of the grid.
+    """
+    untold = set(unsettled(records, ("not run",)))
+    seeds = Counter(p.spec.replace(seed=0) for p in planned if not p.missing)
+    keys = {}
+    for place, item in enumerate(planned):
+        arm = item.spec.replace(seed=0)
+        told = untold.isdisjoint(settles(item)) or seeds[arm] > 0
+        keys[item.experiment, item.spec] = (told, seeds[arm], place)
+        if item.missing:
+            seeds[arm] += 1
+    return sorted(planned, key=lambda item: keys[item.experiment, item.spec])
+
+
+def settles(item: Planned) -> list[str]:
+    """The claims whose rules look at this run."""
+    return [
+        claim.id
+        for claim in claims.register().values()
+        if claim.experiment == item.experiment and verdicts.feeds(item.spec, claim)
     ]
-    return spec.epochs * train_images / rates[-1] if rates else None
+
+
+def unsettled(
+    records: Sequence[Record], wanted: Sequence[str] = ("not run", "inconclusive")
+) -> list[str]:
+    """The claims decided by training that have one of these verdicts so far."""
+    return [
+        claim.id
+        for claim in claims.register().values()
+        if claim.experiment and verdicts.judge(claim, records).verdict in wanted
+    ]
+
+
+def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
+    """Seconds a run will take, from the latest record that does the same work a step.
+
+    CIFAR-10's number of images is assumed.
+    """
+    work = ("model", "train", "batch_size")
+    small = spec.dataset.endswith(data.SMALL)
+    alike = [
+        record
+        for record in records
+        if all(getattr(record.spec, name) == getattr(spec, name) for name in work)
+        and record.spec.dataset.endswith(data.SMALL) == small
+        and record.provenance.get("images_per_second")
+    ]
+    if not alike:
+        return None
+    latest = max(alike, key=lambda record: str(record.provenance.get("finished")))
+    images = 10_000 if small else 50_000
+    return float(spec.epochs * images / latest.provenance["images_per_second"])
 
 
 def run_one(
@@ -101,6 +151,7 @@ def run_one(
 
     Raises:
         DataError: the data is missing or wrong: no fault of the run, so nothing is recorded.
+        OSError: the record cannot be written; the checkpoint holds the result.
         Interrupted: the deadline has passed; the checkpoint holds what was done.
     """
     dataset = data.load(spec.dataset, data_root, download=download)
@@ -131,7 +182,13 @@ def run_one(
         error,
     )
     if os.environ.get("RANK", "0") == "0":
-        ledger.write(record)
+        try:
+            ledger.write(record)
+        except OSError as problem:
+            raise OSError(
+                f"{spec} has ended and its record cannot be written ({problem}); the checkpoint is "
+                "kept: start it again when there is room, and no epoch is trained twice"
+            ) from problem
         if checkpoint and status != "failed":
             checkpoint.unlink(missing_ok=True)
     if error and _together():
@@ -172,10 +229,15 @@ def run(
         download: let torchvision fetch CIFAR-10.
         checkpoints: folder for checkpoints and locks.
         progress: show a bar on a terminal.
+
+    Raises:
+        OSError: the ledger cannot be written; found out before the first run.
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     checkpoints.mkdir(parents=True, exist_ok=True)
-    for item in todo(planned, retry_failed=retry_failed):
+    items = todo(planned, retry_failed=retry_failed)
+    ledger.check_writable({item.experiment for item in items})
+    for item in items:
         # Together, only the end of an epoch decides: there all processes agree.
         if deadline is not None and time.monotonic() > deadline and not _together():
             log.info("time budget spent")

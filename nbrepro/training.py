@@ -28,6 +28,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -449,6 +450,8 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         self.model.eval()
+        # Every process has running statistics of its own images; the first one's are kept.
+        broadcast(list(self.model.buffers()))
         self._test_sums.zero_()
         everything = torch.arange(len(self.test), device=self.device)
         if self._graphs is not None:

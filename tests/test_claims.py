@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nbrepro import claims, experiments
-from nbrepro.claims import SEEN, Claim, Quoted
+from nbrepro.benchmark import Benchmark
+from nbrepro.claims import SEEN, Claim, Quoted, checks
 from nbrepro.claims.verdicts import (
     VERDICTS,
     Verdict,
+    arms,
     comparison,
     interval,
     judge,
     label,
+    matches,
     welch,
 )
 from nbrepro.ledger import Record
@@ -88,13 +91,18 @@ def test_every_claim_is_complete(claim: Claim) -> None:
     assert claim.statement
     assert claim.place
     assert claim.quoted
-    assert {q.seen for q in claim.quoted} <= set(SEEN) == {"paper", "figure", "second hand"}
+    assert {q.seen for q in claim.quoted} <= set(SEEN) == {"paper", "figure", "code", "second hand"}
     assert all(isinstance(q.value, str) for q in claim.quoted)
     assert (BOOK / f"{claim.chapter}.ipynb").is_file()
     assert claim in claims.of_chapter(claim.chapter)
     if claim.experiment is not None:
         assert claim.chapter == experiments.get(claim.experiment).chapter
-    assert (claim.experiment is None) == (claim.rule is None or claim.rule["kind"] == "counts")
+    without_runs = (None, "counts", "check", "measured")
+    kind = claim.rule["kind"] if claim.rule else None
+    assert (claim.experiment is None) == (kind in without_runs)
+    if kind == "check":
+        assert claim.rule
+        assert claim.rule["check"] in checks.CHECKS
 
 
 @pytest.mark.parametrize(
@@ -104,12 +112,16 @@ def test_every_arm_of_a_rule_is_run_by_some_profile(claim: Claim) -> None:
     """A misspelt network or policy would otherwise never be missed."""
     assert claim.rule is not None
     assert claim.experiment is not None
-    rule = claim.rule
-    arms = rule.get("arms") or rule.get("rising") or [a for pair in rule["pairs"] for a in pair]
     experiment = experiments.get(claim.experiment)
-    specs = [s for p in rule.get("profiles", ["quick", "full"]) for s in experiment.specs(p)]
-    for arm in arms:
-        assert any(all(getattr(s, k) == v for k, v in arm.items()) for s in specs), arm
+    for profile in claim.rule.get("profiles", ["quick", "full"]):
+        specs = experiment.specs(profile, seeds=1)
+        for arm in arms(claim):
+            found = [spec for spec in specs if matches(spec, arm)]
+            if profile == "quick" and "called" in arm:
+                assert len(found) == 1, "an arm that has a name is one arm of the grid"
+    every = [s for p in claim.rule.get("profiles", ["quick", "full"]) for s in experiment.specs(p)]
+    for arm in arms(claim):
+        assert any(matches(spec, arm) for spec in every), arm
 
 
 def test_unknown_claim_names_the_nearest() -> None:
@@ -123,11 +135,16 @@ def test_recalled_numbers_are_refused() -> None:
 
 
 def test_every_claim_gets_a_verdict_without_records() -> None:
-    found = {claim.id: judge(claim, []).verdict for claim in claims.register().values()}
+    register = claims.register().values()
+    found = {claim.id: judge(claim, []).verdict for claim in register}
     assert found["PAR-1"] == "reproduced"
-    assert found["ACC-1"] == found["ACC-2"] == "cited only"
-    rest = {id_ for id_ in found if id_ not in ("PAR-1", "ACC-1", "ACC-2")}
-    assert {found[id_] for id_ in rest} == {"not run"}
+    for claim in register:
+        expected = {None: {"cited only"}, "counts": {"reproduced"}}.get(
+            claim.rule["kind"] if claim.rule else None, {"not run"}
+        )
+        if claim.rule and claim.rule["kind"] == "check":
+            expected = {"reproduced", "contradicted"}
+        assert found[claim.id] in expected, claim.id
     assert set(found.values()) <= set(VERDICTS)
 
 
@@ -334,6 +351,85 @@ def test_weakest_finding_speaks_for_the_claim() -> None:
     weakest = comparison(arm("cifar_resnet56"), arm("cifar_resnet32"))
     assert result.ours.startswith(f"{weakest}: +1.0 points [")
     assert result.ours.endswith("; 2 more at least as clear")
+
+
+# --- bounds of a difference, and experiments that stand in ---------------------------------------
+
+
+def clipped(
+    claim: str, low: Sequence[float], high: Sequence[float], profile: str = "quick"
+) -> Verdict:
+    """The verdict on a claim of one pair, whose two arms ended at these accuracies."""
+    chosen = claims.get(claim)
+    assert chosen.experiment
+    grid = experiments.get(chosen.experiment).specs(profile, seeds=1)
+    found = []
+    for arm, accuracies in zip(arms(chosen)[:2], (low, high), strict=True):
+        spec = next(spec for spec in grid if matches(spec, arm))
+        for seed, accuracy in enumerate(accuracies):
+            curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
+            metrics = {"test_accuracy": accuracy}
+            run = spec.replace(seed=seed)
+            found.append(Record(chosen.experiment, run, "completed", metrics, curve, {}))
+    return judge(chosen, found)
+
+
+@pytest.mark.parametrize(
+    ("claim", "high", "expected"),
+    [
+        ("F2-d", 0.41, "reproduced at reduced scale"),  # unit by unit is better
+        ("F2-d", 0.39, "contradicted"),
+        ("F2-f-stem", 0.395, "reproduced at reduced scale"),  # costs at most a point
+        ("F2-f-stem", 0.38, "contradicted"),
+        ("F2-a-small", 0.401, "reproduced at reduced scale"),  # half a point either way
+        ("F2-a-small", 0.42, "contradicted"),
+        ("F2-a-small", 0.38, "contradicted"),
+    ],
+)
+def test_bounds_of_a_difference(claim: str, high: float, expected: str) -> None:
+    verdict = clipped(claim, around(0.40, 0.0005), around(high, 0.0005))
+    assert verdict.verdict == expected
+
+
+def test_a_pair_may_have_bounds_of_its_own() -> None:
+    """λ = 0.16 more than ten points behind at the large rate."""
+    assert "contradicted" not in clipped("F2-b", around(0.2), around(0.4)).verdict
+    assert clipped("F2-b", around(0.35), around(0.4)).verdict == "contradicted"
+
+
+def test_what_stands_in_for_imagenet_is_never_more_than_reduced() -> None:
+    verdict = clipped("F2-d", around(0.4), around(0.5), "full")
+    assert verdict.verdict == "reproduced at reduced scale"
+
+
+# --- timings -------------------------------------------------------------------------------------
+
+
+def timing(low: float, high: float, *, on_gpu: bool) -> Benchmark:
+    case = {"ratio": (low + high) / 2, "low": low, "high": high, "rounds": 9}
+    cases = claims.get("T6-a").rule["cases"] + claims.get("F1-a").rule["cases"]  # type: ignore[index]
+    return Benchmark("nfnet_steps", "a machine", on_gpu, dict.fromkeys(cases, case), {})
+
+
+@pytest.mark.parametrize(
+    ("claim", "found", "expected"),
+    [
+        ("T6-a", timing(1.2, 1.5, on_gpu=False), "reproduced at reduced scale"),
+        ("T6-a", timing(1.0, 1.5, on_gpu=False), "inconclusive"),
+        ("T6-a", timing(0.8, 0.9, on_gpu=True), "contradicted"),
+        ("F1-a", timing(8.0, 9.0, on_gpu=True), "reproduced at reduced scale"),
+        ("F1-a", timing(8.0, 9.0, on_gpu=False), "not run"),  # a claim about accelerators
+    ],
+)
+def test_measured(claim: str, found: Benchmark, expected: str) -> None:
+    verdict = judge(claims.get(claim), [], [found])
+    assert verdict.verdict == expected
+    assert ("a machine" in verdict.scale) == (expected != "not run")
+
+
+def test_a_gpu_speaks_before_a_cpu() -> None:
+    cpu, gpu = timing(1.2, 1.5, on_gpu=False), timing(0.8, 0.9, on_gpu=True)
+    assert judge(claims.get("T6-a"), [], [cpu, gpu]).verdict == "contradicted"
 
 
 # --- counts --------------------------------------------------------------------------------------

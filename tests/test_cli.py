@@ -77,13 +77,13 @@ def test_run_then_run_again_then_status_then_verify(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     results = ["--results", str(tmp_path / "results")]
-    assert run("run", "all", "--profile", "smoke", *results) == 0
+    assert run("run", "training_only_batchnorm", "--profile", "smoke", *results) == 0
     assert "3 runs, 0 recorded, 3 to do" in capsys.readouterr().out
     records, damaged = Ledger(tmp_path / "results").scan()
     assert len(records) == 3
     assert not damaged
 
-    assert run("run", "all", "--profile", "smoke", *results) == 0
+    assert run("run", "training_only_batchnorm", "--profile", "smoke", *results) == 0
     assert "3 runs, 3 recorded, 0 to do" in capsys.readouterr().out
     assert run("status", "--profile", "smoke", *results) == 0
     assert "To do: 0 s" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -335,12 +336,12 @@ def test_missing_data_is_no_failed_run(
     assert ledger.scan() == ([], [])
 
 
-def test_a_ledger_that_cannot_be_written_keeps_the_checkpoint(
+def test_a_ledger_that_can_no_longer_be_written_keeps_the_checkpoint(
     ledger: Ledger, checkpoints: Path, quickly: Spec
 ) -> None:
     ledger.root.write_text("a file, not a folder")
-    with pytest.raises(OSError, match=re.escape(ledger.root.name)):
-        run(planned(ledger, quickly), ledger, checkpoints)
+    with pytest.raises(OSError, match=r"its record cannot be written .* checkpoint is kept"):
+        runner.run_one("study", quickly, ledger, device="cpu", checkpoints=checkpoints)
     assert (checkpoints / f"{quickly.hash}.pt").is_file()
     ledger.root.unlink()
     (record,) = run(planned(ledger, quickly), ledger, checkpoints)
@@ -375,9 +376,10 @@ def test_estimate(quickly: Spec) -> None:
         spec = quickly.replace(**changes)
         return Record("study", spec, "completed", {}, [], {"images_per_second": rate})
 
-    records = [record(100), record(500, seed=1), record(None, seed=2), record(9, train="all")]
+    records = [record(500), record(500, seed=1), record(None, seed=2), record(9, train="all")]
     spec = quickly.replace(epochs=4, seed=7)
-    assert runner.estimate(spec, records, train_images=1000) == pytest.approx(8)
+    assert runner.estimate(spec, records) == pytest.approx(4 * 50_000 / 500)
+    assert runner.estimate(spec.replace(batch_size=8), records) is None
     assert runner.estimate(spec.replace(train="gamma"), records) is None
     assert runner.estimate(spec, []) is None
 
@@ -387,3 +389,61 @@ def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
     ledger.write(Record("study", quickly.replace(seed=1), "completed", {}, [], {}))
     plan = runner.plan(experiment, "quick", ledger, dataset="digits")
     assert [p.missing for p in plan] == [True, False, True]
+
+
+# --- order and cost ------------------------------------------------------------------------------
+
+
+def recorded(item: runner.Planned, accuracy: float = 0.4, **provenance: object) -> Record:
+    metrics = {"test_accuracy": accuracy, "test_top5": 0.9}
+    curve = [{"test_accuracy": 0.1}, metrics]
+    return Record(item.experiment, item.spec, "completed", metrics, curve, provenance)
+
+
+def clipping_plan(ledger: Ledger, seeds: int = 2) -> list[runner.Planned]:
+    return runner.plan(experiments.get("adaptive_gradient_clipping"), "quick", ledger, seeds=seeds)
+
+
+def test_what_no_claim_has_comes_first_then_the_fewest_seeds(ledger: Ledger) -> None:
+    plan = clipping_plan(ledger)
+    for item in plan:
+        if "F2-d" in runner.settles(item) and item.spec.seed == 0:
+            ledger.write(recorded(item))
+    fresh = clipping_plan(ledger)
+    order = runner.most_informative(fresh, ledger.scan()[0])
+    assert sorted(order, key=str) == sorted(fresh, key=str)
+    missing = [item for item in order if item.missing]
+    untold = set(runner.unsettled(ledger.scan()[0], ("not run",)))
+    assert "F2-d" not in untold
+    seen: Counter[Spec] = Counter(i.spec.replace(seed=0) for i in fresh if not i.missing)
+    ranks = []
+    for item in missing:
+        arm = item.spec.replace(seed=0)
+        tells = not untold.isdisjoint(runner.settles(item)) and not seen[arm]
+        ranks.append((not tells, seen[arm]))
+        seen[arm] += 1
+    assert ranks == sorted(ranks)
+    assert set(ranks) == {(False, 0), (True, 0), (True, 1)}
+
+
+def test_settles_names_the_claims_of_the_run(ledger: Ledger) -> None:
+    plan = clipping_plan(ledger, seeds=1)
+    told = {claim for item in plan for claim in runner.settles(item)}
+    assert {"F2-a", "F2-b", "F2-f-stages", "TR-1"} <= told
+    assert "P-12" not in told
+    assert "F2-a" in runner.unsettled([])
+
+
+def test_cost_comes_from_the_latest_run_that_does_the_same_work(ledger: Ledger) -> None:
+    plan = clipping_plan(ledger, seeds=1)
+    first = plan[0]
+    same = next(i for i in plan if i.spec.model == first.spec.model and i.spec.lr != first.spec.lr)
+    other = next(
+        i for i in plan if i.spec.model == first.spec.model
+        and i.spec.batch_size != first.spec.batch_size
+    )  # fmt: skip
+    old = recorded(first, images_per_second=10.0, finished="2026-01-01")
+    new = recorded(same, images_per_second=1000.0, finished="2026-02-01")
+    for records in ([old, new], [new, old]):
+        assert runner.estimate(first.spec, records) == first.spec.epochs * 10_000 / 1000
+    assert runner.estimate(other.spec, [old, new]) is None

@@ -26,7 +26,7 @@ An arm is a set of settings; it may also carry ``called``, its name for readers.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -260,10 +260,11 @@ def _pairs(rule: dict[str, Any]) -> list[dict[str, Any]]:
 
 def feeds(spec: Spec, claim: Claim) -> bool:
     """Whether a claim's rule looks at runs like this one."""
-    return any(_matches(spec, arm) for arm in arms(claim))
+    return any(matches(spec, arm) for arm in arms(claim))
 
 
-def _matches(spec: Spec, arm: Arm) -> bool:
+def matches(spec: Spec, arm: Mapping[str, Any]) -> bool:
+    """Whether a run has all settings of an arm."""
     return all(
         getattr(spec, setting) == (tuple(wanted) if isinstance(wanted, list) else wanted)
         for setting, wanted in arm.items()
@@ -272,7 +273,7 @@ def _matches(spec: Spec, arm: Arm) -> bool:
 
 
 def _arm(records: Sequence[Record], arm: Arm) -> list[Record]:
-    return [record for record in records if _matches(record.spec, arm)]
+    return [record for record in records if matches(record.spec, arm)]
 
 
 def _ask(
@@ -323,7 +324,7 @@ def _ask_level(
     groups: dict[str, list[Record]] = {}
     missing = []
     for arm in rule["arms"]:
-        for model in dict.fromkeys(spec.model for spec in grid if _matches(spec, arm)):
+        for model in dict.fromkeys(spec.model for spec in grid if matches(spec, arm)):
             concrete = arm | {"model": model}
             found = _arm(records, concrete)
             if not found:

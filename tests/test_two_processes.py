@@ -1,0 +1,232 @@
+"""One network trained by two processes on the CPU: by torchrun, and from within a notebook.
+
+Without BatchNorm the number of processes does not matter. With it every process normalises its own
+half of a batch, as everywhere without synchronised statistics: that is the gradient of two
+micro-batches, written out in :func:`by_halves`, and another experiment.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbrepro import book, training
+from nbrepro.data import Batches, Dataset
+from nbrepro.ledger import Ledger
+from nbrepro.spec import Spec
+from nbrepro.training import Result
+
+# 1,437 images: 45 batches, halves of 16 and 16, in the last one of 15 and 14. At this rate a change
+# of the weights in their last digit stays there; at 0.1 the kink of some ReLU makes 4e-3 of it.
+NF = Spec(
+    model="cifar_nf_resnet8",
+    dataset="digits",
+    augmentation="none",
+    epochs=1,
+    batch_size=32,
+    lr=0.03,
+    precision="float32",
+)
+SPECS = {"NF": NF, "BN": NF.replace(model="cifar_resnet8")}
+MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
+
+WORKER = """
+import json, os, sys
+import torch
+from nbrepro import data, training
+from nbrepro.spec import Spec
+
+torch.set_num_threads(1)
+report = {}
+for name, settings in json.loads(sys.argv[2]).items():
+    result = training.train(Spec.from_dict(settings), data.load("digits"), device="cpu")
+    state = result.model.state_dict()
+    report[name] = {"state": state, "metrics": result.metrics, "how": result.how}
+torch.save(report, f"{sys.argv[1]}/{os.environ['RANK']}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+Reports = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    """What each of two processes ended with: state, metrics and how it ran, by network."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "worker.py").write_text(WORKER)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    settings = json.dumps({name: spec.to_dict() for name, spec in SPECS.items()})
+    done = subprocess.run(
+        [sys.executable, *launch, folder / "worker.py", folder, settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    reports = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return {name: [report[name] for report in reports] for name in SPECS}
+
+
+@pytest.fixture(scope="module")
+def one(digits: Dataset) -> dict[str, Result]:
+    """The same in a single process."""
+    return {name: training.train(spec, digits, device="cpu") for name, spec in SPECS.items()}
+
+
+def parameters(model: nn.Module, state: dict[str, Tensor]) -> Tensor:
+    """All parameters, without statistics, in one vector."""
+    return torch.cat([state[name].flatten() for name, _ in model.named_parameters()])
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Relative, in the Euclidean norm."""
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_there_were_two(two: Reports, name: str) -> None:
+    for report in two[name]:
+        assert report["how"]["processes"] == 2
+        assert report["how"]["precision"] == "float32"
+    first, second = (report["metrics"] for report in two[name])
+    assert first == second
+
+
+def test_without_batchnorm_two_processes_equal_one(two: Reports, one: dict[str, Result]) -> None:
+    """Up to the order of sums; training moved the weights thousands of times as far."""
+    model = one["NF"].model
+    alone = parameters(model, model.state_dict())
+    start = parameters(model, training.initial_model(NF, 10).state_dict())
+    assert distance(alone, start) > 0.05
+    for report in two["NF"]:
+        assert distance(parameters(model, report["state"]), alone) < 1e-5
+        for metric in MEASURED:
+            tolerance = 0 if "acc" in metric or "top" in metric else 1e-5
+            assert report["metrics"][metric] == pytest.approx(
+                one["NF"].metrics[metric], abs=tolerance
+            )
+
+
+def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
+    """What two processes do, in one: both halves of a batch apart, their gradients added.
+
+    The running statistics are those of the first halves.
+    """
+    model = training.initial_model(spec, 10).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
+    )
+    batches = Batches(dataset.train_images, dataset.train_labels)
+    order, _, _ = training.epoch_plan(spec.seed, 0, len(batches), pad=0)
+    parts = order.split(spec.batch_size)
+    model.train()
+    for step, part in enumerate(parts):
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate(spec, step, len(parts))
+        optimizer.zero_grad()
+        statistics = []
+        for half in part.tensor_split(2):
+            images, labels = batches(half)
+            loss = F.cross_entropy(model(images), labels, reduction="sum") / len(part)
+            loss.backward()
+            statistics.append([buffer.clone() for buffer in model.buffers()])
+        for buffer, first in zip(model.buffers(), statistics[0], strict=True):
+            buffer.copy_(first)
+        optimizer.step()
+    return model.eval()
+
+
+def test_batchnorm_sees_the_images_of_its_process_only(
+    two: Reports, one: dict[str, Result], digits: Dataset
+) -> None:
+    first, second = (report["state"] for report in two["BN"])
+    reference = by_halves(SPECS["BN"], digits)
+    expected = parameters(reference, dict(reference.state_dict()))
+    assert torch.equal(parameters(reference, first), parameters(reference, second))
+    assert distance(parameters(reference, first), expected) < 1e-5
+    for name, buffer in reference.named_buffers():
+        torch.testing.assert_close(first[name], buffer, rtol=1e-4, atol=1e-5, msg=name)
+    alone = parameters(reference, one["BN"].model.state_dict())
+    assert distance(expected, alone) > 0.01
+
+
+@pytest.mark.parametrize("name", SPECS)
+@torch.no_grad()
+def test_what_is_recorded_is_that_of_the_network_kept(
+    two: Reports, digits: Dataset, name: str
+) -> None:
+    """Every test image counts once, whoever looked at it."""
+    model = training.initial_model(SPECS[name], 10).eval()
+    model.load_state_dict(two[name][0]["state"])
+    images, labels = Batches(digits.test_images, digits.test_labels)(torch.arange(360))
+    logits = model(images)
+    hits = int((logits.argmax(1) == labels).sum())
+    metrics = two[name][0]["metrics"]
+    assert round(metrics["test_accuracy"] * 360, 2) == hits
+    assert metrics["test_loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-5)
+
+
+# --- from a notebook ------------------------------------------------------------------------------
+
+PARAMETERS = """
+folder = "."
+settings = "{}"
+port = 29500
+"""
+
+TRAIN = """
+import json
+from accelerate import notebook_launcher
+from nbrepro import runner
+from nbrepro.ledger import Ledger
+from nbrepro.spec import Spec
+
+spec, ledger = Spec.from_dict(json.loads(settings)), Ledger(folder)
+
+def train():
+    runner.run_one("study", spec, ledger, device="cpu")
+
+notebook_launcher(train, num_processes=2, use_port=str(port))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        return int(connection.getsockname()[1])
+
+
+def test_a_notebook_trains_on_two_processes(
+    two: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under papermill; the record is the one that torchrun's processes leave."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.cells = [
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(TRAIN),
+    ]
+    nbformat.write(notebook, tmp_path / "chapter.ipynb")
+    given = {
+        "folder": str(tmp_path / "results"),
+        "settings": json.dumps(NF.to_dict()),
+        "port": free_port(),
+    }
+    book.execute(tmp_path / "chapter.ipynb", tmp_path / "done.ipynb", given)
+    (record,), damaged = Ledger(tmp_path / "results").scan()
+    assert damaged == []
+    assert record.spec == NF
+    assert record.provenance["processes"] == 2
+    assert record.metrics == two["NF"][0]["metrics"]
