@@ -94,7 +94,8 @@ def default_root() -> Path:
     return Path(os.environ.get("NBREPRO_DATA", "data"))
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where things are kept that can be computed again: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
     return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
 
 
@@ -246,7 +247,7 @@ def _folder(name: str, root: Path) -> Dataset:
                 # ctime and inode change even when files trade places, size and time alike
                 marks = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
                 stamp.update(f"{path}\0{marks}\n".encode())
-    cached = _cache() / f"{name}-{stamp.hexdigest()[:16]}.npz"
+    cached = cache_folder() / f"{name}-{stamp.hexdigest()[:16]}.npz"
     arrays = _read_cache(cached)
     if arrays is None:
         _check_digest(name, base, listing)

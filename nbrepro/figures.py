@@ -160,7 +160,11 @@ def dots(records: Sequence[Record], arms: Arms, title: str = "") -> Figure:
         axis.set_title(title, fontsize=11, loc="left")
         used = [r for runs in found.values() for r in runs]
         if used:
-            below = {"xytext": (0, -42), "textcoords": "offset points", "annotation_clip": False}
+            below: Any = {
+                "xytext": (0, -42),
+                "textcoords": "offset points",
+                "annotation_clip": False,
+            }
             axis.annotate(scale_of(used), (1, 0), xycoords="axes fraction", ha="right", va="top",
                           fontsize=9, color="0.35", **below)  # fmt: skip
     plt.close(figure)

@@ -522,6 +522,7 @@ class _Graphs:
 
     def __init__(self, run: "_Run") -> None:
         self.run, device = run, run.device
+        self.on_gpu = device.type == "cuda"
         steps = range(max(1, run.spec.epochs * run.steps_per_epoch))
         rates = [learning_rate(run.spec, step, run.steps_per_epoch) for step in steps]
         self.rates = torch.tensor(rates, device=device)
@@ -531,7 +532,7 @@ class _Graphs:
         self.plan = run.plan(0)
         self.index = torch.arange(max(run.spec.batch_size, EVALUATION_BATCH), device=device)
         self.recorded: dict[tuple[str, int], Callable[[], object]] = {}
-        self.memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.memory = torch.cuda.graph_pool_handle() if self.on_gpu else None
 
     def begin_epoch(self, plan: Plan, number: int) -> None:
         """Take in the epoch's plan and its first step's number; record what is not yet recorded."""
@@ -570,26 +571,22 @@ class _Graphs:
     def _recorded(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
         key = (step.__name__, batch)
         if key not in self.recorded:
-            on_gpu = self.run.device.type == "cuda"
-            self.recorded[key] = self._record(step, batch) if on_gpu else partial(step, batch)
+            self.recorded[key] = self._record(step, batch) if self.on_gpu else partial(step, batch)
         return self.recorded[key]
 
     def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
         """Run ``step`` a few times, record it, and undo what that did to the run."""
         optimizer = self.run.optimizer.state
         had_state = bool(optimizer)
-        # Warm-up and recording would otherwise read beyond the epoch and the table of rates.
-        self.number.zero_()
-        self.position.zero_()
         before = [(tensor, tensor.clone()) for tensor in self.run.tensors()]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
-                self.number.zero_()
-                self.position.zero_()
+                self._rewind()
                 step(batch)
         torch.cuda.current_stream().wait_stream(side)
+        self._rewind()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.memory):
             step(batch)
@@ -601,9 +598,13 @@ class _Graphs:
                     for value in state.values():
                         if isinstance(value, Tensor):
                             value.zero_()
+        self._rewind()
+        return graph.replay
+
+    def _rewind(self) -> None:
+        """Go back to the first step, lest a warm-up reads beyond the epoch or the table."""
         self.number.zero_()
         self.position.zero_()
-        return graph.replay
 
 
 def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:

@@ -3,7 +3,11 @@
 Without a GPU the recorded functions run as they are; only the recording itself needs one.
 """
 
+import contextlib
 import copy
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +20,11 @@ from nbrepro.training import _Graphs, _Run
 SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, precision="float32")
 
 
-def trained(spec: Spec, *, tensors: bool) -> _Run:
+def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
     run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"), eager=True)
-    if tensors:
-        run._graphs = _Graphs(run)
+    if graphs is not None:
+        run._graphs = graphs(run)
+        run._graphs.on_gpu = graphs is Recorded
     run.evaluate(0)
     for epoch in range(spec.epochs):
         run.train_epoch(epoch, lambda _: None)
@@ -45,7 +50,7 @@ def trained(spec: Spec, *, tensors: bool) -> _Run:
 def test_the_tensor_step_is_the_eager_step(changes: dict[str, object]) -> None:
     """Tail batch included: 1,437 training images are two batches of 500 and one of 437."""
     spec = SPEC.replace(**changes)
-    eager, tensors = trained(spec, tensors=False), trained(spec, tensors=True)
+    eager, tensors = trained(spec, graphs=None), trained(spec, graphs=_Graphs)
     for name, weight in eager.model.state_dict().items():
         assert torch.equal(weight, tensors.model.state_dict()[name]), name
     assert eager.curve == tensors.curve
@@ -71,10 +76,10 @@ def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
-    once = trained(spec, tensors=False)
+    once = trained(spec, graphs=None)
     assert once.model.blocks[0].conv1.weight.dtype == torch.bfloat16
     monkeypatch.setattr(training, "_round_frozen", lambda model: {})
-    always = trained(spec, tensors=False)
+    always = trained(spec, graphs=None)
     assert always.model.blocks[0].conv1.weight.dtype == torch.float32
     assert once.curve == always.curve
     first, second = once.finished_model().state_dict(), always.finished_model().state_dict()
@@ -91,6 +96,44 @@ def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
     assert int(result.model.bn.num_batches_tracked) == 6
     copy.deepcopy(drawn).load_state_dict(result.model.state_dict(), strict=True)
     assert result.how["step"] == "eager"
+
+
+class Recorded(_Graphs):
+    """Goes through recording on a machine without a GPU: nothing is kept, so steps run again."""
+
+    def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
+        super()._record(step, batch)
+        return partial(step, batch)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": "batchnorm", "schedule": "cosine", "warmup_epochs": 1},
+        {"model": "cifar_nf_resnet8", "clip": "agc", "ema": 0.999, "momentum": 0.0},
+        {"model": "cifar_nf_resnet8", "optimizer": "lars", "dropout": 0.2},
+    ],
+    ids=str,
+)
+def test_recording_leaves_no_trace(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warm-up steps train; weights, statistics, momentum, averages and sums go back."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stub in {
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": contextlib.nullcontext,
+        "CUDAGraph": lambda: SimpleNamespace(replay=None),
+        "graph": lambda graph, pool: contextlib.nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    spec = SPEC.replace(**changes)
+    eager = trained(spec, graphs=None)
+    recorded = trained(spec, graphs=Recorded)
+    for name, weight in eager.model.state_dict().items():
+        assert torch.equal(weight, recorded.model.state_dict()[name]), name
+    assert eager.curve == recorded.curve
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")

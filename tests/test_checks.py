@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,3 +134,25 @@ def test_counts_of_the_ablation_are_timms() -> None:
             model = nfnet.NormFreeNet(replace(paper, **changed))
         counts.append(sum(parameter.numel() for parameter in model.parameters()))
     assert counts == [68_638_724, 62_774_276]
+
+
+def test_a_finding_is_kept_until_our_source_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBREPRO_CACHE", str(tmp_path))
+    asked = []
+
+    def check() -> tuple[bool, str]:
+        asked.append(1)
+        return True, "found"
+
+    monkeypatch.setitem(checks.CHECKS, "sam_cost", check)
+    assert checks.outcome("sam_cost") == checks.outcome("sam_cost") == (True, "found")
+    assert len(asked) == 1
+    monkeypatch.setattr(checks, "_source_digest", lambda: "other")
+    assert checks.outcome("sam_cost") == (True, "found")
+    assert len(asked) == 2
+    for kept in tmp_path.iterdir():
+        kept.write_text("{")
+    assert checks.outcome("sam_cost") == (True, "found")
+    assert len(asked) == 3

@@ -8,11 +8,15 @@ A printed number holds if what it comes from can be rounded to it. "About" and i
 tolerance, which the criterion names. Constants are the printed tables of arXiv 2102.06171.
 """
 
+import hashlib
+import json
 import math
+import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -21,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import agc, augment, models, recipe
+from nbrepro.atomic import replacing
+from nbrepro.data import cache_folder
 from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d
 from nbrepro.models.macs import count_macs
 from nbrepro.models.nf_resnet import NFResNet
@@ -101,6 +107,31 @@ def _check(function: Check) -> Check:
 
     CHECKS[function.__name__] = run
     return run
+
+
+def outcome(name: str) -> tuple[bool, str]:
+    """What a check finds, computed once for this source of ours and this torch.
+
+    Several pages show the same checks; the finding is kept in the cache folder under a digest of
+    all our source files, so that any change of ours has everything computed again.
+    """
+    kept = cache_folder() / f"check-{name}-{_source_digest()}.json"
+    with suppress(OSError, ValueError, TypeError):
+        agrees, note = json.loads(kept.read_text(encoding="utf-8"))
+        return bool(agrees), str(note)
+    found = CHECKS[name]()
+    with suppress(OSError), replacing(kept) as file:
+        file.write(json.dumps(found).encode())
+    return found
+
+
+@cache
+def _source_digest() -> str:
+    digest = hashlib.sha256(f"{torch.__version__} {platform.machine()}".encode())
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _each(values: Iterator[float] | list[float], form: str = ".2f") -> str:

@@ -161,7 +161,7 @@ def judge(claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmar
     if rule["kind"] == "check":
         from nbrepro.claims import checks
 
-        agrees, note = checks.CHECKS[rule["check"]]()
+        agrees, note = checks.outcome(rule["check"])
         return Verdict(claim, "reproduced" if agrees else "contradicted", note=note)
     if rule["kind"] == "measured":
         return _judge_measured(claim, rule, benchmarks)
