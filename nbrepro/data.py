@@ -95,7 +95,7 @@ def default_root() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be computed again: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
+    """Where what can be computed again is kept: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
     return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
 
 
