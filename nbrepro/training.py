@@ -189,8 +189,10 @@ def train(
     if track is not None:
         settings = {k: str(v) for k, v in spec.to_dict().items()}
         accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
-    run = _Run(spec, dataset, accelerator, eager=eager)
+    run = _Run(spec, dataset, accelerator)
     done = run.load(checkpoint) if checkpoint else 0
+    if run.device.type == "cuda" and accelerator.num_processes == 1 and not eager:
+        run.capture()
     trained_images, training_seconds = 0, 0.0
 
     bar = tqdm(
@@ -242,9 +244,7 @@ def train(
 class _Run:
     """State of one run: network, optimizer, data on the device, curve."""
 
-    def __init__(
-        self, spec: Spec, dataset: Dataset, accelerator: Accelerator, *, eager: bool = False
-    ) -> None:
+    def __init__(self, spec: Spec, dataset: Dataset, accelerator: Accelerator) -> None:
         self.spec, self.accelerator = spec, accelerator
         self.device = accelerator.device
         bfloat16 = spec.precision == "bfloat16" or (
@@ -274,17 +274,26 @@ class _Run:
         self._first_bad = self._never.clone()
         self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._test_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        alone = accelerator.num_processes == 1
-        captured = self.device.type == "cuda" and alone and not eager
-        self._graphs = _Graphs(self) if captured else None
+        self._graphs: _Graphs | None = None
         self.how: dict[str, Any] = {
             "device": device_name(self.device),
             "precision": "bfloat16" if bfloat16 else "float32",
             "memory_format": "channels_last",
-            "step": "captured" if captured else "eager",
+            "step": "eager",
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
         }
+
+    def capture(self) -> None:
+        """Record the steps, if they can be; otherwise the eager loop goes on."""
+        graphs = _Graphs(self)
+        try:
+            graphs.record()
+        except RuntimeError as error:
+            log.warning("the step cannot be captured, training goes on without: %s", error)
+            return
+        self._graphs = graphs
+        self.how["step"] = "captured"
 
     def any(self, mine: bool) -> bool:
         """Whether any process says so: all must leave the loop together."""
@@ -522,7 +531,6 @@ class _Graphs:
 
     def __init__(self, run: "_Run") -> None:
         self.run, device = run, run.device
-        self.on_gpu = device.type == "cuda"
         steps = range(max(1, run.spec.epochs * run.steps_per_epoch))
         rates = [learning_rate(run.spec, step, run.steps_per_epoch) for step in steps]
         self.rates = torch.tensor(rates, device=device)
@@ -532,13 +540,25 @@ class _Graphs:
         self.plan = run.plan(0)
         self.index = torch.arange(max(run.spec.batch_size, EVALUATION_BATCH), device=device)
         self.recorded: dict[tuple[str, int], Callable[[], object]] = {}
-        self.memory = torch.cuda.graph_pool_handle() if self.on_gpu else None
+        self.memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def record(self) -> None:
+        """Record every step of the run.
+
+        Raises:
+            RuntimeError: if one cannot be captured; the run is as it was.
+        """
+        run = self.run
+        if run.spec.epochs:
+            run.prepared.train()
+            for batch in _sizes(len(run.batches), run.spec.batch_size):
+                self.recorded["train", batch] = self._record(self._step, batch)
+        run.model.eval()
+        for batch in _sizes(len(run.test), EVALUATION_BATCH):
+            self.recorded["test", batch] = self._record(self._evaluation_step, batch)
 
     def begin_epoch(self, plan: Plan, number: int) -> None:
-        """Take in the epoch's plan and its first step's number; record what is not yet recorded."""
-        images, batch = len(plan["order"]), self.run.spec.batch_size
-        for size in {min(batch, images), images % batch} - {0}:
-            self._recorded(self._step, size)
+        """Take in the epoch's plan and the number of its first step."""
         for name, items in plan.items():
             self.plan[name].copy_(items)
         self.number.fill_(number)
@@ -546,7 +566,7 @@ class _Graphs:
 
     def step(self, batch: int) -> None:
         """Train on the next ``batch`` images of the plan."""
-        self._recorded(self._step, batch)()
+        self.recorded["train", batch]()
 
     def begin_evaluation(self) -> None:
         """Start at the first test image."""
@@ -554,7 +574,7 @@ class _Graphs:
 
     def evaluation_step(self, batch: int) -> None:
         """Evaluate the next ``batch`` test images."""
-        self._recorded(self._evaluation_step, batch)()
+        self.recorded["test", batch]()
 
     def _step(self, batch: int) -> None:
         index = self.position + self.index[:batch]
@@ -568,43 +588,45 @@ class _Graphs:
         self.run.evaluation_step(self.position + self.index[:batch])
         self.position += batch
 
-    def _recorded(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
-        key = (step.__name__, batch)
-        if key not in self.recorded:
-            self.recorded[key] = self._record(step, batch) if self.on_gpu else partial(step, batch)
-        return self.recorded[key]
-
     def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
         """Run ``step`` a few times, record it, and undo what that did to the run."""
+        if self.run.device.type != "cuda":
+            return partial(step, batch)
         optimizer = self.run.optimizer.state
         had_state = bool(optimizer)
         before = [(tensor, tensor.clone()) for tensor in self.run.tensors()]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
+        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        try:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    self._rewind()
+                    step(batch)
                 self._rewind()
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph, pool=self.memory):
                 step(batch)
-        torch.cuda.current_stream().wait_stream(side)
-        self._rewind()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.memory):
-            step(batch)
-        with torch.no_grad():
-            for tensor, old in before:
-                tensor.copy_(old)
-            if not had_state:  # momentum that starts at zero is momentum that was never there
-                for state in optimizer.values():
-                    for value in state.values():
-                        if isinstance(value, Tensor):
-                            value.zero_()
-        self._rewind()
+        finally:
+            with torch.no_grad():
+                for tensor, old in before:
+                    tensor.copy_(old)
+                if not had_state:  # momentum that starts at zero is momentum that was never there
+                    for state in optimizer.values():
+                        for value in state.values():
+                            if isinstance(value, Tensor):
+                                value.zero_()
+            self._rewind()
         return graph.replay
 
     def _rewind(self) -> None:
         """Go back to the first step, lest a warm-up reads beyond the epoch or the table."""
         self.number.zero_()
         self.position.zero_()
+
+
+def _sizes(images: int, batch: int) -> set[int]:
+    """The sizes of the batches of one pass: the whole ones and the short last one."""
+    return {min(batch, images), images % batch} - {0}
 
 
 def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:

@@ -21,10 +21,10 @@ SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, p
 
 
 def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
-    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"), eager=True)
+    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"))
     if graphs is not None:
         run._graphs = graphs(run)
-        run._graphs.on_gpu = graphs is Recorded
+        run._graphs.record()
     run.evaluate(0)
     for epoch in range(spec.epochs):
         run.train_epoch(epoch, lambda _: None)
@@ -60,8 +60,9 @@ def test_a_tensor_step_never_waits_for_the_device() -> None:
     spec = SPEC.replace(
         model="cifar_nf_resnet8", clip="agc", ema=0.999, mixup=0.2, cutmix=1.0, randaugment=5.0
     )
-    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"), eager=True)
+    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"))
     graphs = run._graphs = _Graphs(run)
+    graphs.record()
     graphs.begin_epoch(run.plan(0), 0)
     with Operations() as operations:
         graphs.step(500)
@@ -102,7 +103,11 @@ class Recorded(_Graphs):
     """Goes through recording on a machine without a GPU: nothing is kept, so steps run again."""
 
     def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
-        super()._record(step, batch)
+        device, self.run.device = self.run.device, torch.device("cuda")
+        try:
+            super()._record(step, batch)
+        finally:
+            self.run.device = device
         return partial(step, batch)
 
 
@@ -116,9 +121,38 @@ class Recorded(_Graphs):
     ids=str,
 )
 def test_recording_leaves_no_trace(
-    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object], without_cuda: pytest.MonkeyPatch
 ) -> None:
     """Warm-up steps train; weights, statistics, momentum, averages and sums go back."""
+    spec = SPEC.replace(**changes)
+    eager = trained(spec, graphs=None)
+    recorded = trained(spec, graphs=Recorded)
+    for name, weight in eager.model.state_dict().items():
+        assert torch.equal(weight, recorded.model.state_dict()[name]), name
+    assert eager.curve == recorded.curve
+
+
+def test_a_step_that_cannot_be_captured_is_run_eagerly(
+    without_cuda: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(graph: object, pool: object) -> object:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    without_cuda.setattr(torch.cuda, "graph", refuse)
+    without_cuda.setattr(training, "_Graphs", Recorded)
+    run = _Run(SPEC, data.load("digits"), training.accelerator_for("cpu"))
+    before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    run.capture()
+    assert run._graphs is None
+    assert run.how["step"] == "eager"
+    assert "not permitted when stream is capturing" in caplog.text
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Stand-ins for what recording takes from CUDA."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, stub in {
         "Stream": lambda: stream,
@@ -128,12 +162,7 @@ def test_recording_leaves_no_trace(
         "graph": lambda graph, pool: contextlib.nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, stub)
-    spec = SPEC.replace(**changes)
-    eager = trained(spec, graphs=None)
-    recorded = trained(spec, graphs=Recorded)
-    for name, weight in eager.model.state_dict().items():
-        assert torch.equal(weight, recorded.model.state_dict()[name]), name
-    assert eager.curve == recorded.curve
+    return monkeypatch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")

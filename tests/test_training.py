@@ -179,6 +179,68 @@ def test_equal_to_a_plain_loop(
     assert result.metrics["train_loss"] == pytest.approx(mean, abs=2e-6)
 
 
+def by_hand(weight: Tensor, gradient: Tensor, clipping: float) -> Tensor:
+    """Equation 3 of arXiv 2102.06171, unit by unit."""
+    rows = [...] if weight.squeeze().ndim <= 1 else list(range(len(weight)))
+    gradient = gradient.clone()
+    for row in rows:
+        bound = clipping * max(float(weight[row].norm()), 1e-3)
+        if gradient[row].norm() > bound:
+            gradient[row] *= bound / gradient[row].norm()
+    return gradient
+
+
+def test_the_nfnet_recipe_equals_a_plain_loop(spec: Spec, few_digits: Dataset) -> None:
+    """Clipping before decay, decay on weights alone, Nesterov's step, smoothed labels, averages."""
+    recipe = spec.replace(
+        model="cifar_nf_resnet8", train="all", optimizer="nesterov", decay="weights",
+        weight_decay=0.01, clip="agc", clipping=0.05, label_smoothing=0.1, schedule="constant",
+        ema=0.9, epochs=2, lr=0.2,
+    )  # fmt: skip
+    result = train(recipe, few_digits, device="cpu")
+
+    torch.manual_seed(recipe.seed)
+    model = models.create(recipe.model, 10).to(memory_format=torch.channels_last)
+    velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    average = {n: p.detach().clone() for n, p in model.named_parameters()}
+    step = 0
+    for epoch in range(2):
+        order, _, _ = epoch_plan(recipe.seed, epoch, 90, 0)
+        for part in order.split(recipe.batch_size):
+            images = torch.stack(
+                [prepare(few_digits.train_images[k], 0, 0, False, 0) for k in part]
+            )
+            images = images.contiguous(memory_format=torch.channels_last)
+            loss = nn.functional.cross_entropy(
+                model(images), few_digits.train_labels[part], label_smoothing=0.1
+            )
+            model.zero_grad()
+            loss.backward()
+            for name, weight in model.named_parameters():
+                gradient = weight.grad
+                assert gradient is not None
+                if name != "fc.weight":
+                    gradient = by_hand(weight.detach(), gradient, 0.05)
+                if weight.ndim > 1:
+                    gradient = gradient + 0.01 * weight.detach()
+                velocity[name] = 0.9 * velocity[name] + gradient
+                weight.data -= 0.2 * (gradient + 0.9 * velocity[name])
+                kept = min(0.9, (1 + step) / (10 + step))
+                average[name] = kept * average[name] + (1 - kept) * weight.detach()
+            step += 1
+    for name, weight in model.state_dict().items():  # sums are rounded in another order
+        torch.testing.assert_close(
+            result.model.state_dict()[name], weight, rtol=0, atol=2e-5, msg=name
+        )
+    model.load_state_dict(average)
+    model.eval()
+    with torch.no_grad():
+        test = torch.stack([prepare(image, 0, 0, False, 0) for image in few_digits.test_images])
+        loss = nn.functional.cross_entropy(model(test), few_digits.test_labels)
+    assert result.metrics["ema_test_loss"] == pytest.approx(float(loss), abs=1e-4)
+    assert 0 < result.metrics["clipped"] < 1
+
+
 def test_curve_and_metrics(spec: Spec, few_digits: Dataset) -> None:
     result = train(spec, few_digits, device="cpu")
     assert result.status == "completed"
@@ -330,6 +392,24 @@ def long(spec: Spec) -> Spec:
     return spec.replace(epochs=3, augmentation="crop-flip", weight_decay=0.01)
 
 
+#: Everything of the NFNet recipe that draws, averages or remembers.
+STRONG: dict[str, Any] = {
+    "model": "cifar_nf_resnet8",
+    "train": "all",
+    "optimizer": "nesterov",
+    "decay": "weights",
+    "clip": "agc",
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "randaugment": 5.0,
+    "sam": 0.05,
+    "ema": 0.999,
+    "dropout": 0.2,
+    "stochastic_depth": 0.2,
+}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -337,8 +417,9 @@ def long(spec: Spec) -> Spec:
         {"train": "batchnorm", "schedule": "cosine", "warmup_epochs": 1.5},
         {"train": "random:2"},
         {"train": "output+beta", "statistics": False},
+        STRONG,
     ],
-    ids=lambda changes: changes["train"],
+    ids=lambda changes: f"{changes['train']}-{len(changes)}",
 )
 def test_parts_equal_the_whole(
     long: Spec, few_digits: Dataset, tmp_path: Path, changes: dict[str, Any]
