@@ -267,7 +267,7 @@ class _Run:
         self.curve: list[dict[str, float]] = []
         self.diverged_at: int | None = None
         # Sums over an epoch, on the device: loss, hits, share of units clipped.
-        self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self._parameters = list(self.model.named_parameters())  # those frozen have no gradient
         self._frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad}
         self._nothing = torch.zeros((), device=self.device)
         self._never = torch.tensor(torch.iinfo(torch.int64).max, device=self.device)
@@ -436,11 +436,11 @@ class _Run:
         if spec.clip == "none":
             return self._nothing
         if spec.clip == "norm":
-            norm = nn.utils.clip_grad_norm_(self._trained.values(), spec.clipping, foreach=True)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), spec.clipping, foreach=True)
             return (norm > spec.clipping).float()
         units = "layer" if spec.clip == "agc-layer" else "official"
         clipped = agc.clip_grads_(
-            self._trained.items(), spec.clipping, exclude=spec.unclipped, units=units
+            self._parameters, spec.clipping, exclude=spec.unclipped, units=units
         )
         return agc.share(clipped)
 

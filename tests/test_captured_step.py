@@ -42,6 +42,7 @@ def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
         {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0, "label_smoothing": 0.1},
         {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "clip": "agc", "decay": "weights"},
         {"model": "cifar_nf_resnet8", "optimizer": "lars", "clip": "norm", "clipping": 1.0},
+        {"model": "bn_cifar_nf_resnet8", "train": "batchnorm", "clip": "agc"},
         {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2, "ema": 0.999},
         {"model": "cifar_nf_resnet8", "sam": 0.05},
     ],
