@@ -59,6 +59,7 @@ class Spec:
             none.
         dropout: before the classifier, for networks that have it; 0 for the network's own rate.
         stochastic_depth: of residual branches, for networks that have it; 0 for their own rate.
+        skip_init: whether a normalizer-free network's blocks have SkipInit's scalar.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
         warmup_epochs: epochs over which the rate rises linearly from zero.
@@ -92,6 +93,7 @@ class Spec:
     ema: float = 0.0
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    skip_init: bool = True
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup_epochs: float = 0.0
@@ -148,11 +150,10 @@ class Spec:
             )
         # A setting that nothing reads would give one run two names.
         known = models.options(self.model)
-        for name in _MODEL_OPTIONS:
-            if name not in known and getattr(self, name) != _DEFAULTS[name]:
+        for name in self.model_options():
+            if name not in known:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, but {self.model} has no such option; it "
-                    f"has {', '.join(known)}"
+                    f"{name} is set, but {self.model} has no such option; it has {', '.join(known)}"
                 )
         for unread, needs in (
             (("clipping",), self.clip == "none"),
@@ -169,7 +170,8 @@ class Spec:
     def model_options(self) -> dict[str, Any]:
         """The settings that :func:`nbrepro.models.create` takes, where they are not the default."""
         named = {name: getattr(self, name) for name in _MODEL_OPTIONS}
-        return {name: value for name, value in named.items() if value != _DEFAULTS[name]}
+        options = {name: value for name, value in named.items() if value != _DEFAULTS[name]}
+        return options if self.skip_init else options | {"skip_gain": None}
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, defaults included, as JSON types."""

@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from nbrepro import book, claims
+from nbrepro import benchmark, book, claims
 from nbrepro.claims import verdicts
 from nbrepro.ledger import Ledger
 
@@ -42,9 +42,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_built_site_has_every_page_and_every_verdict(site: Path) -> None:
     records, _ = Ledger(ROOT / "results").scan()
+    timings = benchmark.read(ROOT / "results")
     scorecard = (site / "scorecard.html").read_text(encoding="utf-8")
     for claim in claims.register().values():
-        verdict = verdicts.judge(claim, records).verdict
+        verdict = verdicts.judge(claim, records, timings).verdict
         row = re.search(rf"<b>{claim.id}</b>.*?</tr>", scorecard, re.S)
         assert row, f"{claim.id} has no row on the scorecard"
         assert f">{verdict}</span>" in row[0]

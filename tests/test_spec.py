@@ -98,6 +98,7 @@ def test_golden_defaults() -> None:
         "ema": 0.0,
         "dropout": 0.0,
         "stochastic_depth": 0.0,
+        "skip_init": True,
     }
 
 
@@ -143,6 +144,7 @@ FURTHER: dict[str, Any] = {
     "sam_share": 0.5,
     "dropout": 0.1,
     "stochastic_depth": 0.1,
+    "skip_init": False,
 }
 
 
@@ -162,8 +164,9 @@ def test_every_setting_is_part_of_the_identity() -> None:
         ({"clipping": 0.02}, "clipping is 0.02, which nothing reads with clip='none'"),
         ({"clip": "norm", "unclipped": ["stem.*"]}, "unclipped is"),
         ({"sam_share": 0.5}, "sam_share is 0.5"),
-        ({"dropout": 0.1}, "dropout is 0.1, but cifar_resnet14 has no such option"),
-        ({"model": "cifar_nf_resnet20", "weight_init": "binary"}, "weight_init is 'binary'"),
+        ({"dropout": 0.1}, "dropout is set, but cifar_resnet14 has no such option"),
+        ({"model": "cifar_nf_resnet20", "weight_init": "binary"}, "weight_init is set"),
+        ({"skip_init": False}, "skip_gain is set, but cifar_resnet14"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -49,7 +49,9 @@ def _arms(profile: str) -> list[Spec]:
     # At the linearly scaled rate SkipInit would hardly move in so few epochs: four times that.
     small = [twin.replace(batch_size=4, lr=0.025, epochs=4) for twin in twins]
     longer = [twin.replace(epochs=5 * twin.epochs) for twin in twins]
-    return [*twins, *longer, *small]
+    # The papers' rate, and without SkipInit, whose scalars start at zero and have to grow first.
+    slower = [twin.replace(lr=0.1) for twin in twins]
+    return [*twins, *longer, *small, *slower, slower[0].replace(skip_init=False)]
 
 
 EXPERIMENT = Experiment(
