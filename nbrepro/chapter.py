@@ -299,7 +299,7 @@ def accuracy_table(records: "Sequence[Record]") -> "HTML":
     from nbrepro import figures
 
     if not records:
-        return _html("<p>No records yet.</p>")
+        return _html('<p class="seen">No records yet.</p>')
     table = figures.frame(records)
     rows = []
     for (_, _, _, _), runs in table.groupby(["width", "depth", "model", "train"], sort=True):
@@ -333,7 +333,7 @@ def deviations(records: "Sequence[Record]", published: "Mapping[str, Any] | None
     from nbrepro.spec import Spec
 
     if not records:
-        return _html("<p>No records yet.</p>")
+        return _html('<p class="seen">No records yet.</p>')
     if published is None:
         recipe = Spec(model="cifar_resnet14").to_dict()
         for varied in ("model", "train", "seed"):
@@ -364,7 +364,7 @@ def benchmark_table(name: str) -> "HTML":
                 (html.escape(case), f"×{row['ratio']:.2f}{spread}", html.escape(timing.hardware))
             )
     if not rows:
-        return _html("<p>Not measured yet.</p>")
+        return _html('<p class="seen">Not measured yet.</p>')
     note = "; ".join(
         f"{t.hardware}, {t.provenance['threads']} thread{'s' * (t.provenance['threads'] > 1)}, "
         f"torch {t.provenance['versions']['torch']}"

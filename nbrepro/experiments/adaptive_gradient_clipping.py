@@ -53,6 +53,9 @@ def _arms(profile: str) -> list[Spec]:
         *(_agc(at[1.6], unclipped=(*FREE, part)) for part in PARTS),
         # the norm of the whole gradient
         *(at[rate].replace(clip="norm", clipping=x) for x in THRESHOLDS for rate in (1.6, 0.4)),
+        # after the first runs: the paper takes the best λ for each batch size, and clips SkipInit
+        _agc(scaled[0], LAMBDAS[-1]),
+        _agc(at[1.6], LAMBDAS[1], unclipped=("fc.weight", PARTS[0])),
         # LARS fixes the length of every update
         *(nf.replace(optimizer="lars", lr=rate) for rate in (1.6, 6.4, 25.6)),
     ]
