@@ -406,30 +406,46 @@ def test_what_stands_in_for_imagenet_is_never_more_than_reduced() -> None:
 
 
 def timing(low: float, high: float, *, on_gpu: bool) -> Benchmark:
-    case = {"ratio": (low + high) / 2, "low": low, "high": high, "rounds": 9}
-    cases = claims.get("T6-a").rule["cases"] + claims.get("F1-a").rule["cases"]  # type: ignore[index]
-    return Benchmark("nfnet_steps", "a machine", on_gpu, dict.fromkeys(cases, case), {})
+    row = {"ratio": (low + high) / 2, "low": low, "high": high, "rounds": 9}
+    return Benchmark("speed", "a machine", on_gpu, {"ours over theirs": row}, {})
+
+
+def faster(device: str | None = None) -> Claim:
+    rule = {"kind": "measured", "benchmark": "speed", "cases": ["ours over theirs"],
+            "between": [1.1, math.inf]}  # fmt: skip
+    return dataclasses.replace(
+        claims.get("T6-a"), rule=rule | ({"device": device} if device else {})
+    )
 
 
 @pytest.mark.parametrize(
-    ("claim", "found", "expected"),
+    ("device", "found", "expected"),
     [
-        ("T6-a", timing(1.2, 1.5, on_gpu=False), "reproduced at reduced scale"),
-        ("T6-a", timing(1.0, 1.5, on_gpu=False), "inconclusive"),
-        ("T6-a", timing(0.8, 0.9, on_gpu=True), "contradicted"),
-        ("F1-a", timing(8.0, 9.0, on_gpu=True), "reproduced at reduced scale"),
-        ("F1-a", timing(8.0, 9.0, on_gpu=False), "not run"),  # a claim about accelerators
+        (None, timing(1.2, 1.5, on_gpu=False), "reproduced at reduced scale"),
+        (None, timing(1.0, 1.5, on_gpu=False), "inconclusive"),
+        (None, timing(0.8, 0.9, on_gpu=True), "contradicted"),
+        ("cuda", timing(8.0, 9.0, on_gpu=True), "reproduced at reduced scale"),
+        ("cuda", timing(8.0, 9.0, on_gpu=False), "not run"),  # a claim about accelerators
     ],
 )
-def test_measured(claim: str, found: Benchmark, expected: str) -> None:
-    verdict = judge(claims.get(claim), [], [found])
+def test_measured(device: str | None, found: Benchmark, expected: str) -> None:
+    verdict = judge(faster(device), [], [found])
     assert verdict.verdict == expected
     assert ("a machine" in verdict.scale) == (expected != "not run")
 
 
 def test_a_gpu_speaks_before_a_cpu() -> None:
     cpu, gpu = timing(1.2, 1.5, on_gpu=False), timing(0.8, 0.9, on_gpu=True)
-    assert judge(claims.get("T6-a"), [], [cpu, gpu]).verdict == "contradicted"
+    assert judge(faster(), [], [cpu, gpu]).verdict == "contradicted"
+
+
+def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
+    for claim in claims.register().values():
+        if claim.rule and claim.rule["kind"] == "measured":
+            script = BOOK.parent / "benchmarks" / f"{claim.rule['benchmark']}.py"
+            for case in claim.rule["cases"]:
+                for side in case.split(" over "):
+                    assert side in script.read_text(encoding="utf-8"), case
 
 
 # --- counts --------------------------------------------------------------------------------------

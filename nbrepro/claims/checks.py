@@ -670,7 +670,7 @@ def ema_horizon() -> tuple[bool, str]:
     """
     steps = 360 * 1_281_167 // 4096
     last = recipe.ema_decay(float(steps))
-    reached = math.ceil((10 * 0.99999 - 1) / (1 - 0.99999))
+    reached = round((10 * 0.99999 - 1) / (1 - 0.99999))
     return last < 0.99999, (
         f"the decay is {recipe.ema_decay(1e3):.5f} at step 1,000 and {last:.5f} at the last, "
         f"{steps:,}; it would reach 0.99999 at step {reached:,}"
