@@ -116,36 +116,34 @@ class Design:
         return nn.Sequential(OrderedDict(parts if self.order == "bn-relu" else parts[::-1]))
 
     def convolution(
-        self, channels_in: int, channels: int, kernel: int, stride: int = 1, beta: float = 1.0
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        beta: float | None = 1.0,
     ) -> nn.Conv2d:
-        """A convolution behind :meth:`preactivation` of the same ``beta``."""
+        """A convolution behind :meth:`preactivation` of the same ``beta``; None: behind none."""
+        mode = self.padding_mode
         if self.standardized:
-            scale = GAMMA[self.activation] / beta if self.folded else 1.0
+            scale = GAMMA[self.activation] / beta if self.folded and beta is not None else 1.0
             return ScaledStdConv2d(
                 channels_in,
                 channels,
                 kernel,
                 stride,
-                padding_mode=self.padding_mode,
+                groups=groups,
+                padding_mode=mode,
                 input_scale=scale,
             )
-        behind_norm = self.kind == "bn" and self.order == "relu-bn"
-        moment = 1.0 if behind_norm else second_moment(self.activation)
-        return self._plain(channels_in, channels, kernel, stride, moment)
-
-    def stem(self, channels: int, kernel: int, stride: int) -> nn.Conv2d:
-        """The convolution that sees the image, taken to have unit variance."""
-        if self.standardized:
-            mode = self.padding_mode
-            return ScaledStdConv2d(3, channels, kernel, stride, padding_mode=mode)
-        return self._plain(3, channels, kernel, stride, moment=1.0)
-
-    def _plain(
-        self, channels_in: int, channels: int, kernel: int, stride: int, moment: float
-    ) -> nn.Conv2d:
+        unit_input = beta is None or (self.kind == "bn" and self.order == "relu-bn")
+        moment = 1.0 if unit_input else second_moment(self.activation)
         bias = self.kind != "bn"
-        mode = self.padding_mode
-        conv = SameConv2d(channels_in, channels, kernel, stride, bias=bias, padding_mode=mode)
+        conv = SameConv2d(
+            channels_in, channels, kernel, stride, groups=groups, bias=bias, padding_mode=mode
+        )
         nn.init.normal_(conv.weight, std=(conv.weight[0].numel() * moment) ** -0.5)
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
@@ -187,13 +185,15 @@ class Block(nn.Module):
         self.act1 = design.preactivation(channels_in, self.beta)
         self.shortcut: nn.Module | None = None
         if stride != 1 or channels_in != channels:
-            self.shortcut = design.convolution(channels_in, channels, 1, stride, self.beta)
+            self.shortcut = design.convolution(channels_in, channels, stride=stride, beta=self.beta)
         branch: OrderedDict[str, nn.Module] = OrderedDict()
         for index, (width, kernel, step) in enumerate(plan, 1):
             if index > 1:
                 branch[f"act{index}"] = design.preactivation(channels_in)
             deviation = self.beta if index == 1 else 1.0
-            branch[f"conv{index}"] = design.convolution(channels_in, width, kernel, step, deviation)
+            branch[f"conv{index}"] = design.convolution(
+                channels_in, width, kernel, stride=step, beta=deviation
+            )
             channels_in = width
         self.branch = nn.Sequential(branch)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
@@ -260,9 +260,12 @@ class NFResNet(nn.Module):
         super().__init__()
         design = Design(**design_options)  # type: ignore[arg-type]
         if choose("images", images, ("imagenet", "cifar")) == "imagenet":
-            stem = [("conv", design.stem(stem_channels, 7, 2)), ("pool", SameMaxPool2d(3, 2))]
+            stem = [
+                ("conv", design.convolution(3, stem_channels, 7, stride=2, beta=None)),
+                ("pool", SameMaxPool2d(3, 2)),
+            ]
         else:
-            stem = [("conv", design.stem(stem_channels, 3, 1))]
+            stem = [("conv", design.convolution(3, stem_channels, 3, beta=None))]
         self.stem = nn.Sequential(OrderedDict(stem))
         self.blocks = nn.Sequential()
         width, betas = stem_channels, expected_stds(depths, design.alpha)

@@ -44,15 +44,11 @@ from torch.nn import functional as F
 
 from nbrepro import layers
 from nbrepro.layers import (
-    GAMMA,
-    Activation,
-    SameConv2d,
-    ScaledStdConv2d,
     StochasticDepth,
     avg_pool_same,
     expected_stds,
-    second_moment,
 )
+from nbrepro.models.nf_resnet import Design
 from nbrepro.names import choose
 
 ALPHA = 0.2
@@ -139,58 +135,6 @@ class SqueezeExcite(layers.SqueezeExcite):
         return x * self.gate(x)
 
 
-@dataclass(frozen=True)
-class Design:
-    """What the layers of a network are made of.
-
-    Attributes:
-        kind: ``nf``, ``bn`` or ``plain``.
-        fold: see :class:`NFNet`.
-    """
-
-    kind: str = "nf"
-    fold: bool = False
-
-    def __post_init__(self) -> None:
-        choose("kind of network", self.kind, KINDS.values())
-        if self.fold and self.kind != "nf":
-            raise ValueError("fold=True folds scalars into standardized weights: there are none")
-
-    def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
-        """What stands before a convolution whose input is expected to have deviation ``beta``."""
-        if self.fold:
-            return Activation(ACTIVATION, scaled=False)
-        activation = Activation(ACTIVATION, scaled=self.kind == "nf", beta=beta)
-        if self.kind != "bn":
-            return activation
-        return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), act=activation))
-
-    def convolution(
-        self,
-        channels_in: int,
-        channels: int,
-        kernel: int = 1,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        beta: float | None = 1.0,
-    ) -> nn.Conv2d:
-        """A convolution behind :meth:`preactivation` of the same ``beta``, or behind none."""
-        activated = beta is not None
-        if self.kind == "nf":
-            scale = GAMMA[ACTIVATION] / beta if self.fold and beta is not None else 1.0
-            return ScaledStdConv2d(
-                channels_in, channels, kernel, stride, groups=groups, input_scale=scale
-            )
-        bias = self.kind == "plain"
-        conv = SameConv2d(channels_in, channels, kernel, stride, groups=groups, bias=bias)
-        moment = second_moment(ACTIVATION) if activated else 1.0
-        nn.init.normal_(conv.weight, std=(conv.weight[0].numel() * moment) ** -0.5)
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
-        return conv
-
-
 class Block(nn.Module):
     """``shortcut + α · skip_gain · branch(act1(x))``.
 
@@ -221,7 +165,7 @@ class Block(nn.Module):
         self.beta = beta if normalizer_free else 1.0
         self.alpha = ALPHA if normalizer_free else 1.0
         self.stride = stride
-        self.fold = design.fold
+        self.fold = design.folded
 
         self.act1 = design.preactivation(channels_in, self.beta)
         self.shortcut: nn.Module | None = None
@@ -298,7 +242,9 @@ class NFNet(nn.Module):
         fold: bool = False,
     ) -> None:
         super().__init__()
-        design = Design(kind, fold)
+        if fold and kind != "nf":
+            raise ValueError("fold=True folds scalars into standardized weights: there are none")
+        design = Design(kind, ACTIVATION, fold=fold)
         channels = variant.widths[0] // 2
         if choose("images", images, ("imagenet", "cifar")) == "cifar":
             self.stem = _stem(design, (3, channels), (1,))
