@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.ledger import Record
 
+# Accelerate imports notebook bars; ours are off in notebooks, and the warning holds a path.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 _BADGES = {
     "reproduced": "yes",
     "reproduced at reduced scale": "yes",
@@ -143,8 +146,6 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
         raise ValueError(unknown("profile", given["profile"], PROFILES))
     if given["seeds"] < 1:
         raise ValueError(f"seeds is {given['seeds']}; it must be at least 1")
-    # Accelerate imports notebook bars; ours are off in notebooks, and the warning holds a path.
-    warnings.filterwarnings("ignore", message="IProgress not found")
     if given["profile"] == "smoke":
         # Tiny networks: several threads only get into each other's way.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -268,6 +269,9 @@ def scorecard() -> "HTML":
     rows = []
     for v in sorted(judged, key=lambda v: _ORDER.index(v.verdict)):
         claim = v.claim
+        untrained = {"not run": "no runs yet", "cited only": "no runs"}.get(
+            v.verdict, "no run needed"
+        )
         marked = {
             "review": " <i>(a review's claim)</i>",
             "ours": " <i>(our own finding)</i>",
@@ -277,7 +281,7 @@ def scorecard() -> "HTML":
                 f"<b>{claim.id}</b> {html.escape(claim.statement)}{marked}",
                 _quoted(claim),
                 _unbroken(v.ours),
-                f'{_badge(v.verdict)}<div class="seen">{html.escape(v.scale) or "no runs"}<br>'
+                f'{_badge(v.verdict)}<div class="seen">{html.escape(v.scale) or untrained}<br>'
                 f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a></div>',
             )
         )

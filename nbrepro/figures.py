@@ -139,7 +139,7 @@ def dots(records: Sequence[Record], arms: Arms, title: str = "") -> Figure:
     found = {name: runs_of(records, settings) for name, settings in arms.items()}
     found = {name: runs for name, runs in found.items() if runs}
     with plt.rc_context(_STYLE):
-        figure, axis = plt.subplots(figsize=(8.2, 0.9 + 0.42 * max(1, len(found))))
+        figure, axis = plt.subplots(figsize=(5.8, 0.9 + 0.42 * max(1, len(found))))
         colours = sns.color_palette("colorblind", 3)
         for row, runs in enumerate(found.values()):
             values = [100 * value(r, "test_accuracy") for r in runs]
