@@ -19,7 +19,7 @@ from nbrepro.names import unknown
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nbrepro.ledger import Ledger
+    from nbrepro.ledger import Damaged, Ledger, Record
     from nbrepro.runner import Planned
     from nbrepro.spec import Spec
 
@@ -192,8 +192,10 @@ def _list(_options: argparse.Namespace) -> None:
     _print(table)
 
 
-def _planned(options: argparse.Namespace) -> tuple["Ledger", list["Planned"]]:
-    """The ledger, and the runs behind an experiment, a chapter, a claim or everything."""
+def _planned(
+    options: argparse.Namespace,
+) -> tuple["Ledger", list["Planned"], list["Record"], list["Damaged"]]:
+    """The ledger, the runs behind an experiment, a chapter, a claim or everything, and its scan."""
     from nbrepro import claims, experiments, runner
     from nbrepro.claims import verdicts
     from nbrepro.ledger import Ledger
@@ -218,11 +220,12 @@ def _planned(options: argparse.Namespace) -> tuple["Ledger", list["Planned"]]:
         raise ValueError(
             f"no {options.profile} run feeds {claim.id}; take --profile quick or --profile full"
         )
-    return ledger, runner.most_informative(planned, ledger.scan()[0])
+    records, damaged = ledger.scan()
+    return ledger, runner.most_informative(planned, records), records, damaged
 
 
 def _run(options: argparse.Namespace) -> int:
-    ledger, planned = _planned(options)
+    ledger, planned, _, _ = _planned(options)
     todo = [p for p in planned if p.missing]
     settings = Settings(
         ledger=ledger,
@@ -255,8 +258,7 @@ def _run(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> None:
     from nbrepro import runner
 
-    ledger, planned = _planned(options)
-    records, damaged = ledger.scan()
+    _, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
     table = _table(
         f"{options.profile} on {on}, most informative first",

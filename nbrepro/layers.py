@@ -314,7 +314,7 @@ class ScaledStdConv2d(SameConv2d):
 
 
 class SqueezeExcite(nn.Module):
-    """``2 · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x`` (2102.06171, appendix C).
+    """``factor · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x`` (2102.06171, appendix C).
 
     The factor 2 keeps the variance near one, as the sigmoid is near ½ at the start. The paper
     prints GELU between the two plain linear layers; the authors' code has an unscaled ReLU, and so
@@ -323,10 +323,12 @@ class SqueezeExcite(nn.Module):
     Args:
         channels: channels of the input and the output.
         ratio: hidden units as a share of ``channels``.
+        factor: 2 in normalizer-free networks, 1 in others.
     """
 
-    def __init__(self, channels: int, ratio: float = 0.5) -> None:
+    def __init__(self, channels: int, ratio: float = 0.5, factor: float = 2.0) -> None:
         super().__init__()
+        self.factor = factor
         hidden = max(1, int(channels * ratio))
         self.fc0 = nn.Linear(channels, hidden)
         self.fc1 = nn.Linear(hidden, channels)
@@ -335,10 +337,14 @@ class SqueezeExcite(nn.Module):
             nn.init.trunc_normal_(fc.weight, std=std, a=-2 * std, b=2 * std)
             nn.init.zeros_(fc.bias)
 
+    def gate(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → what to multiply it by, ``[N, C, 1, 1]``."""
+        gate = torch.sigmoid(self.fc1(F.relu(self.fc0(x.mean(dim=(2, 3))))))
+        return (self.factor * gate)[:, :, None, None]
+
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` → ``[N, C, H, W]``."""
-        gate = torch.sigmoid(self.fc1(F.relu(self.fc0(x.mean(dim=(2, 3))))))
-        return x * (2 * gate)[:, :, None, None]
+        return x * self.gate(x)
 
 
 class StochasticDepth(nn.Module):

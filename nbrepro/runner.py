@@ -72,15 +72,19 @@ def most_informative(planned: list[Planned], records: Sequence[Record]) -> list[
     replicates, then the order of the grid.
     """
     untold = set(unsettled(records, ("not run",)))
-    seeds = Counter(p.spec.replace(seed=0) for p in planned if not p.missing)
-    keys = {}
-    for place, item in enumerate(planned):
-        arm = item.spec.replace(seed=0)
-        told = untold.isdisjoint(settles(item)) or seeds[arm] > 0
-        keys[item.experiment, item.spec] = (told, seeds[arm], place)
-        if item.missing:
-            seeds[arm] += 1
-    return sorted(planned, key=lambda item: keys[item.experiment, item.spec])
+    seeds = Counter(_arm(item) for item in planned if not item.missing)
+    ranked = []
+    for item in planned:
+        replicates = seeds[_arm(item)]
+        told = untold.isdisjoint(settles(item)) or replicates > 0
+        ranked.append((told, replicates, item))
+        seeds[_arm(item)] += item.missing
+    return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])]
+
+
+def _arm(item: Planned) -> tuple[str, Spec]:
+    """What an experiment's replicates have in common."""
+    return item.experiment, item.spec.replace(seed=0)
 
 
 def settles(item: Planned) -> list[str]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from nbrepro import data
 from nbrepro.data import Dataset
+from nbrepro.ledger import Ledger
 from nbrepro.spec import Spec
 
 torch.set_num_threads(1)
@@ -80,3 +81,13 @@ def spec() -> Spec:
         batch_size=32,
         precision="float32",
     )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "results")
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    return tmp_path / "runs"

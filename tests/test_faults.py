@@ -38,16 +38,6 @@ LONG = "Größer" * 300
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "results")
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
-
-
-@pytest.fixture
 def quickly(spec: Spec) -> Spec:
     """A tenth of a second an epoch."""
     return spec.replace(train="output", batch_size=500, epochs=3)

@@ -20,16 +20,6 @@ from nbrepro.spec import Spec
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "results")
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
-
-
-@pytest.fixture
 def quickly(spec: Spec) -> Spec:
     """A tenth of a second a run: no more than the output layer, in large batches."""
     return spec.replace(train="output", batch_size=500, epochs=1)

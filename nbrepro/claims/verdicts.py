@@ -285,7 +285,7 @@ def _ask(
     if "rising" in rule:
         present = [arm for arm in rule["rising"] if _arm(records, arm)]
         pairs = [{"low": low, "high": high} for low, high in pairwise(present)]
-        missing = [label(arm) for arm in rule["rising"] if arm not in present]
+        missing = [_absent(records, arm) for arm in rule["rising"] if arm not in present]
     else:
         pairs = [p for p in _pairs(rule) if _arm(records, p["low"]) and _arm(records, p["high"])]
         named = [pair[end] for pair in _pairs(rule) for end in ("low", "high")]
@@ -408,30 +408,26 @@ def _judge_counts(claim: Claim, printed: dict[str, list[str]]) -> Verdict:
 
 def _judge_measured(claim: Claim, rule: dict[str, Any], benchmarks: Sequence[Benchmark]) -> Verdict:
     """Read the benchmark's rows; one machine's timings never stand for more than that machine."""
-    wanted = [
-        b
-        for b in benchmarks
-        if b.name == rule["benchmark"] and b.on_gpu >= (rule.get("device") == "cuda")
-    ]
+    gpu_only = rule.get("device") == "cuda"
+    wanted = [b for b in benchmarks if b.name == rule["benchmark"] and (b.on_gpu or not gpu_only)]
+    best = max(wanted, key=lambda b: b.on_gpu, default=None)
     findings = []
-    for benchmark in sorted(wanted, key=lambda b: not b.on_gpu)[:1]:
-        for case in rule["cases"]:
-            row = benchmark.rows.get(case)
-            if row is not None:
-                ends = row["low"], row["high"]
-                answer = _answer(ends, rule["between"])
-                findings.append(
-                    Finding(case, (row["rounds"],), row["ratio"], *ends, answer, False, ratio=True)
-                )
-    if not findings:
-        gpu = " on a GPU" if rule.get("device") == "cuda" else ""
-        return Verdict(claim, "not run", note=f"needs benchmarks/{rule['benchmark']}.py{gpu}")
+    for case in rule["cases"]:
+        row = best.rows.get(case) if best else None
+        if row is not None:
+            ends = row["low"], row["high"]
+            answer = _answer(ends, rule["between"])
+            findings.append(
+                Finding(case, (row["rounds"],), row["ratio"], *ends, answer, False, ratio=True)
+            )
+    if best is None or not findings:
+        where = " on a GPU" if gpu_only else ""
+        return Verdict(claim, "not run", note=f"needs benchmarks/{rule['benchmark']}.py{where}")
     answers = {finding.answer for finding in findings}
     verdict = "contradicted" if "no" in answers else "inconclusive"
     if answers == {"yes"}:
         verdict = "reproduced at reduced scale"
-    hardware = sorted(wanted, key=lambda b: not b.on_gpu)[0].hardware
-    return Verdict(claim, verdict, tuple(findings), f"measured on {hardware}")
+    return Verdict(claim, verdict, tuple(findings), f"measured on {best.hardware}")
 
 
 def _prints_as(count: int, text: str) -> bool:

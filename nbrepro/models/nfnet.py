@@ -40,10 +40,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nbrepro import layers
 from nbrepro.layers import (
+    SqueezeExcite,
     StochasticDepth,
     avg_pool_same,
     expected_stds,
@@ -116,23 +115,6 @@ VARIANTS = {
     for plus, widths in (("", WIDTHS), ("+", WIDER))
     for number, row in enumerate(_ROWS)
 }
-
-
-class SqueezeExcite(layers.SqueezeExcite):
-    """``factor · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x``; the NFNets' factor is 2."""
-
-    def __init__(self, channels: int, factor: float) -> None:
-        super().__init__(channels, ratio=0.5)
-        self.factor = factor
-
-    def gate(self, x: Tensor) -> Tensor:
-        """``[N, C, H, W]`` → what to multiply it by, ``[N, C, 1, 1]``."""
-        gate = torch.sigmoid(self.fc1(F.relu(self.fc0(x.mean(dim=(2, 3))))))
-        return (self.factor * gate)[:, :, None, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, H, W]`` → ``[N, C, H, W]``."""
-        return x * self.gate(x)
 
 
 class Block(nn.Module):
