@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from nbrepro import benchmark, data, training
+from nbrepro import benchmark, data, malloc, training
 
 BATCH = 128
 TOLERANCE = 1e-6  # of pixels between -2.5 and 2.8
@@ -84,6 +84,7 @@ def noise() -> data.Dataset:
     return data.Dataset("noise", tuple("0123456789"), images, labels, images[:1], labels[:1], "")
 
 
+@malloc.kept()  # as in training; for the peer as well
 def main() -> None:
     """Measure, print and record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from nbrepro import benchmark, data, training
+from nbrepro import benchmark, data, malloc, training
 from nbrepro.freezing import freeze
 from nbrepro.names import network
 from nbrepro.spec import Spec
@@ -66,6 +66,7 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     return time.perf_counter() - start
 
 
+@malloc.kept()  # as train() itself
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     """Seconds of one epoch of :func:`nbrepro.training.train`, evaluation and recording left out."""
     # On a GPU the first epoch warms up; the second is timed.

@@ -377,8 +377,8 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
 class Batches:
     """A labelled image set on a device that hands out augmented, normalised batches.
 
-    One gather over the padded uint8 images does sampling, crop and flip; the border is black, as
-    padding before normalisation makes it. Batches come out in channels-last memory format.
+    A crop is gathered row by row, as runs of bytes of the padded uint8 images; the border is black,
+    as padding before normalisation makes it. Batches come out in channels-last memory format.
 
     Args:
         images: uint8 ``[N, H, W, 3]``.
@@ -394,12 +394,14 @@ class Batches:
         self.height, self.width = images.shape[1:3]
         self.images = torch.nn.functional.pad(images.to(device), (0, 0, pad, pad, pad, pad))
         self.labels = labels.to(device)
-        # (x / 255 - mean) / std as one multiply and one add
-        std = torch.tensor(STD, device=device) * 255
-        self.scale = (1 / std).view(1, 3, 1, 1)
-        self.shift = (-torch.tensor(MEAN, device=device) * 255 / std).view(1, 3, 1, 1)
+        # Row p: the 3 W bytes from pixel p on, of all pixels of all images; rows overlap.
+        pixels = self.images.numel() // 3
+        self._runs = self.images.as_strided((pixels - self.width + 1, 3 * self.width), (3, 1))
         self._rows = torch.arange(self.height, device=device)
-        self._columns = torch.arange(self.width, device=device)
+        # (x / 255 - mean) / std as one multiply and one add, on whole rows of pixels
+        std = torch.tensor(STD, device=device) * 255
+        self._scale = (1 / std).repeat(self.width)
+        self._shift = (-torch.tensor(MEAN, device=device) * 255 / std).repeat(self.width)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -424,18 +426,20 @@ class Batches:
         self, index: Tensor, offset: Tensor | None = None, flip: Tensor | None = None
     ) -> Tensor:
         """The images of a batch before normalisation: uint8 ``[B, 3, H, W]``."""
-        columns = self._columns.expand(len(index), -1)
+        batch = len(index)
+        height, width = self.images.shape[1:3]
+        row, column = (self.pad, self.pad) if offset is None else (offset[:, :1], offset[:, 1:])
+        starts = (index[:, None] * height + row + self._rows) * width + column
+        pixels = self._runs.index_select(0, starts.flatten()).view(batch, self.height, -1, 3)
         if flip is not None:
-            columns = torch.where(flip[:, None], self.width - 1 - columns, columns)
-        if offset is None:
-            rows, columns = self._rows + self.pad, columns + self.pad
-        else:
-            rows = self._rows + offset[:, :1]
-            columns = columns + offset[:, 1:]
-        rows = rows.expand(len(index), -1)
-        pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+            # Taking whole images from both forms is a third of the time of torch.where.
+            both = torch.cat([pixels, pixels.flip(2)])
+            first = torch.arange(batch, device=index.device)
+            pixels = both.index_select(0, first + flip * batch)
         return pixels.permute(0, 3, 1, 2)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels in 0..255 ``[B, 3, H, W]`` → float32, channel by channel ``(x / 255 - m) / s``."""
-        return torch.mul(pixels, self.scale).add_(self.shift)
+        rows = pixels.permute(0, 2, 3, 1).flatten(2)  # a view of channels-last pixels
+        rows = torch.mul(rows, self._scale).add_(self._shift)
+        return rows.view(*rows.shape[:2], -1, 3).permute(0, 3, 1, 2)

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from nbrepro import agc, augment, freezing, models, recipe
+from nbrepro import agc, augment, freezing, malloc, models, recipe
 from nbrepro.atomic import replacing
 from nbrepro.data import Batches, Dataset
 from nbrepro.spec import Spec
@@ -150,6 +150,7 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
     return accelerator
 
 
+@malloc.kept()
 def train(
     spec: Spec,
     dataset: Dataset,
