@@ -37,6 +37,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 from torch.utils.dlpack import from_dlpack
 
 from nbrepro.names import choose
@@ -286,6 +287,9 @@ class _Block:
         memory = torch.zeros(2, end, device=device, dtype=dtype)
         self.weights, self.gradients = memory
         self.momentum = torch.zeros_like(self.weights) if group["momentum"] else None
+        # Up to torch 2.13 the fused kernel on a CPU leaves 16-bit weights as they were, in silence
+        # (pytorch issue 191763).
+        self.fused = device.type != "cpu" or dtype in (torch.float32, torch.float64)
         self.matrices = [memory[:, a:b].view(2, -1, n) for a, b, out, n in spans if not out]
         self.clippable = [gradients for _, gradients in self.matrices]
         self.rows = [len(gradients) for gradients in self.clippable]
@@ -332,18 +336,18 @@ class _Block:
             norms = torch.cat([norm(m, dim=2, dtype=dtype) for m in self.matrices], dim=1)
             self.factor = _factors(norms[0], norms[1], group["clipping"], group["eps"])
             torch._foreach_mul_(self.clippable, self.factor[:, None].split(self.rows))
-        torch._fused_sgd_(
-            [self.weights],
-            [self.gradients],
-            [] if self.momentum is None or not group["momentum"] else [self.momentum],
-            lr=group["lr"],
-            momentum=group["momentum"],
-            dampening=group["dampening"],
-            weight_decay=group["weight_decay"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            is_first_step=False,  # the momentum starts as zeros
-        )
+        momentum: list[Any] = [self.momentum] if group["momentum"] else []
+        hyper = {name: group[name] for name in _HYPER}
+        if self.fused:
+            torch._fused_sgd_(
+                [self.weights],
+                [self.gradients],
+                momentum,
+                is_first_step=False,  # the momentum starts as zeros
+                **hyper,
+            )
+        else:
+            sgd([self.weights], [self.gradients], momentum or [None], foreach=False, **hyper)
         for tensor, before in kept:
             tensor.copy_(before)
         torch.autograd.graph.increment_version(self.parameters)
@@ -358,6 +362,9 @@ class _Block:
     def _of(self, i: int) -> list[Tensor]:
         return [self.parameters[i], *self.buffers[i : i + 1]]
 
+
+#: What torch's SGD is told, as the options of a parameter group are called.
+_HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 #: Where a new unit length begins in a block: a multiple of so many elements, for aligned access.
 _ALIGNMENT = 64

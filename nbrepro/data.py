@@ -426,20 +426,20 @@ class Batches:
         self, index: Tensor, offset: Tensor | None = None, flip: Tensor | None = None
     ) -> Tensor:
         """The images of a batch before normalisation: uint8 ``[B, 3, H, W]``."""
-        batch = len(index)
+        shape = (len(index), self.height, self.width, 3)
         height, width = self.images.shape[1:3]
         row, column = (self.pad, self.pad) if offset is None else (offset[:, :1], offset[:, 1:])
         starts = (index[:, None] * height + row + self._rows) * width + column
-        pixels = self._runs.index_select(0, starts.flatten()).view(batch, self.height, -1, 3)
+        pixels = self._runs.index_select(0, starts.flatten()).view(shape)
         if flip is not None:
             # Taking whole images from both forms is a third of the time of torch.where.
             both = torch.cat([pixels, pixels.flip(2)])
-            first = torch.arange(batch, device=index.device)
-            pixels = both.index_select(0, first + flip * batch)
+            first = torch.arange(len(index), device=index.device)
+            pixels = both.index_select(0, first + flip * len(index))
         return pixels.permute(0, 3, 1, 2)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels in 0..255 ``[B, 3, H, W]`` → float32, channel by channel ``(x / 255 - m) / s``."""
-        rows = pixels.permute(0, 2, 3, 1).flatten(2)  # a view of channels-last pixels
-        rows = torch.mul(rows, self._scale).add_(self._shift)
-        return rows.view(*rows.shape[:2], -1, 3).permute(0, 3, 1, 2)
+        pixels = pixels.permute(0, 2, 3, 1)
+        rows = torch.mul(pixels.flatten(2), self._scale).add_(self._shift)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)

@@ -522,7 +522,7 @@ def test_optimizer_equals_the_function_and_sgd(
     assert 0 < agc.share(optimizer.clipped) == agc.share(reference.clipped) < 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_step_in_lower_precision(dtype: torch.dtype) -> None:
     """Torch's fused SGD rounds differently with a tensor's place in memory, hence a tolerance."""
     one, two = Net().to(dtype), Net().to(dtype)

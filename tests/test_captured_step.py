@@ -7,11 +7,17 @@ import contextlib
 import copy
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from itertools import chain
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from test_step_cost import Operations
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nbrepro import data, training
 from nbrepro.spec import Spec
@@ -32,22 +38,21 @@ def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
     return run
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"train": "batchnorm"},
-        {"train": "random:2"},
-        {"schedule": "cosine", "warmup_epochs": 1, "augmentation": "none"},
-        {"precision": "bfloat16", "train": "batchnorm"},
-        {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0, "label_smoothing": 0.1},
-        {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "clip": "agc", "decay": "weights"},
-        {"model": "cifar_nf_resnet8", "optimizer": "lars", "clip": "norm", "clipping": 1.0},
-        {"model": "bn_cifar_nf_resnet8", "train": "batchnorm", "clip": "agc"},
-        {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2, "ema": 0.999},
-        {"model": "cifar_nf_resnet8", "sam": 0.05},
-    ],
-    ids=str,
-)
+RECIPES: list[dict[str, object]] = [
+    {"train": "batchnorm"},
+    {"train": "random:2"},
+    {"schedule": "cosine", "warmup_epochs": 1, "augmentation": "none"},
+    {"precision": "bfloat16", "train": "batchnorm"},
+    {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0, "label_smoothing": 0.1},
+    {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "clip": "agc", "decay": "weights"},
+    {"model": "cifar_nf_resnet8", "optimizer": "lars", "clip": "norm", "clipping": 1.0},
+    {"model": "bn_cifar_nf_resnet8", "train": "batchnorm", "clip": "agc"},
+    {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2, "ema": 0.999},
+    {"model": "cifar_nf_resnet8", "sam": 0.05},
+]
+
+
+@pytest.mark.parametrize("changes", RECIPES, ids=str)
 def test_the_tensor_step_is_the_eager_step(changes: dict[str, object]) -> None:
     """Tail batch included: 1,437 training images are two batches of 500 and one of 437."""
     spec = SPEC.replace(**changes)
@@ -72,6 +77,59 @@ def test_a_tensor_step_never_waits_for_the_device() -> None:
     allowed = 2 * len(run.optimizer.param_groups)
     assert operations.counts["_local_scalar_dense"] <= allowed
     assert operations.counts["nonzero"] == 0
+
+
+class HostTensors(TorchDispatchMode):
+    """Operations that read or make a tensor in the computer's own memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        result = operation(*arguments, **(options or {}))
+        tensors = [x for x in tree_leaves((arguments, options, result)) if isinstance(x, Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.seen.append(str(operation))
+        return result
+
+
+@pytest.mark.parametrize("changes", RECIPES, ids=str)
+def test_a_recorded_step_stays_on_the_device(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph replays no copy from the host, and no shape or branch that depends on values.
+
+    The device is "meta", whose tensors have no values: whatever needs one raises, as does whatever
+    mixes devices. Only what torch refuses there for want of a kernel is replaced.
+    """
+
+    def fused_sgd(*tensors: list[Tensor], lr: Tensor, **_: object) -> None:
+        assert {t.device.type for t in [*chain.from_iterable(tensors), lr]} == {"meta"}
+
+    monkeypatch.setattr("torch._fused_sgd_", fused_sgd)
+    sgd = import_module("torch.optim.sgd")  # torch.optim deletes the name
+    monkeypatch.setattr(sgd, "_device_dtype_check_for_fused", lambda *_, **__: None)
+    monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda _: True)
+    monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
+    device: Any = SimpleNamespace(
+        device=torch.device("meta"),
+        num_processes=1,
+        process_index=0,
+        prepare=lambda *parts: parts,
+        backward=lambda loss: loss.backward(),
+    )
+    run = _Run(SPEC.replace(**changes), data.load("digits"), device)
+    graphs = _Graphs(run)
+    graphs._step(500)  # as a warm-up does, for what is made once
+    with HostTensors() as host:
+        graphs._step(500)
+        graphs._step(437)
+        run.model.eval()
+        graphs._evaluation_step(360)
+    assert host.seen == []
 
 
 def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
