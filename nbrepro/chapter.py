@@ -6,6 +6,7 @@ Importing this module does not import torch, so a misspelt parameter is reported
 import html
 import inspect
 import os
+import statistics
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nbrepro.claims import Claim
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.ledger import Record
+    from nbrepro.spec import Spec
 
 # Accelerate imports notebook bars; ours are off in notebooks, and the warning holds a path.
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -355,6 +357,49 @@ def deviations(records: "Sequence[Record]", published: "Mapping[str, Any] | None
         if ours != [str(theirs)]:
             rows.append((setting, html.escape(str(theirs)), html.escape(", ".join(ours))))
     return _html(_table(("setting", "the paper", "these records"), rows))
+
+
+def paired_table(records: "Sequence[Record]", setting: str, before: str, after: str) -> "HTML":
+    """What one setting changes: differences between runs that are otherwise the same, seed by seed.
+
+    Args:
+        records: the runs; those without a partner that has ended are left out.
+        setting: of :class:`~nbrepro.spec.Spec`.
+        before: its value on one side.
+        after: its value on the other, which the difference is counted for.
+    """
+    from nbrepro import figures
+    from nbrepro.claims import verdicts
+
+    sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
+    for record in records:
+        if record.metrics:
+            side = sides[str(getattr(record.spec, setting))]
+            side[record.spec.replace(**{setting: before})] = record
+    arms: dict[Spec, list[tuple[float, float]]] = {}
+    for spec, record in sides[after].items():
+        if spec in sides[before]:
+            pair = [100 * r.metrics["test_accuracy"] for r in (sides[before][spec], record)]
+            arms.setdefault(spec.replace(seed=0), []).append((pair[0], pair[1]))
+    rows = []
+    for spec, pairs in arms.items():
+        differences = [b - a for a, b in pairs]
+        change = f"{statistics.mean(differences):+.1f}"
+        if len(pairs) > 1:
+            low, high = verdicts.interval(differences)
+            change += f' <span class="seen">[{low:.1f}, {high:.1f}]</span>'
+        means = [f"{statistics.mean(side):.1f}" for side in zip(*pairs, strict=True)]
+        name = verdicts.label({"model": spec.model, "train": spec.train})
+        if spec.clip == "agc":
+            name += f", AGC {spec.clipping}, rate {spec.lr}"
+        rows.append((name, *means, change, str(len(pairs))))
+    if not rows:
+        return _html('<p class="seen">No records yet.</p>')
+    head = ("run", f"{before}, %", f"{after}, %", "difference, points", "seeds")
+    note = html.escape(figures.scale_of([r for side in sides.values() for r in side.values()]))
+    return _html(
+        _table(head, rows) + f'<p class="seen">Test accuracy, means over seeds; {note}.</p>'
+    )
 
 
 def benchmark_table(name: str) -> "HTML":

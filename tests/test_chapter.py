@@ -1,5 +1,6 @@
 """What notebooks call: parameters are checked at once, pages say what the records say."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 
 from nbrepro import chapter
+from nbrepro.ledger import Record
+from nbrepro.spec import Spec
 
 DEFAULTS: dict[str, Any] = {"profile": "smoke", "dataset": "cifar10", "seeds": 1}
 
@@ -78,3 +81,30 @@ def test_without_records_a_page_says_so(tmp_path: Any, monkeypatch: pytest.Monke
     assert begin().evidence() == []
     assert "No records yet" in chapter.accuracy_table([]).data
     assert "not run" in chapter.tally()
+
+
+def ended(spec: Spec, accuracy: float) -> Record:
+    metrics = {"test_accuracy": accuracy, "test_top5": 0.5}
+    curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
+    return Record("precision", spec, "completed", metrics, curve, {})
+
+
+def test_pairs_differ_in_one_setting() -> None:
+    """Seed 2 has no partner, the AGC run has one; means and interval are of whole pairs."""
+    spec = Spec(model="cifar_resnet14", train="batchnorm", epochs=3)
+    agc = spec.replace(train="all", clip="agc", clipping=0.01)
+    accuracies = {
+        "float32": [(spec, 0, 0.5), (spec, 1, 0.6), (agc, 0, 0.4)],
+        "bfloat16": [(spec, 0, 0.51), (spec, 1, 0.63), (spec, 2, 0.9), (agc, 0, 0.2)],
+    }
+    records = [
+        ended(base.replace(precision=precision, seed=seed), accuracy)
+        for precision, runs in accuracies.items()
+        for base, seed, accuracy in runs
+    ]
+    page = chapter.paired_table(records, "precision", "float32", "bfloat16").data
+    cells = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", page)]
+    assert cells[:5] == ["ResNet-14, BatchNorm only", "55.0", "57.0", "+2.0 [-10.7, 14.7]", "2"]
+    assert cells[5].endswith("AGC 0.01, rate 0.1")
+    assert cells[6:] == ["40.0", "20.0", "-20.0", "1"]
+    assert "No records yet" in chapter.paired_table([], "precision", "float32", "bfloat16").data

@@ -85,7 +85,7 @@ def test_run_then_run_again_then_status_then_verify(
 
     assert run("run", "training_only_batchnorm", "--profile", "smoke", *results) == 0
     assert "3 runs, 3 recorded, 0 to do" in capsys.readouterr().out
-    assert run("status", "--profile", "smoke", *results) == 0
+    assert run("status", "training_only_batchnorm", "--profile", "smoke", *results) == 0
     assert "To do: 0 s" in capsys.readouterr().out
 
     assert run("verify", "ACC-20", *results) == 0

@@ -1,6 +1,11 @@
 """Experiments: named grids of specs, one module a chapter."""
 
-from nbrepro.experiments import adaptive_gradient_clipping, nf_resnets, training_only_batchnorm
+from nbrepro.experiments import (
+    adaptive_gradient_clipping,
+    nf_resnets,
+    precision,
+    training_only_batchnorm,
+)
 from nbrepro.experiments.grid import Experiment
 from nbrepro.names import PROFILES, unknown
 
@@ -8,7 +13,7 @@ __all__ = ["PROFILES", "REGISTRY", "Experiment", "get", "select"]
 
 REGISTRY: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (nf_resnets, adaptive_gradient_clipping, training_only_batchnorm)
+    for module in (nf_resnets, adaptive_gradient_clipping, training_only_batchnorm, precision)
 }
 
 
