@@ -76,6 +76,7 @@ class Chapter:
         verdict. ``quick`` and ``full`` runs go to the ledger.
         """
         from nbrepro import experiments, runner
+        from nbrepro.executors import Settings
         from nbrepro.ledger import Ledger
 
         smoke = self.profile == "smoke"
@@ -87,7 +88,8 @@ class Chapter:
                 planned = runner.plan(
                     experiment, self.profile, ledger, dataset=self.dataset, seeds=self.seeds
                 )
-                for record in runner.run(planned, ledger, checkpoints=checkpoints):
+                settings = Settings(ledger=ledger, checkpoints=checkpoints)
+                for record in runner.run(planned, settings):
                     if record.status == "failed":
                         raise RuntimeError(f"{record.spec} failed:\n{record.error}")
                 records += [r for p in planned if (r := ledger.find(p.experiment, p.spec))]

@@ -116,17 +116,7 @@ def serial(planned: "list[Planned]", settings: Settings) -> "Iterator[Record]":
     """One run after another in this process."""
     from nbrepro import runner
 
-    return runner.run(
-        planned,
-        settings.ledger,
-        time_budget=settings.time_budget,
-        retry_failed=settings.retry_failed,
-        device=settings.device,
-        data_root=settings.data_root,
-        download=settings.download,
-        checkpoints=settings.checkpoints,
-        progress=settings.progress,
-    )
+    return runner.run(planned, settings)
 
 
 def processes(planned: "list[Planned]", settings: Settings) -> "Iterator[Record]":
@@ -480,19 +470,18 @@ def _run(task: _Task) -> int:
     ledger, spec = Ledger(task["ledger"]), Spec.from_dict(task["spec"])
     if spec.hash != task["hash"]:
         raise ValueError(f"run {task['hash']} is {spec.hash} here; nbrepro's versions differ")
+    settings = Settings(
+        ledger=ledger,
+        time_budget=task["seconds"],
+        retry_failed=task["retry_failed"],
+        device=task["device"],
+        data_root=task["data_root"],
+        checkpoints=Path(task["checkpoints"]),
+        progress=False,
+    )
+    planned = Planned(task["experiment"], spec, ledger.find(task["experiment"], spec))
     try:
-        records = list(
-            runner.run(
-                [Planned(task["experiment"], spec, ledger.find(task["experiment"], spec))],
-                ledger,
-                time_budget=task["seconds"],
-                retry_failed=task["retry_failed"],
-                device=task["device"],
-                data_root=task["data_root"],
-                checkpoints=Path(task["checkpoints"]),
-                progress=False,
-            )
-        )
+        records = list(runner.run([planned], settings))
     except DataError as error:
         print(error)
         return _NO_DATA

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from nbrepro import claims, data, training
 from nbrepro.claims import verdicts
+from nbrepro.executors import Settings
 from nbrepro.experiments import Experiment
 from nbrepro.ledger import Ledger, Record, provenance
 from nbrepro.spec import Spec
@@ -206,40 +207,23 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w.])/(?:[^\s/\"']+/)+([^\s/\"']*)", r"\1", text)
 
 
-def run(
-    planned: list[Planned],
-    ledger: Ledger,
-    *,
-    time_budget: float | None = None,
-    retry_failed: bool = False,
-    device: str = "auto",
-    data_root: str | Path | None = None,
-    download: bool = False,
-    checkpoints: Path = Path("runs"),
-    progress: bool = True,
-) -> Iterator[Record]:
-    """Run what is missing and yield each record as it is written.
+def run(planned: list[Planned], settings: Settings) -> Iterator[Record]:
+    """Run what is missing, one run after another, and yield each record as it is written.
 
     A run that another process on this machine has in hand is left to it. Ends early, without an
     error, when the budget is spent; a run cut off by it goes on from its last epoch next time.
 
     Args:
         planned: from :func:`plan`.
-        ledger: where records go.
-        time_budget: seconds.
-        retry_failed: also run again what failed before.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        data_root: folder of the data sets.
-        download: let torchvision fetch CIFAR-10.
-        checkpoints: folder for checkpoints and locks.
-        progress: show a bar on a terminal.
+        settings: how; ``workers`` and ``scheduler`` are for the other executors.
 
     Raises:
         OSError: the ledger cannot be written; found out before the first run.
     """
-    deadline = None if time_budget is None else time.monotonic() + time_budget
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    items = todo(planned, retry_failed=retry_failed)
+    ledger, budget = settings.ledger, settings.time_budget
+    deadline = None if budget is None else time.monotonic() + budget
+    settings.checkpoints.mkdir(parents=True, exist_ok=True)
+    items = todo(planned, retry_failed=settings.retry_failed)
     ledger.check_writable({item.experiment for item in items})
     for item in items:
         # Together, only the end of an epoch decides: there all processes agree.
@@ -249,24 +233,25 @@ def run(
         with contextlib.ExitStack() as stack:
             if not _together():
                 try:
-                    stack.enter_context(FileLock(checkpoints / f"{item.spec.hash}.lock", timeout=0))
+                    lock = settings.checkpoints / f"{item.spec.hash}.lock"
+                    stack.enter_context(FileLock(lock, timeout=0))
                 except Timeout:
                     log.info("%s: in hand elsewhere, left to it", item.spec)
                     continue
                 now = ledger.find(item.experiment, item.spec)
-                if now is not None and not (now.status == "failed" and retry_failed):
+                if now is not None and not (now.status == "failed" and settings.retry_failed):
                     continue
             try:
                 yield run_one(
                     item.experiment,
                     item.spec,
                     ledger,
-                    device=device,
-                    data_root=data_root,
-                    download=download,
-                    checkpoints=checkpoints,
+                    device=settings.device,
+                    data_root=settings.data_root,
+                    download=settings.download,
+                    checkpoints=settings.checkpoints,
                     deadline=deadline,
-                    progress=progress,
+                    progress=settings.progress,
                 )
             except training.Interrupted as stop:
                 log.info("%s", stop)

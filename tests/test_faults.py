@@ -29,6 +29,7 @@ import torch
 
 from nbrepro import cli, data, runner, seed_checkpoint, training
 from nbrepro.atomic import replacing
+from nbrepro.executors import Settings
 from nbrepro.ledger import Ledger, Record
 from nbrepro.runner import Planned
 from nbrepro.spec import Spec
@@ -52,7 +53,8 @@ def record(spec: Spec, status: str = "completed", **provenance: Any) -> Record:
 
 def run(specs: list[Spec], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
     planned = [Planned("study", spec, ledger.find("study", spec)) for spec in specs]
-    return list(runner.run(planned, ledger, device="cpu", checkpoints=checkpoints, **options))
+    settings = Settings(ledger=ledger, device="cpu", checkpoints=checkpoints, **options)
+    return list(runner.run(planned, settings))
 
 
 def files(folder: Path) -> set[str]:

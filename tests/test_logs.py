@@ -15,6 +15,7 @@ import pytest
 
 from nbrepro import book, cli, experiments, runner
 from nbrepro.data import Dataset
+from nbrepro.executors import Settings
 from nbrepro.ledger import Ledger
 from nbrepro.runner import Planned
 from nbrepro.spec import Spec
@@ -72,7 +73,8 @@ def test_a_log_does_not_grow_with_the_number_of_steps(
     ledger = Ledger(tmp_path / "results")
     with caplog.at_level(logging.INFO, "nbrepro"):
         planned = [Planned("study", spec, None)]
-        (record,) = runner.run(planned, ledger, device="cpu", checkpoints=tmp_path / "runs")
+        settings = Settings(ledger=ledger, device="cpu", checkpoints=tmp_path / "runs")
+        (record,) = runner.run(planned, settings)
     assert record.curve[-1]["step"] == 2 * 90 / batch_size
     assert len(caplog.records) == 2
     assert sum(len(line.getMessage().encode()) for line in caplog.records) < 2 * LINE

@@ -13,6 +13,7 @@ import pytest
 
 from nbrepro import data, experiments, runner, training
 from nbrepro.data import DataError
+from nbrepro.executors import Settings
 from nbrepro.experiments import Experiment
 from nbrepro.ledger import Ledger, Record
 from nbrepro.runner import Planned
@@ -30,7 +31,8 @@ def planned(ledger: Ledger, *specs: Spec) -> list[Planned]:
 
 
 def run(plan: list[Planned], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
-    return list(runner.run(plan, ledger, device="cpu", checkpoints=checkpoints, **options))
+    settings = Settings(ledger=ledger, device="cpu", checkpoints=checkpoints, **options)
+    return list(runner.run(plan, settings))
 
 
 def contents(ledger: Ledger) -> dict[Path, tuple[bytes, int]]:
@@ -137,6 +139,7 @@ import json, logging, sys
 from pathlib import Path
 import torch
 from nbrepro import runner
+from nbrepro.executors import Settings
 from nbrepro.ledger import Ledger
 from nbrepro.runner import Planned
 from nbrepro.spec import Spec
@@ -151,10 +154,11 @@ class Halt(logging.Handler):
 torch.set_num_threads(1)
 logging.getLogger("nbrepro").addHandler(Halt())
 logging.getLogger("nbrepro").setLevel(logging.INFO)
-root, settings = sys.argv[1:]
+root, specs = sys.argv[1:]
 ledger = Ledger(Path(root) / "results")
-plan = [Planned("study", Spec.from_dict(s), None) for s in json.loads(settings)]
-for _ in runner.run(plan, ledger, device="cpu", checkpoints=Path(root) / "runs"):
+plan = [Planned("study", Spec.from_dict(s), None) for s in json.loads(specs)]
+settings = Settings(ledger=ledger, device="cpu", checkpoints=Path(root) / "runs")
+for _ in runner.run(plan, settings):
     pass
 """
 
