@@ -3,8 +3,9 @@
 The plain loop is what one writes first: torchvision's transforms on PIL images in a DataLoader,
 frozen weights by ``requires_grad=False``, default SGD over all parameters that are left, float32,
 no memory format. Ours is :func:`nbrepro.training.train` itself, in float32 and with the precision
-it chooses; on a GPU, where it captures the step, also as its own eager loop. Rounds are interleaved
-and ratios are taken round by round, so that a busy machine slows all of them.
+it chooses; on a GPU, where it captures the step, also as its own eager loop. Each has a process of
+its own, since ours changes how the process keeps its memory. They take turns, and ratios are taken
+round by round, so that a busy machine slows all of them.
 
     python benchmarks/training_loop.py --models cifar_resnet14 cifar_resnet56
 """
@@ -12,6 +13,11 @@ and ratios are taken round by round, so that a busy machine slows all of them.
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
 
 import torch
 from PIL import Image
@@ -103,18 +109,28 @@ def main() -> None:
     rows = {}
     for model in given.models:
         spec = Spec(model=model, train=given.train, dataset="noise", epochs=2)
-        times: dict[str, list[float]] = {}
-        for number in range(given.rounds + 1):
-            taken = {
-                "plain": plain(spec, noise, device.type),
-                "float32": ours(spec.replace(precision="float32"), noise, device.type, False),
-                "automatic precision": ours(spec, noise, device.type, False),
+        variants: dict[str, Callable[[], float]] = {
+            "plain": partial(plain, spec, noise, device.type),
+            "float32": partial(ours, spec.replace(precision="float32"), noise, device.type, False),
+            "automatic precision": partial(ours, spec, noise, device.type, False),
+        }
+        if device.type == "cuda":
+            variants["our eager loop"] = partial(ours, spec, noise, device.type, True)
+        times: dict[str, list[float]] = {name: [] for name in variants}
+        with ExitStack() as stack:
+            processes = {
+                name: stack.enter_context(
+                    ProcessPoolExecutor(
+                        1, get_context("spawn"), torch.set_num_threads, (given.threads,)
+                    )
+                )
+                for name in variants
             }
-            if device.type == "cuda":
-                taken["our eager loop"] = ours(spec, noise, device.type, True)
-            for name, seconds in taken.items():
-                if number:  # the first round warms up
-                    times.setdefault(name, []).append(seconds)
+            for number in range(given.rounds + 1):
+                for name, work in variants.items():
+                    seconds = processes[name].submit(work).result()
+                    if number:  # the first round warms up
+                        times[name].append(seconds)
         cases = {
             f"{network(model)}, float32, over the plain loop": ("plain", "float32"),
             f"{network(model)}, automatic precision, over the plain loop": (

@@ -378,19 +378,24 @@ def paired_table(records: "Sequence[Record]", setting: str, before: str, after: 
         if record.metrics:
             side = sides[str(getattr(record.spec, setting))]
             side[record.spec.replace(**{setting: before})] = record
-    arms: dict[Spec, list[tuple[float, float]]] = {}
+    arms: dict[Spec, list[tuple[Record, Record]]] = {}
     for spec, record in sides[after].items():
         if spec in sides[before]:
-            pair = [100 * r.metrics["test_accuracy"] for r in (sides[before][spec], record)]
-            arms.setdefault(spec.replace(seed=0), []).append((pair[0], pair[1]))
+            arms.setdefault(spec.replace(seed=0), []).append((sides[before][spec], record))
     rows = []
     for spec, pairs in arms.items():
-        differences = [b - a for a, b in pairs]
+        means, columns = [], []
+        for runs in zip(*pairs, strict=True):
+            columns.append([100 * run.metrics["test_accuracy"] for run in runs])
+            diverged = sum(run.status == "diverged" for run in runs)
+            means.append(
+                f"{statistics.mean(columns[-1]):.1f}" + f" ({diverged} diverged)" * (diverged > 0)
+            )
+        differences = [b - a for a, b in zip(*columns, strict=True)]
         change = f"{statistics.mean(differences):+.1f}"
         if len(pairs) > 1:
             low, high = verdicts.interval(differences)
             change += f' <span class="seen">[{low:.1f}, {high:.1f}]</span>'
-        means = [f"{statistics.mean(side):.1f}" for side in zip(*pairs, strict=True)]
         name = verdicts.label({"model": spec.model, "train": spec.train})
         if spec.clip == "agc":
             name += f", AGC {spec.clipping}, rate {spec.lr}"

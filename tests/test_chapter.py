@@ -84,9 +84,10 @@ def test_without_records_a_page_says_so(tmp_path: Any, monkeypatch: pytest.Monke
 
 
 def ended(spec: Spec, accuracy: float) -> Record:
+    status = "diverged" if accuracy < 0.3 else "completed"
     metrics = {"test_accuracy": accuracy, "test_top5": 0.5}
     curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
-    return Record("precision", spec, "completed", metrics, curve, {})
+    return Record("precision", spec, status, metrics, curve, {})
 
 
 def test_pairs_differ_in_one_setting() -> None:
@@ -106,5 +107,5 @@ def test_pairs_differ_in_one_setting() -> None:
     cells = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", page)]
     assert cells[:5] == ["ResNet-14, BatchNorm only", "55.0", "57.0", "+2.0 [-10.7, 14.7]", "2"]
     assert cells[5].endswith("AGC 0.01, rate 0.1")
-    assert cells[6:] == ["40.0", "20.0", "-20.0", "1"]
+    assert cells[6:] == ["40.0", "20.0 (1 diverged)", "-20.0", "1"]
     assert "No records yet" in chapter.paired_table([], "precision", "float32", "bfloat16").data
