@@ -1,8 +1,7 @@
 """Records of timings: ``<ledger>/benchmarks/<name>-<device>.json``, one a benchmark and device.
 
-Milliseconds belong to one machine on one day; ratios of variants that were run in turns in one
-process travel better. So a row is a ratio over rounds: its median and the range that holds the
-middle 95 % of rounds.
+Milliseconds belong to one machine on one day; ratios of variants that took turns travel better. So
+a row is a ratio over rounds: its median and the range that holds the middle 95 % of rounds.
 """
 
 import json

@@ -403,10 +403,9 @@ def paired_table(records: "Sequence[Record]", setting: str, before: str, after: 
     if not rows:
         return _html('<p class="seen">No records yet.</p>')
     head = ("run", f"{before}, %", f"{after}, %", "difference, points", "seeds")
-    note = html.escape(figures.scale_of([r for side in sides.values() for r in side.values()]))
-    return _html(
-        _table(head, rows) + f'<p class="seen">Test accuracy, means over seeds; {note}.</p>'
-    )
+    scale = figures.scale_of([r for side in sides.values() for r in side.values()])
+    note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
+    return _html(_table(head, rows) + f'<p class="seen">{html.escape(note)}</p>')
 
 
 def benchmark_table(name: str) -> "HTML":

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _INT_MAX = 2**31 - 1
 _MIB = 2**20
 
@@ -18,8 +18,9 @@ _MIB = 2**20
 def kept() -> Iterator[None]:
     """Within the context the process keeps freed memory; at its end all of it goes back.
 
-    Afterwards glibc's thresholds stand where they end by themselves in a process that frees large
-    blocks (mmap at 32 MiB, trim at 64 MiB). Does nothing where the C library is another one.
+    Blocks of 32 MiB and more, glibc's limit, still come from the system one by one. Afterwards the
+    thresholds stand where they end by themselves in a process that frees blocks of that size. Does
+    nothing where the C library is another one.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -28,12 +29,10 @@ def kept() -> Iterator[None]:
         yield
         return
     trim.argtypes = [ctypes.c_size_t]
-    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)
     mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
     try:
         yield
     finally:
-        mallopt(_M_MMAP_MAX, 65536)
-        mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)
         mallopt(_M_TRIM_THRESHOLD, 64 * _MIB)
         trim(0)
