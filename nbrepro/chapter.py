@@ -375,9 +375,9 @@ def paired_table(records: "Sequence[Record]", setting: str, before: str, after: 
 
     sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
     for record in records:
-        if record.metrics:
-            side = sides[str(getattr(record.spec, setting))]
-            side[record.spec.replace(**{setting: before})] = record
+        value = str(getattr(record.spec, setting))
+        if record.metrics and value in sides:
+            sides[value][record.spec.replace(**{setting: before})] = record
     arms: dict[Spec, list[tuple[Record, Record]]] = {}
     for spec, record in sides[after].items():
         if spec in sides[before]:

@@ -96,6 +96,7 @@ def test_pairs_differ_in_one_setting() -> None:
     agc = spec.replace(train="all", clip="agc", clipping=0.01)
     accuracies = {
         "float32": [(spec, 0, 0.5), (spec, 1, 0.6), (agc, 0, 0.4)],
+        "auto": [(spec, 0, 0.7)],
         "bfloat16": [(spec, 0, 0.51), (spec, 1, 0.63), (spec, 2, 0.9), (agc, 0, 0.2)],
     }
     records = [
