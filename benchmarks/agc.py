@@ -31,8 +31,9 @@ import torch
 from timm.utils import adaptive_clip_grad
 from torch import Tensor, nn
 
-from nbrepro import agc, benchmark, models
-from nbrepro.training import device_name
+from nbrepro import agc, models
+from nbrepro.records import timings
+from nbrepro.train.loop import device_name
 
 NETWORKS = {
     "cifar_resnet14": "ResNet-14",
@@ -167,7 +168,7 @@ def measure(
     for case, (peer, width) in CASES.items():
         taken = statistics.median(times[case])
         rows[f"{NETWORKS[name]}: {case} over {peer}"] = {
-            **benchmark.ratios(times[peer], times[case]),
+            **timings.ratios(times[peer], times[case]),
             "seconds": float(f"{taken:.4g}"),
             "times_floor": round(taken / (width * parameters / speed), 2),
             "parameters": parameters,
@@ -203,7 +204,7 @@ def main() -> None:
                 f"{case:<60} {1e3 * row['seconds']:9.3f} ms   {row['ratio']:5.2f} "
                 f"[{row['low']:.2f}, {row['high']:.2f}]   {row['times_floor']:6.1f} floors"
             )
-    benchmark.write("agc", device, rows)
+    timings.write("agc", device, rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from nbrepro import benchmark, data, malloc, training
+from nbrepro import _malloc, data
+from nbrepro.records import timings
+from nbrepro.train import loop
 
 BATCH = 128
 TOLERANCE = 1e-6  # of pixels between -2.5 and 2.8
@@ -31,7 +33,7 @@ NORMALIZED = [transforms.ToTensor(), transforms.Normalize(data.MEAN, data.STD)]
 
 def augmented(side: int) -> list[torch.nn.Module]:
     """The peer's random transforms."""
-    return [transforms.RandomCrop(side, padding=training.PAD), transforms.RandomHorizontalFlip()]
+    return [transforms.RandomCrop(side, padding=loop.PAD), transforms.RandomHorizontalFlip()]
 
 
 def peer(images: Tensor, pipeline: Callable[[Image.Image], Tensor]) -> Tensor:
@@ -42,7 +44,7 @@ def peer(images: Tensor, pipeline: Callable[[Image.Image], Tensor]) -> Tensor:
 def drawn(seed: int, count: int, side: int) -> tuple[Tensor, Tensor]:
     """Offsets ``[B, 2]`` and flips ``[B]`` that the peer draws for ``count`` images."""
     torch.manual_seed(seed)
-    padded = Image.new("RGB", (side + 2 * training.PAD,) * 2)
+    padded = Image.new("RGB", (side + 2 * loop.PAD,) * 2)
     offsets, flips = [], []
     for _ in range(count):
         row, column, _, _ = transforms.RandomCrop.get_params(padded, (side, side))
@@ -84,7 +86,7 @@ def noise() -> data.Dataset:
     return data.Dataset("noise", tuple("0123456789"), images, labels, images[:1], labels[:1], "")
 
 
-@malloc.kept()  # as in training; for the peer as well
+@_malloc.kept()  # as in training; for the peer as well
 def main() -> None:
     """Measure, print and record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -95,7 +97,7 @@ def main() -> None:
     arguments.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    device = training.accelerator_for(given.device).device
+    device = loop.accelerator_for(given.device).device
     try:
         dataset = data.load(given.dataset)
     except data.DataError as error:
@@ -103,12 +105,12 @@ def main() -> None:
         dataset = noise()
 
     side = dataset.train_images.shape[1]
-    batches = data.Batches(dataset.train_images, dataset.train_labels, training.PAD, device)
+    batches = data.Batches(dataset.train_images, dataset.train_labels, loop.PAD, device)
     plain = data.Batches(dataset.train_images, dataset.train_labels, 0, device)
     difference = check(dataset, batches, plain)
 
     def ours(random_transforms: bool) -> None:
-        plan = training.epoch_plan(0, 0, given.images, training.PAD)
+        plan = loop.epoch_plan(0, 0, given.images, loop.PAD)
         order, offset, flip = (part.to(device) for part in plan)
         for part in torch.arange(given.images, device=device).split(BATCH):
             if random_transforms:
@@ -138,7 +140,7 @@ def main() -> None:
                 times[name].append(seconds(work, device))
         rates = {n: round(given.images / statistics.median(taken)) for n, taken in times.items()}
         rows[case] = {
-            **benchmark.ratios(times["peer"], times["ours"]),
+            **timings.ratios(times["peer"], times["ours"]),
             "images_per_second": rates["ours"],
             "peer_images_per_second": rates["peer"],
             "largest_difference": difference,
@@ -149,7 +151,7 @@ def main() -> None:
             f"{case:<16} {row['ratio']:.1f} times as fast [{row['low']:.1f}, {row['high']:.1f}], "
             f"{rates['ours']:,} against {rates['peer']:,} images/s"
         )
-    benchmark.write("data_path", device, rows)
+    timings.write("data_path", device, rows)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbrepro import agc, benchmark, models, training
+from nbrepro import agc, models
+from nbrepro.records import timings
+from nbrepro.train import loop
 
 try:
     import timm
@@ -249,7 +251,7 @@ def steps(group: Group, device: torch.device) -> dict[str, dict[str, Any]]:
     times = in_turns(dict(trainees), group.rounds, device)
     rows = {}
     for fast, slow in group.cases:
-        row: dict[str, Any] = {**benchmark.ratios(times[slow], times[fast]), "batch": group.batch}
+        row: dict[str, Any] = {**timings.ratios(times[slow], times[fast]), "batch": group.batch}
         for prefix, name in (("", fast), ("peer_", slow)):
             row[f"{prefix}milliseconds"] = milliseconds(times[name])
             row[f"{prefix}pixels"] = group.pixels[name]
@@ -295,7 +297,7 @@ def convolutions(batch: int, device: torch.device) -> dict[str, dict[str, Any]]:
         taken = statistics.median(times[str(width)])
         operations = 2 * 3 * batch * SIDE**2 * CHANNELS * 9 * width  # forward and two gradients
         rows[f"group width {width} over {widest}, 3×3, batch {batch}"] = {
-            **benchmark.ratios(times[str(widest)], times[str(width)]),
+            **timings.ratios(times[str(widest)], times[str(width)]),
             "batch": batch,
             "less_work": widest // width,
             "gflops_per_second": float(f"{operations / taken / 1e9:.3g}"),
@@ -311,14 +313,14 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.benchmark = True
-    device = training.accelerator_for(given.device).device
+    device = loop.accelerator_for(given.device).device
 
     rows: dict[str, dict[str, Any]] = {}
     for group in GROUPS[device.type]:
         rows |= shown(steps(group, device))
     for batch in CONVOLUTIONS[device.type]:
         rows |= shown(convolutions(batch, device))
-    benchmark.write("nfnet_steps", device, rows)
+    timings.write("nfnet_steps", device, rows)
 
 
 def shown(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

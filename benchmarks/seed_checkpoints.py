@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from nbrepro import benchmark, freezing, seed_checkpoint, training
+from nbrepro import freezing
+from nbrepro.records import timings
 from nbrepro.spec import Spec
+from nbrepro.train import loop, seed_checkpoint
 
 MODELS = ("cifar_resnet14", "cifar_resnet56", "cifar_resnet110", "cifar_resnet866",
           "cifar_resnet14x32")  # fmt: skip
@@ -29,7 +31,7 @@ def measure(name: str, folder: Path) -> dict[str, float | int]:
         SystemExit: if the network rebuilt from the file is not the one stored.
     """
     spec = Spec(model=name, train="batchnorm")
-    model = training.initial_model(spec, 10).eval()
+    model = loop.initial_model(spec, 10).eval()
     small = seed_checkpoint.save(model, spec, folder / name)
     whole = len(save({k: v.contiguous() for k, v in model.state_dict().items()}))
     rebuilt = seed_checkpoint.load(folder / name)[0].state_dict()
@@ -63,7 +65,7 @@ def main() -> None:
                 f"{row['ratio']:.1f} times smaller",
                 flush=True,
             )
-    benchmark.write("seed_checkpoints", "cpu", rows)
+    timings.write("seed_checkpoints", "cpu", rows)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
-from nbrepro import benchmark, malloc, models, training
+from nbrepro import _malloc, models
+from nbrepro._suggest import network
 from nbrepro.freezing import freeze
-from nbrepro.names import network
+from nbrepro.records import timings
+from nbrepro.train import loop
 
 Step = Callable[[], object]
 
@@ -78,7 +80,7 @@ def networks(model: str, seeds: int, device: torch.device, dtype: torch.dtype) -
         if dtype == torch.float64:
             net = net.double()
         elif dtype == torch.bfloat16:
-            training._round_frozen(net)
+            loop._round_frozen(net)
         nets.append(net.to(device, memory_format=torch.channels_last))
     return nets
 
@@ -248,7 +250,7 @@ def seconds(step: Step, repeats: int, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-@malloc.kept()
+@_malloc.kept()
 def main() -> None:
     """Measure, print and record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -258,10 +260,10 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, help="steps a round; default 1, on a GPU 50")
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
-    device = training.accelerator_for(given.device).device
+    device = loop.accelerator_for(given.device).device
     gpu = device.type == "cuda"
     repeats = given.repeats or (50 if gpu else 1)
-    dtype = torch.bfloat16 if training.has_bfloat16(device) else torch.float32
+    dtype = torch.bfloat16 if loop.has_bfloat16(device) else torch.float32
     rows = {}
     for model in given.models:
         difference = check(model, given.seeds, device)
@@ -277,10 +279,10 @@ def main() -> None:
         reference = times.pop("one after another")
         for name, taken in times.items():
             case = f"{network(model)}, {given.seeds} seeds, {name} over one after another"
-            row = benchmark.ratios(reference, taken)
+            row = timings.ratios(reference, taken)
             rows[case] = row | {"largest_difference": difference, "precision": str(dtype)[6:]}
             print(f"{case}: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
-    benchmark.write("seeds_side_by_side", device, rows)
+    timings.write("seeds_side_by_side", device, rows)
 
 
 if __name__ == "__main__":

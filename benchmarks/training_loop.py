@@ -2,7 +2,7 @@
 
 The plain loop is what one writes first: torchvision's transforms on PIL images in a DataLoader,
 frozen weights by ``requires_grad=False``, default SGD over all parameters that are left, float32,
-no memory format. Ours is :func:`nbrepro.training.train` itself, in float32 and with the precision
+no memory format. Ours is :func:`nbrepro.train.loop.train` itself, in float32 and with the precision
 it chooses; on a GPU, where it captures the step, also as its own eager loop. Each has a process of
 its own, since ours changes how the process keeps its memory. They take turns, and ratios are taken
 round by round, so that a busy machine slows all of them.
@@ -26,10 +26,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from nbrepro import benchmark, data, malloc, training
+from nbrepro import _malloc, data
+from nbrepro._suggest import network
 from nbrepro.freezing import freeze
-from nbrepro.names import network
+from nbrepro.records import timings
 from nbrepro.spec import Spec
+from nbrepro.train import loop
 
 
 class Pictures(TorchDataset):
@@ -55,7 +57,7 @@ class Pictures(TorchDataset):
 
 def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     """Seconds of the second epoch of the plain loop, evaluation left out."""
-    model = training.initial_model(spec, 10).to(device)
+    model = loop.initial_model(spec, 10).to(device)
     freeze(model, spec.train)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trainable, spec.lr, spec.momentum, weight_decay=spec.weight_decay)
@@ -73,10 +75,10 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     return time.perf_counter() - start
 
 
-@malloc.kept()  # as train() itself
+@_malloc.kept()  # as train() itself
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
-    """Seconds of the second epoch of :func:`nbrepro.training.train`, evaluation left out."""
-    run = training._Run(spec, dataset, training.accelerator_for(device))
+    """Seconds of the second epoch of :func:`nbrepro.train.loop.train`, evaluation left out."""
+    run = loop._Run(spec, dataset, loop.accelerator_for(device))
     if device == "cuda" and not eager:
         run.capture()
     for epoch in range(2):
@@ -96,7 +98,7 @@ def main() -> None:
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    device = training.accelerator_for(given.device).device
+    device = loop.accelerator_for(given.device).device
 
     generator = torch.Generator().manual_seed(0)
     shape = (given.images, 32, 32, 3)
@@ -141,10 +143,10 @@ def main() -> None:
             cases[name] = ("our eager loop", "automatic precision")
         for case, (slow, fast) in cases.items():
             rate = round(given.images / statistics.median(times[fast]))
-            rows[case] = benchmark.ratios(times[slow], times[fast]) | {"images_per_second": rate}
+            rows[case] = timings.ratios(times[slow], times[fast]) | {"images_per_second": rate}
             row = rows[case]
             print(f"{case}: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {rate:,}/s")
-    benchmark.write("training_loop", device, rows)
+    timings.write("training_loop", device, rows)
 
 
 if __name__ == "__main__":

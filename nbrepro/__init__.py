@@ -11,25 +11,20 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "agc",
-    "augment",
-    "benchmark",
     "book",
-    "chapter",
     "claims",
     "data",
     "experiments",
-    "figures",
     "freezing",
     "imagenet",
     "layers",
-    "ledger",
     "models",
+    "optim",
     "probes",
-    "recipe",
-    "runner",
-    "seed_checkpoint",
+    "records",
     "spec",
-    "training",
+    "sweep",
+    "train",
 )
 
 

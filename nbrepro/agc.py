@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 from torch.utils.dlpack import from_dlpack
 
-from nbrepro.names import choose
+from nbrepro._suggest import choose
 
 
 def _is_vector(parameter: Tensor) -> bool:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nbrepro import __version__
-from nbrepro.executors import EXECUTORS, Settings, execute
-from nbrepro.names import unknown
+from nbrepro._suggest import unknown
+from nbrepro.sweep.executors import EXECUTORS, Settings, execute
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nbrepro.ledger import Damaged, Ledger, Record
-    from nbrepro.runner import Planned
+    from nbrepro.records.ledger import Damaged, Ledger, Record
     from nbrepro.spec import Spec
+    from nbrepro.sweep.runner import Planned
 
 _DESCRIPTION = """\
 A reproduction book that can be checked. Every claim of a paper has an id, an experiment that could
@@ -66,7 +66,7 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from nbrepro.names import PROFILES
+    from nbrepro._suggest import PROFILES
 
     top = _Parser(
         prog="nbrepro",
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answer(options: argparse.Namespace) -> int:
     """Run the command; errors that a user can mend become one line."""
-    from nbrepro.book import BookError
+    from nbrepro.book.build import BookError
     from nbrepro.data import DataError
 
     try:
@@ -196,9 +196,10 @@ def _planned(
     options: argparse.Namespace,
 ) -> tuple["Ledger", list["Planned"], list["Record"], list["Damaged"]]:
     """The ledger, the runs behind an experiment, a chapter, a claim or everything, and its scan."""
-    from nbrepro import claims, experiments, runner
+    from nbrepro import claims, experiments
     from nbrepro.claims import verdicts
-    from nbrepro.ledger import Ledger
+    from nbrepro.records.ledger import Ledger
+    from nbrepro.sweep import runner
 
     names = [*experiments.names(), *claims.register()]
     if options.name not in names:
@@ -256,7 +257,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from nbrepro import runner
+    from nbrepro.sweep import runner
 
     _, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
@@ -318,16 +319,17 @@ def _settings(specs: "Sequence[Spec]") -> "Callable[[Spec], str]":
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from nbrepro import benchmark, claims
+    from nbrepro import claims
     from nbrepro.claims import verdicts
-    from nbrepro.ledger import Ledger
+    from nbrepro.records import timings
+    from nbrepro.records.ledger import Ledger
 
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
     records, damaged = ledger.scan()
-    timings = benchmark.read(ledger.root)
+    measured = timings.read(ledger.root)
     for claim in chosen:
-        verdict = verdicts.judge(claim, records, timings)
+        verdict = verdicts.judge(claim, records, measured)
         print(f"{claim.id}: {verdict.verdict}" + (f" ({verdict.scale})" * bool(verdict.scale)))
         if options.claims:
             print(f"  claim: {claim.statement}")
@@ -346,9 +348,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _book(options: argparse.Namespace) -> None:
-    from nbrepro import book
+    from nbrepro.book import build
 
-    first = book.build(options.profile, update=options.update, say=lambda s: print(s, flush=True))
+    first = build.build(options.profile, update=options.update, say=lambda s: print(s, flush=True))
     print(f"Open {first.relative_to(Path.cwd()) if first.is_relative_to(Path.cwd()) else first}")
 
 

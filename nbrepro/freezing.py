@@ -28,7 +28,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from nbrepro.names import choose
+from nbrepro._suggest import choose
 
 GROUPS = ("batchnorm", "gamma", "beta", "output", "shortcut", "other", "all")
 _SHORTCUT_NAMES = {"shortcut", "downsample"}

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nbrepro import models
+from nbrepro._suggest import choose
 from nbrepro.data import MEAN, STD, DataError
-from nbrepro.models import nfnet, released
-from nbrepro.names import choose
+from nbrepro.models import nfnet, pretrained
 
 MARGIN = 32
 VALIDATION_IMAGES = 50_000
@@ -177,8 +177,8 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
     Args:
         name: an NFNet, see :mod:`nbrepro.models.nfnet`.
         weights: the network's own state dict, or timm's ``dm_nfnet_*`` (a file or a name to fetch,
-            see :func:`nbrepro.models.released.load_timm`).
-        form: how timm's weights are used, see :mod:`nbrepro.models.released`.
+            see :func:`nbrepro.models.pretrained.load_timm`).
+        form: how timm's weights are used, see :mod:`nbrepro.models.pretrained`.
 
     Raises:
         ValueError: if the weights are another network's.
@@ -187,12 +187,12 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
         ImportError: if fetching needs a package that is not installed.
     """
     nfnet.parse(name)
-    state = released.read(released.fetch(weights))
+    state = pretrained.read(pretrained.fetch(weights))
     if "head.fc.weight" in state:
-        held = f"nfnet_{released.variant_of(state)}"
+        held = f"nfnet_{pretrained.variant_of(state)}"
         if held != name:
             raise ValueError(f"{weights} holds the weights of {held}, not of {name}")
-        return released.from_timm(state, form)
+        return pretrained.from_timm(state, form)
     if form != "official":
         raise ValueError(f"form={form!r} is for timm's weights; {weights} holds others")
     if "fc.weight" not in state:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from nbrepro.names import choose
+from nbrepro._suggest import choose
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nbrepro._suggest import unknown
 from nbrepro.layers import ScaledStdConv2d
 from nbrepro.models import cifar_resnet, nf_resnet, nfnet
-from nbrepro.names import unknown
 
 _BLOCKS = (cifar_resnet.BasicBlock, nf_resnet.Block, nfnet.Block)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from nbrepro import freezing, models
-from nbrepro.models import initialise
-from nbrepro.names import choose, unknown
+from nbrepro._suggest import choose, unknown
+from nbrepro.models import initializers
 
 SCHEDULES = ("step", "cosine", "constant")
 AUGMENTATIONS = ("crop-flip", "none")
@@ -33,8 +33,8 @@ class Spec:
         model: name for :func:`nbrepro.models.create`.
         train: policy for :func:`nbrepro.freezing.freeze`.
         statistics: whether BatchNorm layers use batch statistics and update the running ones.
-        weight_init: one of :data:`nbrepro.models.initialise.WEIGHT`.
-        batchnorm_init: one of :data:`nbrepro.models.initialise.BATCHNORM`.
+        weight_init: one of :data:`nbrepro.models.initializers.WEIGHT`.
+        batchnorm_init: one of :data:`nbrepro.models.initializers.BATCHNORM`.
         dataset: name for :func:`nbrepro.data.load`.
         augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
         mixup: α of MixUp's Beta distribution; 0 for none. With CutMix too, each gets half a batch.
@@ -113,8 +113,8 @@ class Spec:
             object.__setattr__(self, field.name, value)
         models.check(self.model)
         freezing.parse(self.train)
-        choose("weight_init", self.weight_init, initialise.WEIGHT)
-        choose("batchnorm_init", self.batchnorm_init, initialise.BATCHNORM)
+        choose("weight_init", self.weight_init, initializers.WEIGHT)
+        choose("batchnorm_init", self.batchnorm_init, initializers.BATCHNORM)
         choose("augmentation", self.augmentation, AUGMENTATIONS)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("decay", self.decay, DECAYED)

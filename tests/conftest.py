@@ -9,7 +9,7 @@ from PIL import Image
 
 from nbrepro import data
 from nbrepro.data import Dataset
-from nbrepro.ledger import Ledger
+from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 
 torch.set_num_threads(1)

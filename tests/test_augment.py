@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-from nbrepro import augment
-from nbrepro.augment import FILL, OPS
+from nbrepro.data import augment
+from nbrepro.data.augment import FILL, OPS
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,9 +15,11 @@ from typing import Any
 import nbformat
 import pytest
 
-from nbrepro import benchmark, book, claims
+from nbrepro import claims
+from nbrepro.book import build
 from nbrepro.claims import verdicts
-from nbrepro.ledger import Ledger
+from nbrepro.records import timings
+from nbrepro.records.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -37,15 +39,15 @@ def copy_of_the_book(target: Path) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as `make book` builds it, from a copy of the tree."""
     root = copy_of_the_book(tmp_path_factory.mktemp("book"))
-    return book.build("smoke", root=root, say=lambda _: None).parent
+    return build.build("smoke", root=root, say=lambda _: None).parent
 
 
 def test_the_built_site_has_every_page_and_every_verdict(site: Path) -> None:
     records, _ = Ledger(ROOT / "results").scan()
-    timings = benchmark.read(ROOT / "results")
+    measured = timings.read(ROOT / "results")
     scorecard = (site / "scorecard.html").read_text(encoding="utf-8")
     for claim in claims.register().values():
-        verdict = verdicts.judge(claim, records, timings).verdict
+        verdict = verdicts.judge(claim, records, measured).verdict
         row = re.search(rf"<b>{claim.id}</b>.*?</tr>", scorecard, re.S)
         assert row, f"{claim.id} has no row on the scorecard"
         assert f">{verdict}</span>" in row[0]
@@ -101,7 +103,7 @@ def served(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("page", book.pages(ROOT))
+@pytest.mark.parametrize("page", build.pages(ROOT))
 @pytest.mark.parametrize("how", ["desktop", "phone", "dark", "from disk"])
 def test_pages_in_a_browser(page: str, how: str, browser: Any, served: str, site: Path) -> None:
     """No error in the console, nothing fetched from outside, nothing wider than the screen."""
@@ -153,7 +155,7 @@ def notebook(path: Path, *sources: str) -> Path:
 
 def test_execute_passes_parameters_and_strips_times_and_paths(tmp_path: Path) -> None:
     source = notebook(tmp_path / "a.ipynb", "n = 1\nname = 'x'", "print(n + 1, name)")
-    book.execute(source, tmp_path / "out" / "a.ipynb", {"n": 41})
+    build.execute(source, tmp_path / "out" / "a.ipynb", {"n": 41})
     text = (tmp_path / "out" / "a.ipynb").read_text(encoding="utf-8")
     assert "42 x" in text
     document = json.loads(text)
@@ -176,7 +178,7 @@ def test_execute_rejects_wrong_parameters(
 ) -> None:
     source = notebook(tmp_path / "a.ipynb", "n = 1\nname = 'x'", "print(n)")
     with pytest.raises(error, match=hint):
-        book.execute(source, tmp_path / "b.ipynb", given)
+        build.execute(source, tmp_path / "b.ipynb", given)
     assert not (tmp_path / "b.ipynb").exists()
 
 
@@ -184,8 +186,8 @@ def test_a_failing_cell_leaves_the_old_output_and_keeps_the_new_one_apart(tmp_pa
     source = notebook(tmp_path / "a.ipynb", "n = 1", "1 / n", "1 / 0")
     target = tmp_path / "b.ipynb"
     target.write_text("old")
-    with pytest.raises(book.BookError, match="ZeroDivisionError"):
-        book.execute(source, target)
+    with pytest.raises(build.BookError, match="ZeroDivisionError"):
+        build.execute(source, target)
     assert target.read_text() == "old"
     assert (tmp_path / "b.failed.ipynb").exists()
     assert not list(tmp_path.glob(".*part*"))
@@ -233,7 +235,7 @@ def test_the_links_to_the_top_level_configuration_resolve() -> None:
 
 
 def test_every_page_of_the_contents_exists_and_every_chapter_is_in_it() -> None:
-    listed = book.pages(ROOT)
+    listed = build.pages(ROOT)
     assert {p.stem for p in NOTEBOOKS} <= set(listed)
     for name in listed:
         assert any((ROOT / "book" / f"{name}{end}").exists() for end in (".md", ".ipynb"))

@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nbrepro import data, training
+from nbrepro import data
 from nbrepro.spec import Spec
-from nbrepro.training import _Graphs, _Run
+from nbrepro.train import loop
+from nbrepro.train.loop import _Graphs, _Run
 
 SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, precision="float32")
 
 
 def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
-    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"))
+    run = _Run(spec, data.load("digits"), loop.accelerator_for("cpu"))
     if graphs is not None:
         run._graphs = graphs(run)
         run._graphs.record()
@@ -66,7 +67,7 @@ def test_a_tensor_step_never_waits_for_the_device() -> None:
     spec = SPEC.replace(
         model="cifar_nf_resnet8", clip="agc", ema=0.999, mixup=0.2, cutmix=1.0, randaugment=5.0
     )
-    run = _Run(spec, data.load("digits"), training.accelerator_for("cpu"))
+    run = _Run(spec, data.load("digits"), loop.accelerator_for("cpu"))
     graphs = run._graphs = _Graphs(run)
     graphs.record()
     graphs.begin_epoch(run.plan(0), 0)
@@ -138,7 +139,7 @@ def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
     once = trained(spec, graphs=None)
     assert once.model.blocks[0].conv1.weight.dtype == torch.bfloat16
-    monkeypatch.setattr(training, "_round_frozen", lambda model: {})
+    monkeypatch.setattr(loop, "_round_frozen", lambda model: {})
     always = trained(spec, graphs=None)
     assert always.model.blocks[0].conv1.weight.dtype == torch.float32
     assert once.curve == always.curve
@@ -150,8 +151,8 @@ def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
 def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
     """Frozen weights as drawn, in float32, and the batches counted."""
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
-    result = training.train(spec, data.load("digits"), device="cpu")
-    drawn = training.initial_model(spec, 10)
+    result = loop.train(spec, data.load("digits"), device="cpu")
+    drawn = loop.initial_model(spec, 10)
     assert torch.equal(result.model.conv.weight, drawn.conv.weight)
     assert int(result.model.bn.num_batches_tracked) == 6
     copy.deepcopy(drawn).load_state_dict(result.model.state_dict(), strict=True)
@@ -198,8 +199,8 @@ def test_a_step_that_cannot_be_captured_is_run_eagerly(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     without_cuda.setattr(torch.cuda, "graph", refuse)
-    without_cuda.setattr(training, "_Graphs", Recorded)
-    run = _Run(SPEC, data.load("digits"), training.accelerator_for("cpu"))
+    without_cuda.setattr(loop, "_Graphs", Recorded)
+    run = _Run(SPEC, data.load("digits"), loop.accelerator_for("cpu"))
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     run.capture()
     assert run._graphs is None
@@ -229,8 +230,8 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_a_captured_step_is_the_eager_step_on_a_gpu(train: str) -> None:
     spec = SPEC.replace(train=train, lr=0.01)
     digits = data.load("digits")
-    captured = training.train(spec, digits, device="cuda")
-    eager = training.train(spec, digits, device="cuda", eager=True)
+    captured = loop.train(spec, digits, device="cuda")
+    eager = loop.train(spec, digits, device="cuda", eager=True)
     assert captured.how["step"] == "captured"
     assert eager.how["step"] == "eager"
     for name, weight in eager.model.state_dict().items():

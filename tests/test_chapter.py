@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nbrepro import chapter
-from nbrepro.ledger import Record
+from nbrepro.book import chapter
+from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 
 DEFAULTS: dict[str, Any] = {"profile": "smoke", "dataset": "cifar10", "seeds": 1}
@@ -58,7 +58,7 @@ def test_a_missing_parameter_is_named() -> None:
 def test_a_misspelt_parameter_is_reported_before_torch_is_loaded() -> None:
     code = (
         "import sys\n"
-        "from nbrepro.chapter import begin\n"
+        "from nbrepro.book.chapter import begin\n"
         "try:\n"
         "    begin('08', {'profil': 'full'})\n"
         "except ValueError:\n"

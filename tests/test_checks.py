@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from nbrepro import agc, layers, recipe
+from nbrepro import agc, layers
 from nbrepro.claims import checks
 from nbrepro.claims.checks import CHECKS
+from nbrepro.optim import recipe
 
 #: Name → whether the claim holds, and numbers that its note must have.
 KNOWN: dict[str, tuple[bool, tuple[str, ...]]] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nbrepro import claims, experiments
-from nbrepro.benchmark import Benchmark
+from nbrepro._suggest import network
 from nbrepro.claims import SEEN, Claim, Quoted, checks
 from nbrepro.claims.verdicts import (
     VERDICTS,
@@ -24,8 +24,8 @@ from nbrepro.claims.verdicts import (
     matches,
     welch,
 )
-from nbrepro.ledger import Record
-from nbrepro.names import network
+from nbrepro.records.ledger import Record
+from nbrepro.records.timings import Benchmark
 
 STUDY = experiments.get("training_only_batchnorm")
 BOOK = Path(__file__).parents[1] / "book"
@@ -82,7 +82,7 @@ def verdict(claim: str, found: list[Record]) -> Verdict:
 def test_ids_are_unique() -> None:
     register = claims.register()
     assert list(register) == [claim.id for claim in register.values()]
-    text = "".join(f.read_text() for f in Path(claims.__file__).parent.glob("*.yaml"))
+    text = "".join(f.read_text() for f in Path(claims.__file__).parent.glob("*/*.yaml"))
     assert text.count("- id: ") == len(register)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nbrepro import claims, cli
-from nbrepro.ledger import Ledger
+from nbrepro.records.ledger import Ledger
 
 
 def run(*arguments: str) -> int:

@@ -25,12 +25,13 @@ import pytest
 import torch
 from conftest import MakeTree
 
-from nbrepro import cli, executors, experiments
+from nbrepro import cli, experiments
 from nbrepro.data import DataError
-from nbrepro.executors import Settings
-from nbrepro.ledger import Ledger, Record
-from nbrepro.runner import Planned
+from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
+from nbrepro.sweep import executors
+from nbrepro.sweep.executors import Settings
+from nbrepro.sweep.runner import Planned
 
 # What distributed leaves to the garbage collector when a cluster closes is not ours to mend.
 pytestmark = [
@@ -43,13 +44,13 @@ PATIENCE = 120  # seconds until a test gives up; nothing waits that long unless 
 HOOK = """
 import sys
 
-if "nbrepro.executors" in sys.orig_argv:
+if "nbrepro.sweep.executors" in sys.orig_argv:
     import ctypes, json, os, signal, time
     from pathlib import Path
 
-    from nbrepro import training
+    from nbrepro.train import loop
 
-    real, hook = training.train, json.loads(os.environ["HOOK"])
+    real, hook = loop.train, json.loads(os.environ["HOOK"])
     folder = Path(hook["folder"])
 
     def note(name):
@@ -90,15 +91,15 @@ if "nbrepro.executors" in sys.orig_argv:
         finally:
             note(f"{name}.end")
 
-    training.train = train
+    loop.train = train
 """
 
 CLIENT = """
 import json, sys
 from pathlib import Path
-from nbrepro.executors import Settings, execute
-from nbrepro.ledger import Ledger
-from nbrepro.runner import Planned
+from nbrepro.sweep.executors import Settings, execute
+from nbrepro.records.ledger import Ledger
+from nbrepro.sweep.runner import Planned
 from nbrepro.spec import Spec
 
 root, executor = Path(sys.argv[1]), sys.argv[2]

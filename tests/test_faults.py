@@ -27,12 +27,14 @@ from typing import Any
 import pytest
 import torch
 
-from nbrepro import cli, data, runner, seed_checkpoint, training
-from nbrepro.atomic import replacing
-from nbrepro.executors import Settings
-from nbrepro.ledger import Ledger, Record
-from nbrepro.runner import Planned
+from nbrepro import cli, data
+from nbrepro._files import replacing
+from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
+from nbrepro.sweep import runner
+from nbrepro.sweep.executors import Settings
+from nbrepro.sweep.runner import Planned
+from nbrepro.train import loop, seed_checkpoint
 
 BYTES = (0, 1, 1000, 2000)  # of a longer record
 LONG = "Größer" * 300
@@ -118,7 +120,8 @@ CHECKPOINT_KILLED = """
 import json, resource, signal, sys
 from pathlib import Path
 import torch
-from nbrepro import data, training
+from nbrepro import data
+from nbrepro.train import loop
 from nbrepro.spec import Spec
 
 def after_an_epoch():
@@ -130,7 +133,7 @@ def after_an_epoch():
 
 torch.set_num_threads(1)
 path, spec = Path(sys.argv[1]), Spec.from_dict(json.loads(sys.argv[2]))
-training.train(spec, data.load("digits"), device="cpu", checkpoint=path,
+loop.train(spec, data.load("digits"), device="cpu", checkpoint=path,
                should_stop=after_an_epoch)
 """
 
@@ -143,8 +146,8 @@ def test_killed_while_writing_a_checkpoint(checkpoints: Path, quickly: Spec) -> 
     assert done.returncode == -signal.SIGXFSZ, done.stderr
     assert len(files(checkpoints)) == 2  # the checkpoint, and the part that the dead process left
     digits = data.load("digits")
-    whole = training.train(quickly, digits, device="cpu")
-    parts = training.train(quickly, digits, device="cpu", checkpoint=path)
+    whole = loop.train(quickly, digits, device="cpu")
+    parts = loop.train(quickly, digits, device="cpu", checkpoint=path)
     assert parts.how["resumed_at_epoch"] == 1
     assert parts.curve == whole.curve
 
@@ -210,7 +213,7 @@ def test_no_room_for_the_record_of_a_finished_run(
     assert files(ledger.root) == set()
     (again,) = run([quickly], ledger, checkpoints)
     assert again.provenance["resumed_at_epoch"] == quickly.epochs
-    assert again.curve == training.train(quickly, data.load("digits"), device="cpu").curve
+    assert again.curve == loop.train(quickly, data.load("digits"), device="cpu").curve
     assert files(checkpoints) == set()
 
 
@@ -223,7 +226,7 @@ def test_no_room_for_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A failed run that names the cause; the checkpoint before stays and is gone on from."""
-    save = training._Run.save
+    save = loop._Run.save
 
     def full_from_the_second_on(self: Any, path: Path) -> None:
         full = room(int(share * path.stat().st_size)) if path.exists() else contextlib.nullcontext()
@@ -231,22 +234,22 @@ def test_no_room_for_a_checkpoint(
             save(self, path)
 
     with monkeypatch.context() as context:
-        context.setattr(training._Run, "save", full_from_the_second_on)
+        context.setattr(loop._Run, "save", full_from_the_second_on)
         (failed,) = run([quickly], ledger, checkpoints)
     assert failed.status == "failed"
     assert "OSError: [Errno 27] File too large" in (failed.error or "").splitlines()[-1]
     assert files(checkpoints) == {f"{quickly.hash}.pt"}
     (again,) = run([quickly], ledger, checkpoints, retry_failed=True)
     assert again.provenance["resumed_at_epoch"] == 1
-    assert again.curve == training.train(quickly, data.load("digits"), device="cpu").curve
+    assert again.curve == loop.train(quickly, data.load("digits"), device="cpu").curve
 
 
 def test_no_room_for_a_seed_checkpoint(tmp_path: Path, spec: Spec) -> None:
     spec = spec.replace(train="batchnorm")
     path = tmp_path / "network.safetensors"
-    seed_checkpoint.save(training.initial_model(spec, 10), spec, path)
+    seed_checkpoint.save(loop.initial_model(spec, 10), spec, path)
     before = path.read_bytes()
-    changed = training.initial_model(spec, 10)
+    changed = loop.initial_model(spec, 10)
     with torch.no_grad():
         changed.get_parameter("bn.weight").add_(1)
     with room(len(before) - 1), pytest.raises(OSError, match="too large"):
@@ -354,8 +357,8 @@ def test_a_clock_set_back(ledger: Ledger, checkpoints: Path, quickly: Spec, date
     """Neither budgets nor locks, resumption or what is recorded go by dates."""
     first, second = quickly, quickly.replace(seed=1, epochs=2)
     digits = data.load("digits")
-    with pytest.raises(training.Interrupted):
-        training.train(
+    with pytest.raises(loop.Interrupted):
+        loop.train(
             *(second, digits),
             device="cpu",
             checkpoint=checkpoints / f"{second.hash}.pt",
@@ -371,7 +374,7 @@ def test_a_clock_set_back(ledger: Ledger, checkpoints: Path, quickly: Spec, date
     assert done.spec == second
     assert done.provenance["resumed_at_epoch"] == 1
     assert done.provenance["seconds"] >= 0
-    assert done.curve == training.train(second, digits, device="cpu").curve
+    assert done.curve == loop.train(second, digits, device="cpu").curve
     assert ledger.path("study", first).read_bytes() == before
     assert len(ledger.scan()[0]) == 2
     assert run([first, second], ledger, checkpoints) == []

@@ -3,8 +3,9 @@
 import pytest
 from matplotlib.figure import Figure
 
-from nbrepro import experiments, figures
-from nbrepro.ledger import Record
+from nbrepro import experiments
+from nbrepro.book import figures
+from nbrepro.records.ledger import Record
 
 ARMS = {
     "BatchNorm": {"model": "bn_cifar_nf_resnet20", "batch_size": 256},

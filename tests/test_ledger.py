@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nbrepro import experiments
-from nbrepro.ledger import Ledger, Record, default_root, provenance
+from nbrepro.records.ledger import Ledger, Record, default_root, provenance
 from nbrepro.spec import Spec
 
 SHIPPED = Path(__file__).parents[1] / "results"

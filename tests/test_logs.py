@@ -13,12 +13,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbrepro import book, cli, experiments, runner
+from nbrepro import cli, experiments
+from nbrepro.book import build
 from nbrepro.data import Dataset
-from nbrepro.executors import Settings
-from nbrepro.ledger import Ledger
-from nbrepro.runner import Planned
+from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
+from nbrepro.sweep import runner
+from nbrepro.sweep.executors import Settings
+from nbrepro.sweep.runner import Planned
 
 EXPERIMENT = "training_only_batchnorm"
 LINE = 160  # bytes
@@ -96,7 +98,7 @@ def test_of_several_processes_the_first_one_speaks(
 CHAPTER = "08_training_only_batchnorm"
 CELLS = (
     'profile, dataset, seeds = "smoke", "cifar10", 1',
-    f'from nbrepro.chapter import begin\n\nchapter = begin("{CHAPTER}", globals())',
+    f'from nbrepro.book.chapter import begin\n\nchapter = begin("{CHAPTER}", globals())',
     "records = chapter.run()",
     "min(len(record.curve) for record in records)",
 )
@@ -109,7 +111,7 @@ def test_a_notebook_stays_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     nbformat.write(notebook, tmp_path / "chapter.ipynb")
-    book.execute(tmp_path / "chapter.ipynb", tmp_path / "done.ipynb")
+    build.execute(tmp_path / "chapter.ipynb", tmp_path / "done.ipynb")
     done = nbformat.read(tmp_path / "done.ipynb", as_version=4)
     *quiet, epochs = (cell.outputs for cell in done.cells)
     assert quiet == [[], [], []]

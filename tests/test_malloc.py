@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from nbrepro import data, malloc, training
+from nbrepro import _malloc, data
 from nbrepro.spec import Spec
+from nbrepro.train import loop
 
 COUNT = """
 import resource
 import torch
-from nbrepro import malloc
+from nbrepro import _malloc
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,7 +24,7 @@ def resident():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS"))
 
 before = resident()
-with malloc.kept():
+with _malloc.kept():
     inside = [faults() for _ in range(20)]
     held = resident()
 print(inside[0], inside[-1], held - before, held - resident())
@@ -61,7 +62,7 @@ def test_training_keeps_memory_and_gives_it_back_after_an_error(
 
     monkeypatch.setattr("ctypes.CDLL", Library)
     with pytest.raises(ValueError, match="data set"):
-        training.train(Spec(model="cifar_resnet8", dataset="cifar10"), data.load("digits"))
+        loop.train(Spec(model="cifar_resnet8", dataset="cifar10"), data.load("digits"))
     first, *_, last = calls
     assert first == (-3, 32 * 2**20)
     assert last == ("trim", 0)
@@ -69,5 +70,5 @@ def test_training_keeps_memory_and_gives_it_back_after_an_error(
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    with malloc.kept():
+    with _malloc.kept():
         pass

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from nbrepro import freezing, models
 from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d, StochasticDepth
-from nbrepro.models import nfnet, released
+from nbrepro.models import nfnet, pretrained
 from nbrepro.models.macs import count_macs
 from nbrepro.models.nfnet import VARIANTS, Block, NFNet, Variant
 
@@ -180,7 +180,7 @@ def test_same_function_as_timms_network(fold: bool, second_conv: bool) -> None:
             module.eps = 1e-300  # PyTorch refuses 0
         elif isinstance(module, witness.GammaAct):
             module.act_fn = lambda x, inplace: nn.functional.gelu(x, approximate="tanh")
-    reference.load_state_dict(released.to_timm(model), strict=True)
+    reference.load_state_dict(pretrained.to_timm(model), strict=True)
 
     x = torch.randn(2, 3, 40, 40, dtype=torch.float64)  # 10, 5, 3, 2 pixels: odd sizes too
     ours, theirs = model(x), reference(x)
@@ -189,7 +189,7 @@ def test_same_function_as_timms_network(fold: bool, second_conv: bool) -> None:
     ours.square().sum().backward()
     theirs.square().sum().backward()
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    for name, (key, p) in zip(released.to_timm(model), model.named_parameters(), strict=True):
+    for name, (key, p) in zip(pretrained.to_timm(model), model.named_parameters(), strict=True):
         expected = gradients[name].reshape(p.shape)
         assert p.grad is not None
         assert (p.grad - expected).abs().max() <= 1e-10 * expected.abs().max(), key

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from nbrepro import data, experiments, runner, training
+from nbrepro import data, experiments
 from nbrepro.data import DataError
-from nbrepro.executors import Settings
 from nbrepro.experiments import Experiment
-from nbrepro.ledger import Ledger, Record
-from nbrepro.runner import Planned
+from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
+from nbrepro.sweep import runner
+from nbrepro.sweep.executors import Settings
+from nbrepro.sweep.runner import Planned
+from nbrepro.train import loop
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_smoke_from_end_to_end(ledger: Ledger, checkpoints: Path) -> None:
 
 def test_record_says_what_training_says(ledger: Ledger, quickly: Spec) -> None:
     record = runner.run_one("study", quickly, ledger, device="cpu")
-    result = training.train(quickly, data.load("digits"), device="cpu")
+    result = loop.train(quickly, data.load("digits"), device="cpu")
     assert record == ledger.find("study", quickly)
     assert record.metrics == result.metrics
     assert record.curve == result.curve
@@ -138,10 +140,10 @@ KILLED = """
 import json, logging, sys
 from pathlib import Path
 import torch
-from nbrepro import runner
-from nbrepro.executors import Settings
-from nbrepro.ledger import Ledger
-from nbrepro.runner import Planned
+from nbrepro.sweep import runner
+from nbrepro.sweep.executors import Settings
+from nbrepro.records.ledger import Ledger
+from nbrepro.sweep.runner import Planned
 from nbrepro.spec import Spec
 
 class Halt(logging.Handler):
@@ -207,7 +209,7 @@ def test_run_cut_off_by_the_deadline_goes_on_later(
     ledger: Ledger, checkpoints: Path, quickly: Spec
 ) -> None:
     spec = quickly.replace(epochs=3)
-    with pytest.raises(training.Interrupted):
+    with pytest.raises(loop.Interrupted):
         runner.run_one(
             *("study", spec, ledger),
             device="cpu",

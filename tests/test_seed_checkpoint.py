@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nbrepro import data, seed_checkpoint, training
+from nbrepro import data
 from nbrepro.spec import Spec
+from nbrepro.train import loop, seed_checkpoint
 
 SPEC = Spec(
     model="cifar_resnet8",
@@ -22,7 +23,7 @@ SPEC = Spec(
 @pytest.mark.parametrize("policy", ["batchnorm", "gamma+output", "random:2", "all"])
 def test_rebuilt_bit_for_bit(policy: str, tmp_path: Path) -> None:
     spec = SPEC.replace(train=policy)
-    model = training.train(spec, data.load("digits"), device="cpu").model
+    model = loop.train(spec, data.load("digits"), device="cpu").model
     path = tmp_path / "network.safetensors"
     assert seed_checkpoint.save(model, spec, path) == path.stat().st_size
     rebuilt, stored_spec = seed_checkpoint.load(path)
@@ -36,14 +37,14 @@ def test_rebuilt_bit_for_bit(policy: str, tmp_path: Path) -> None:
 def test_much_smaller_than_the_network(tmp_path: Path) -> None:
     """ResNet-110: 8,288 trained numbers and as many running statistics, against 1.73 million."""
     spec = SPEC.replace(model="cifar_resnet110")
-    model = training.initial_model(spec, 10)
+    model = loop.initial_model(spec, 10)
     small = seed_checkpoint.save(model, spec, tmp_path / "seed.safetensors")
     torch.save(model.state_dict(), tmp_path / "whole.pt")
     assert 4 * 2 * 8288 < small < (tmp_path / "whole.pt").stat().st_size / 50
 
 
 def test_a_frozen_weight_that_moved_is_refused(tmp_path: Path) -> None:
-    model = training.initial_model(SPEC, 10)
+    model = loop.initial_model(SPEC, 10)
     with torch.no_grad():
         model.get_parameter("blocks.1.conv2.weight")[0, 0, 0, 0] += 1e-6
     with pytest.raises(seed_checkpoint.CheckpointError, match=r"blocks\.1\.conv2\.weight"):
@@ -53,8 +54,8 @@ def test_a_frozen_weight_that_moved_is_refused(tmp_path: Path) -> None:
 
 def test_another_draw_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.safetensors"
-    seed_checkpoint.save(training.initial_model(SPEC, 10), SPEC, path)
-    other = training.initial_model(SPEC.replace(seed=4), 10)  # what another build might draw
+    seed_checkpoint.save(loop.initial_model(SPEC, 10), SPEC, path)
+    other = loop.initial_model(SPEC.replace(seed=4), 10)  # what another build might draw
     monkeypatch.setattr(seed_checkpoint, "initial_model", lambda *_: other)
     with pytest.raises(seed_checkpoint.CheckpointError, match="draws other frozen weights"):
         seed_checkpoint.load(path)
@@ -63,7 +64,7 @@ def test_another_draw_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("keep", [0, 7, 200, 2000])
 def test_a_truncated_file_is_refused(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    seed_checkpoint.save(training.initial_model(SPEC, 10), SPEC, path)
+    seed_checkpoint.save(loop.initial_model(SPEC, 10), SPEC, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(seed_checkpoint.CheckpointError, match="cannot be read"):
         seed_checkpoint.load(path)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from nbrepro.ledger import Ledger
+from nbrepro.records.ledger import Ledger
 
 PAGE = Path(__file__).parents[1] / "book" / "running.md"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")

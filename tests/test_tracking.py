@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nbrepro import data, training
+from nbrepro import data
 from nbrepro.spec import Spec
+from nbrepro.train import loop
 
 SPEC = Spec(
     model="cifar_resnet8",
@@ -20,8 +21,8 @@ SPEC = Spec(
 def test_tensorboard_gets_one_row_an_epoch_and_changes_nothing(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     digits = data.load("digits")
-    plain = training.train(SPEC, digits, device="cpu")
-    tracked = training.train(SPEC, digits, device="cpu", track="tensorboard", logs=tmp_path)
+    plain = loop.train(SPEC, digits, device="cpu")
+    tracked = loop.train(SPEC, digits, device="cpu", track="tensorboard", logs=tmp_path)
     assert tracked.curve == plain.curve
     (folder,) = {
         path.parent
@@ -37,17 +38,17 @@ def test_tensorboard_gets_one_row_an_epoch_and_changes_nothing(tmp_path: Path) -
 
 def test_off_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    training.train(SPEC.replace(epochs=1), data.load("digits"), device="cpu")
+    loop.train(SPEC.replace(epochs=1), data.load("digits"), device="cpu")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:
     with pytest.raises(ValueError, match="tensorbord"):
-        training.train(SPEC, data.load("digits"), device="cpu", track="tensorbord")
+        loop.train(SPEC, data.load("digits"), device="cpu", track="tensorbord")
 
 
 def test_the_log_of_a_run_is_one_line_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "nbrepro"):
-        training.train(SPEC, data.load("digits"), device="cpu")
+        loop.train(SPEC, data.load("digits"), device="cpu")
     assert len(caplog.records) == SPEC.epochs
     assert len(caplog.text.encode()) < 250 * SPEC.epochs

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nbrepro import models, training
+from nbrepro import models
 from nbrepro.data import MEAN, STD, Dataset
 from nbrepro.spec import Spec
-from nbrepro.training import Interrupted, Result, epoch_plan, learning_rate, train
+from nbrepro.train import loop
+from nbrepro.train.loop import Interrupted, Result, epoch_plan, learning_rate, train
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
@@ -96,7 +97,7 @@ def test_plan_is_a_function_of_seed_and_epoch() -> None:
 def test_plan_leaves_the_callers_generator_alone() -> None:
     before = torch.get_rng_state()
     epoch_plan(0, 0, 10, 4)
-    training.initial_model(PAPER, 10)
+    loop.initial_model(PAPER, 10)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -273,7 +274,7 @@ def test_the_short_last_batch_is_trained_on(spec: Spec, few_digits: Dataset) -> 
 @pytest.mark.parametrize("policy", ["batchnorm", "output", "shortcut+gamma", "random:2"])
 def test_only_what_is_trained_moves(spec: Spec, few_digits: Dataset, policy: str) -> None:
     spec = spec.replace(train=policy, weight_decay=0.1)
-    start = training.initial_model(spec, 10)
+    start = loop.initial_model(spec, 10)
     end = train(spec, few_digits, device="cpu").model
     moved = {
         name: int((p != start.get_parameter(name)).sum()) for name, p in end.named_parameters()
@@ -321,7 +322,7 @@ def test_no_epochs_evaluates_the_untrained_network(spec: Spec, few_digits: Datas
     assert [row["epoch"] for row in result.curve] == [0]
     assert set(result.metrics) == {"test_accuracy", "test_top5", "test_loss"}
     assert result.how["images_per_second"] is None
-    assert_same_weights(result.model, training.initial_model(spec, 10))
+    assert_same_weights(result.model, loop.initial_model(spec, 10))
 
 
 # --- divergence and refusals ----------------------------------------------------------------------
@@ -551,7 +552,8 @@ from unittest import mock
 import torch
 from torch import nn
 
-from nbrepro import data, models, training
+from nbrepro import data, models
+from nbrepro.train import loop
 from nbrepro.spec import Spec
 
 SPEC = Spec(
@@ -579,7 +581,7 @@ def run(**options):
         mock.patch.object(models, "create", without_batchnorm),
         mock.patch.object(training, "EVALUATION_BATCH", 44),
     ):
-        return training.train(SPEC, few, device="cpu", **options)
+        return loop.train(SPEC, few, device="cpu", **options)
 
 
 if __name__ == "__main__":
@@ -589,7 +591,7 @@ if __name__ == "__main__":
     try:  # the time is up for the first process only; all of them have to stop
         run(should_stop=lambda: rank == 0)
         stopped = False
-    except training.Interrupted:
+    except loop.Interrupted:
         stopped = True
     report = {
         "weights": result.model.state_dict(),

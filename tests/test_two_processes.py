@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbrepro import book, training
+from nbrepro.book import build
 from nbrepro.data import Batches, Dataset
-from nbrepro.ledger import Ledger
+from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
-from nbrepro.training import Result
+from nbrepro.train import loop
+from nbrepro.train.loop import Result
 
 # 1,437 images: 45 batches, halves of 16 and 16, in the last one of 15 and 14. At this rate a change
 # of the weights in their last digit stays there; at 0.1 the kink of some ReLU makes 4e-3 of it.
@@ -42,13 +43,14 @@ MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_
 WORKER = """
 import json, os, sys
 import torch
-from nbrepro import data, training
+from nbrepro import data
+from nbrepro.train import loop
 from nbrepro.spec import Spec
 
 torch.set_num_threads(1)
 report = {}
 for name, settings in json.loads(sys.argv[2]).items():
-    result = training.train(Spec.from_dict(settings), data.load("digits"), device="cpu")
+    result = loop.train(Spec.from_dict(settings), data.load("digits"), device="cpu")
     state = result.model.state_dict()
     report[name] = {"state": state, "metrics": result.metrics, "how": result.how}
 torch.save(report, f"{sys.argv[1]}/{os.environ['RANK']}.pt")
@@ -80,7 +82,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 @pytest.fixture(scope="module")
 def one(digits: Dataset) -> dict[str, Result]:
     """The same in a single process."""
-    return {name: training.train(spec, digits, device="cpu") for name, spec in SPECS.items()}
+    return {name: loop.train(spec, digits, device="cpu") for name, spec in SPECS.items()}
 
 
 def parameters(model: nn.Module, state: dict[str, Tensor]) -> Tensor:
@@ -106,7 +108,7 @@ def test_without_batchnorm_two_processes_equal_one(two: Reports, one: dict[str, 
     """Up to the order of sums; training moved the weights thousands of times as far."""
     model = one["NF"].model
     alone = parameters(model, model.state_dict())
-    start = parameters(model, training.initial_model(NF, 10).state_dict())
+    start = parameters(model, loop.initial_model(NF, 10).state_dict())
     assert distance(alone, start) > 0.05
     for report in two["NF"]:
         assert distance(parameters(model, report["state"]), alone) < 1e-5
@@ -122,17 +124,17 @@ def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
 
     The running statistics are those of the first halves.
     """
-    model = training.initial_model(spec, 10).to(memory_format=torch.channels_last)
+    model = loop.initial_model(spec, 10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
     )
     batches = Batches(dataset.train_images, dataset.train_labels)
-    order, _, _ = training.epoch_plan(spec.seed, 0, len(batches), pad=0)
+    order, _, _ = loop.epoch_plan(spec.seed, 0, len(batches), pad=0)
     parts = order.split(spec.batch_size)
     model.train()
     for step, part in enumerate(parts):
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate(spec, step, len(parts))
+            group["lr"] = loop.learning_rate(spec, step, len(parts))
         optimizer.zero_grad()
         statistics = []
         for half in part.tensor_split(2):
@@ -166,7 +168,7 @@ def test_what_is_recorded_is_that_of_the_network_kept(
     two: Reports, digits: Dataset, name: str
 ) -> None:
     """Every test image counts once, whoever looked at it."""
-    model = training.initial_model(SPECS[name], 10).eval()
+    model = loop.initial_model(SPECS[name], 10).eval()
     model.load_state_dict(two[name][0]["state"])
     images, labels = Batches(digits.test_images, digits.test_labels)(torch.arange(360))
     logits = model(images)
@@ -187,8 +189,8 @@ port = 29500
 TRAIN = """
 import json
 from accelerate import notebook_launcher
-from nbrepro import runner
-from nbrepro.ledger import Ledger
+from nbrepro.sweep import runner
+from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 
 spec, ledger = Spec.from_dict(json.loads(settings)), Ledger(folder)
@@ -224,7 +226,7 @@ def test_a_notebook_trains_on_two_processes(
         "settings": json.dumps(NF.to_dict()),
         "port": free_port(),
     }
-    book.execute(tmp_path / "chapter.ipynb", tmp_path / "done.ipynb", given)
+    build.execute(tmp_path / "chapter.ipynb", tmp_path / "done.ipynb", given)
     (record,), damaged = Ledger(tmp_path / "results").scan()
     assert damaged == []
     assert record.spec == NF

@@ -1,4 +1,4 @@
-"""The register of claims: one YAML file a paper, read into :class:`Claim`.
+"""The register of claims: one folder per paper, read into :class:`Claim`.
 
 A claim's rule is written before the run that decides it; :mod:`nbrepro.claims.verdicts` applies it.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from nbrepro.names import choose, unknown
+from nbrepro._suggest import choose, unknown
 
 SEEN = ("paper", "figure", "code", "second hand")
 
@@ -76,8 +76,9 @@ def register() -> dict[str, Claim]:
     """
     claims: dict[str, Claim] = {}
     folder = files(__package__)
-    for file in sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml")):
-        document = yaml.safe_load(folder.joinpath(file).read_text(encoding="utf-8"))
+    for file in sorted(f.name for f in folder.iterdir() if f.joinpath("claims.yaml").is_file()):
+        text = folder.joinpath(file, "claims.yaml").read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
         paper = Paper(**document["paper"])
         for entry in document["claims"]:
             quoted = tuple(Quoted(**q) for q in entry.pop("quoted"))

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbrepro import agc, augment, models, recipe
-from nbrepro.atomic import replacing
-from nbrepro.data import cache_folder
+from nbrepro import agc, models
+from nbrepro._files import replacing
+from nbrepro.data import augment, cache_folder
 from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d
 from nbrepro.models.macs import count_macs
 from nbrepro.models.nf_resnet import NFResNet
 from nbrepro.models.nfnet import VARIANTS
+from nbrepro.optim import recipe
 from nbrepro.probes import BlockSignal, mean_shift, signal_propagation
 
 Check = Callable[[], tuple[bool, str]]
@@ -773,7 +774,7 @@ def randaugment_blanks() -> tuple[bool, str]:
     """RandAugment of magnitude 20 leaves most images of 224 pixels blank.
 
     Criterion: more than half of 64 crops of two photographs are blank
-    (:func:`nbrepro.augment.blank_share`).
+    (:func:`nbrepro.data.augment.blank_share`).
     """
     from sklearn.datasets import load_sample_images
 

@@ -35,11 +35,11 @@ import numpy as np
 from scipy import stats
 
 from nbrepro import experiments
-from nbrepro.benchmark import Benchmark
+from nbrepro._suggest import network, trained
 from nbrepro.claims import Claim
 from nbrepro.data import base
-from nbrepro.ledger import Record
-from nbrepro.names import network, trained
+from nbrepro.records.ledger import Record
+from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
 
 VERDICTS = (

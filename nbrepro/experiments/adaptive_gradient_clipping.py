@@ -7,7 +7,7 @@ changes the batch as the paper does.
 
 from typing import Any
 
-from nbrepro.experiments.grid import Experiment
+from nbrepro.experiments.experiment import Experiment
 from nbrepro.experiments.nf_resnets import recipe
 from nbrepro.spec import Spec
 

@@ -4,7 +4,7 @@ The papers train on ImageNet for 90 epochs and more. Here CIFAR-10 stands in: th
 nothing but the normalization, and are trained alike.
 """
 
-from nbrepro.experiments.grid import Experiment
+from nbrepro.experiments.experiment import Experiment
 from nbrepro.spec import Spec
 
 NF, BN = "cifar_nf_resnet20", "bn_cifar_nf_resnet20"

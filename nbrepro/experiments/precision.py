@@ -5,7 +5,7 @@ kinds start from the same weights and see the same images in the same order.
 """
 
 from nbrepro.experiments import adaptive_gradient_clipping, nf_resnets
-from nbrepro.experiments.grid import Experiment
+from nbrepro.experiments.experiment import Experiment
 from nbrepro.spec import Spec
 
 PRECISIONS = ("float32", "bfloat16")

@@ -1,6 +1,6 @@
 """Chapter 8: train γ and β of CIFAR ResNets and nothing else (arXiv 2003.00152, s. 3 and 4)."""
 
-from nbrepro.experiments.grid import Experiment
+from nbrepro.experiments.experiment import Experiment
 from nbrepro.spec import Spec
 
 TRAINED = ("batchnorm", "output", "all")

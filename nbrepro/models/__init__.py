@@ -4,8 +4,8 @@ from types import ModuleType
 
 from torch import nn
 
+from nbrepro._suggest import choose, unknown
 from nbrepro.models import cifar_nf_resnet, cifar_resnet, nf_resnet, nfnet
-from nbrepro.names import choose, unknown
 
 # A family has PREFIX (a text or several), OPTIONS, NAMES, parse(name) and build(name, ...).
 _FAMILIES: tuple[ModuleType, ...] = (cifar_resnet, cifar_nf_resnet, nf_resnet, nfnet)

@@ -12,7 +12,7 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbrepro.models.initialise import initialise
+from nbrepro.models.initializers import initialise
 
 PREFIX = "cifar_resnet"
 OPTIONS = ("weight_init", "batchnorm_init")

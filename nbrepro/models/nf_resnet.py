@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from nbrepro._suggest import choose
 from nbrepro.layers import (
     GAMMA,
     Activation,
@@ -45,7 +46,6 @@ from nbrepro.layers import (
     expected_stds,
     second_moment,
 )
-from nbrepro.names import choose
 
 #: Depth → blocks a stage (2101.08692; 26 is timm's).
 DEPTHS = {

@@ -41,6 +41,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nbrepro._suggest import choose
 from nbrepro.layers import (
     SqueezeExcite,
     StochasticDepth,
@@ -48,7 +49,6 @@ from nbrepro.layers import (
     expected_stds,
 )
 from nbrepro.models.nf_resnet import Design
-from nbrepro.names import choose
 
 ALPHA = 0.2
 ACTIVATION = "gelu"

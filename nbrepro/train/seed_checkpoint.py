@@ -18,9 +18,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from nbrepro import freezing
-from nbrepro.atomic import replacing
+from nbrepro._files import replacing
 from nbrepro.spec import Spec
-from nbrepro.training import initial_model
+from nbrepro.train.loop import initial_model
 
 _FORMAT = "nbrepro seed checkpoint 1"
 

@@ -34,9 +34,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from nbrepro import agc, augment, freezing, malloc, models, recipe
-from nbrepro.atomic import replacing
-from nbrepro.data import Batches, Dataset
+from nbrepro import _malloc, agc, freezing, models
+from nbrepro._files import replacing
+from nbrepro.data import Batches, Dataset, augment
+from nbrepro.optim import recipe
 from nbrepro.spec import Spec
 
 log = logging.getLogger("nbrepro")
@@ -150,7 +151,7 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
     return accelerator
 
 
-@malloc.kept()
+@_malloc.kept()
 def train(
     spec: Spec,
     dataset: Dataset,

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.names import PROFILES, unknown
+from nbrepro._suggest import PROFILES, unknown
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
 
-    from nbrepro.benchmark import Benchmark
     from nbrepro.claims import Claim
     from nbrepro.claims.verdicts import Verdict
-    from nbrepro.ledger import Record
+    from nbrepro.records.ledger import Record
+    from nbrepro.records.timings import Benchmark
     from nbrepro.spec import Spec
 
 # Accelerate imports notebook bars; ours are off in notebooks, and the warning holds a path.
@@ -75,9 +75,10 @@ class Chapter:
         ``smoke`` runs are made afresh in a temporary folder; they prove the code and carry no
         verdict. ``quick`` and ``full`` runs go to the ledger.
         """
-        from nbrepro import experiments, runner
-        from nbrepro.executors import Settings
-        from nbrepro.ledger import Ledger
+        from nbrepro import experiments
+        from nbrepro.records.ledger import Ledger
+        from nbrepro.sweep import runner
+        from nbrepro.sweep.executors import Settings
 
         smoke = self.profile == "smoke"
         with tempfile.TemporaryDirectory() as scratch:
@@ -165,7 +166,7 @@ def recorded() -> "list[Record]":
     Raises:
         RuntimeError: if any record is damaged: a page must not be drawn from half the evidence.
     """
-    from nbrepro.ledger import Ledger
+    from nbrepro.records.ledger import Ledger
 
     records, damaged = Ledger().scan()
     if damaged:
@@ -175,9 +176,9 @@ def recorded() -> "list[Record]":
 
 def measured() -> "list[Benchmark]":
     """All timings of the ledger that ships with the book."""
-    from nbrepro import benchmark
+    from nbrepro.records import timings
 
-    return benchmark.read()
+    return timings.read()
 
 
 def _judged() -> "list[Verdict]":
@@ -304,7 +305,7 @@ def tally() -> str:
 
 def accuracy_table(records: "Sequence[Record]") -> "HTML":
     """Mean, standard deviation and number of seeds of every arm."""
-    from nbrepro import figures
+    from nbrepro.book import figures
 
     if not records:
         return _html('<p class="seen">No records yet.</p>')
@@ -370,7 +371,7 @@ def paired_table(records: "Sequence[Record]", setting: str, before: str, after: 
         before: its value on one side.
         after: its value on the other, which the difference is counted for.
     """
-    from nbrepro import figures
+    from nbrepro.book import figures
     from nbrepro.claims import verdicts
 
     sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from nbrepro.atomic import replacing
-from nbrepro.ledger import BENCHMARKS, default_root, provenance
-from nbrepro.training import device_name
+from nbrepro._files import replacing
+from nbrepro.records.ledger import BENCHMARKS, default_root, provenance
+from nbrepro.train.loop import device_name
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nbrepro.models import nfnet, released
+from nbrepro.models import nfnet, pretrained
 from nbrepro.models.nfnet import NFNet, Variant
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -56,18 +56,18 @@ def test_f0_is_timms_function_with_timms_weights() -> None:
             value.normal_(0, value[0].numel() ** -0.5, generator=generator)
         state[name] = value
     reference.load_state_dict(state, assign=True)
-    model = released.from_timm(state, form="timm").eval()
+    model = pretrained.from_timm(state, form="timm").eval()
     assert sum(p.numel() for p in model.parameters()) == 71_489_284
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=generator)
     theirs, expected = _gradients(reference, x)
     ours, gradients = _gradients(model, x)
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    for name, theirs_name in zip(gradients, released.to_timm(model), strict=True):
+    for name, theirs_name in zip(gradients, pretrained.to_timm(model), strict=True):
         wanted = expected[theirs_name].reshape(gradients[name].shape)
         assert (gradients[name] - wanted).abs().max() <= 1e-10 * wanted.abs().max(), name
 
-    official = released.from_timm(state).eval()
+    official = pretrained.from_timm(state).eval()
     with torch.no_grad():
         difference = (official(x) - theirs).norm() / theirs.norm()
     assert 1e-3 < difference < 0.1  # the forms are not the same function, nor far apart
@@ -77,7 +77,7 @@ def test_f0_is_timms_function_with_timms_weights() -> None:
 def test_names_and_shapes_are_timms(number: int) -> None:
     with torch.device("meta"):
         model = NFNet(nfnet.VARIANTS[f"f{number}"], 1000)
-    ours = {name: tensor.shape for name, tensor in released.to_timm(model).items()}
+    ours = {name: tensor.shape for name, tensor in pretrained.to_timm(model).items()}
     theirs = {name: tensor.shape for name, tensor in _reference(number).state_dict().items()}
     assert ours == theirs
 
@@ -85,13 +85,13 @@ def test_names_and_shapes_are_timms(number: int) -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_files_give_the_network_back(tiny: NFNet, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
-    state = {name: tensor.contiguous() for name, tensor in released.to_timm(tiny).items()}
+    state = {name: tensor.contiguous() for name, tensor in pretrained.to_timm(tiny).items()}
     if suffix == ".pth":
         torch.save({"state_dict": state}, path)  # as timm's training scripts write it
     else:
         save_file = pytest.importorskip("safetensors.torch").save_file
         save_file(state, path)
-    loaded = released.load_timm(path)
+    loaded = pretrained.load_timm(path)
     assert loaded.training
     for (name, tensor), (key, expected) in zip(
         loaded.state_dict().items(), tiny.state_dict().items(), strict=True
@@ -101,7 +101,7 @@ def test_files_give_the_network_back(tiny: NFNet, tmp_path: Path, suffix: str) -
     assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in loaded.parameters())
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(loaded.eval()(x), tiny(x))
-    assert not torch.equal(released.load_timm(str(path), form="timm").eval()(x), tiny(x))
+    assert not torch.equal(pretrained.load_timm(str(path), form="timm").eval()(x), tiny(x))
 
 
 def test_names_are_fetched_from_the_hub(
@@ -109,7 +109,7 @@ def test_names_are_fetched_from_the_hub(
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")
     path = tmp_path / "cached.pth"
-    torch.save(released.to_timm(tiny), path)
+    torch.save(pretrained.to_timm(tiny), path)
     asked = []
 
     def download(repository: str, file: str) -> str:
@@ -117,7 +117,7 @@ def test_names_are_fetched_from_the_hub(
         return str(path)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    assert released.load_timm("dm_nfnet_f3").fc.out_features == 7
+    assert pretrained.load_timm("dm_nfnet_f3").fc.out_features == 7
     assert asked == [("timm/dm_nfnet_f3.dm_in1k", "model.safetensors")]
 
     def fail(repository: str, file: str) -> str:
@@ -125,13 +125,13 @@ def test_names_are_fetched_from_the_hub(
 
     monkeypatch.setattr(hub, "hf_hub_download", fail)
     with pytest.raises(OSError, match=r"give its path \(no route to host\)"):
-        released.load_timm("dm_nfnet_f0")
+        pretrained.load_timm("dm_nfnet_f0")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match="pip install huggingface_hub"):
-        released.load_timm("dm_nfnet_f0")
+        pretrained.load_timm("dm_nfnet_f0")
 
 
-@pytest.mark.parametrize("name", released.NAMES)
+@pytest.mark.parametrize("name", pretrained.NAMES)
 def test_names_are_those_timm_publishes(name: str) -> None:
     published = pytest.importorskip("timm").get_pretrained_cfg(name)
     assert published.hf_hub_id == f"timm/{name}.dm_in1k"
@@ -140,9 +140,9 @@ def test_names_are_those_timm_publishes(name: str) -> None:
 def test_sources_that_are_neither_file_nor_name(tmp_path: Path) -> None:
     for missing in (tmp_path / "f0", str(tmp_path / "f0"), "dm_nfnet_f0.pth"):
         with pytest.raises(FileNotFoundError, match="no file"):
-            released.load_timm(missing)
+            pretrained.load_timm(missing)
     with pytest.raises(ValueError, match="did you mean 'dm_nfnet_f"):
-        released.load_timm("nfnet_f0")
+        pretrained.load_timm("nfnet_f0")
 
 
 def test_files_that_hold_no_weights(tmp_path: Path) -> None:
@@ -150,15 +150,15 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         path = tmp_path / f"junk{suffix}"
         path.write_bytes(b"junk that is long enough to be read as a header of some kind")
         with pytest.raises(ValueError, match=message):
-            released.read(path)
+            pretrained.read(path)
     path = tmp_path / "list.pt"
     torch.save([torch.zeros(1)], path)
     with pytest.raises(ValueError, match="holds a list"):
-        released.read(path)
+        pretrained.read(path)
 
 
 def test_weights_of_other_networks(tiny: NFNet) -> None:
-    state = released.to_timm(tiny)
+    state = pretrained.to_timm(tiny)
     gain = "stages.2.1.conv2b.gain"
     for changed, message in (
         ({k: v for k, v in state.items() if k != gain}, f"lacks {gain}"),
@@ -169,6 +169,6 @@ def test_weights_of_other_networks(tiny: NFNet) -> None:
         ({}, "of timm's dm_nfnet"),
     ):
         with pytest.raises(ValueError, match=message):
-            released.from_timm(changed)
+            pretrained.from_timm(changed)
     with pytest.raises(ValueError, match="did you mean 'timm'"):
-        released.from_timm(state, form="tim")
+        pretrained.from_timm(state, form="tim")

@@ -21,11 +21,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nbrepro.atomic import replacing
+from nbrepro._files import replacing
 from nbrepro.spec import Spec
 
 SCHEMA = 1
-#: Folder of the ledger that holds timings (see :mod:`nbrepro.benchmark`), not runs.
+#: Folder of the ledger that holds timings (see :mod:`nbrepro.records.timings`), not runs.
 BENCHMARKS = "benchmarks"
 STATUSES = ("completed", "diverged", "failed")
 
@@ -240,7 +240,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     try:
         git = ["git", "-C", str(package)]
         # In an environment inside someone else's repository that repository's commit is not ours.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nbrepro.names import choose
+from nbrepro._suggest import choose
 
 
 def _uniform(gamma: Tensor, beta: Tensor) -> None:

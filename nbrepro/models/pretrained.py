@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nbrepro._suggest import choose
 from nbrepro.layers import Activation, ScaledStdConv2d
 from nbrepro.models.nfnet import VARIANTS, NFNet
-from nbrepro.names import choose
 
 #: What can be fetched by name.
 NAMES = tuple(f"dm_nfnet_f{number}" for number in range(7))

@@ -9,9 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from nbrepro._suggest import TRAINED, network, trained
 from nbrepro.claims.verdicts import matches, value
-from nbrepro.ledger import Record
-from nbrepro.names import TRAINED, network, trained
+from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 
 _COLOURS = dict(zip(TRAINED, sns.color_palette("colorblind", len(TRAINED)), strict=True))

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from nbrepro import benchmark
-from nbrepro.ledger import Ledger
+from nbrepro.records import timings
+from nbrepro.records.ledger import Ledger
 
 
 def test_ratios_are_taken_round_by_round() -> None:
     """A machine that is twice as slow in one round slows both: the ratio stays."""
-    row = benchmark.ratios([2.0, 4.0, 2.0, 2.0], [1.0, 2.0, 1.0, 1.0])
+    row = timings.ratios([2.0, 4.0, 2.0, 2.0], [1.0, 2.0, 1.0, 1.0])
     assert row == {"ratio": 2.0, "low": 2.0, "high": 2.0, "rounds": 4}
 
 
 def test_the_range_holds_the_middle_of_the_rounds() -> None:
-    row = benchmark.ratios([float(n) for n in range(1, 42)], [1.0] * 41)
+    row = timings.ratios([float(n) for n in range(1, 42)], [1.0] * 41)
     assert row["ratio"] == 21.0
     assert (row["low"], row["high"]) == (2.0, 40.0)
 
@@ -23,14 +23,14 @@ def test_the_range_holds_the_middle_of_the_rounds() -> None:
 @pytest.mark.parametrize(("slow", "fast"), [([1.0], [1.0]), ([1.0, 2.0], [1.0])])
 def test_rounds_must_match(slow: list[float], fast: list[float]) -> None:
     with pytest.raises(ValueError, match="rounds"):
-        benchmark.ratios(slow, fast)
+        timings.ratios(slow, fast)
 
 
 def test_written_and_read_and_written_again(tmp_path: Path) -> None:
-    rows = {"case": benchmark.ratios([2.0, 2.0], [1.0, 1.0])}
+    rows = {"case": timings.ratios([2.0, 2.0], [1.0, 1.0])}
     for _ in range(2):
-        path = benchmark.write("speed", "cpu", rows, tmp_path)
-    (found,) = benchmark.read(tmp_path)
+        path = timings.write("speed", "cpu", rows, tmp_path)
+    (found,) = timings.read(tmp_path)
     assert (found.name, found.on_gpu, found.rows) == ("speed", False, rows)
     assert found.hardware
     assert found.provenance["threads"] >= 1
@@ -38,7 +38,7 @@ def test_written_and_read_and_written_again(tmp_path: Path) -> None:
 
 
 def test_timings_are_no_damaged_runs(tmp_path: Path) -> None:
-    benchmark.write("speed", "cpu", {}, tmp_path)
+    timings.write("speed", "cpu", {}, tmp_path)
     assert Ledger(tmp_path).scan() == ([], [])
 
 
@@ -46,4 +46,4 @@ def test_a_file_that_is_no_benchmark_is_named(tmp_path: Path) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "odd.json").write_text("{}")
     with pytest.raises(ValueError, match=r"odd\.json is no benchmark record"):
-        benchmark.read(tmp_path)
+        timings.read(tmp_path)

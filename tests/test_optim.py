@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nbrepro import recipe
-from nbrepro.recipe import EMA, LARS
+from nbrepro.optim import recipe
+from nbrepro.optim.recipe import EMA, LARS
 
 
 class Net(nn.Module):

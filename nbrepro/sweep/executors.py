@@ -1,9 +1,10 @@
 """Where the runs of a sweep take place: here, in processes of this machine, or on dask workers.
 
 ``serial`` is the reference. The others start every run as a process of its own
-(``python -m nbrepro.executors``), so that one which crashes takes nothing with it. That process
-writes the record; the sweep reads the ledger, and adds a ``failed`` record where a run died without
-leaving one. A run ends with whoever started it: nothing is left behind when a sweep is killed.
+(``python -m nbrepro.sweep.executors``), so that one which crashes takes nothing with it. That
+process writes the record; the sweep reads the ledger, and adds a ``failed`` record where a run died
+without leaving one. A run ends with whoever started it: nothing is left behind when a sweep is
+killed.
 
 Imports of torch stay inside functions: dask's scheduler imports this module, and a run has to watch
 its starter from the first moment.
@@ -26,8 +27,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from nbrepro.ledger import Ledger, Record
-    from nbrepro.runner import Planned
+    from nbrepro.records.ledger import Ledger, Record
+    from nbrepro.sweep.runner import Planned
 
 log = logging.getLogger("nbrepro")
 
@@ -82,7 +83,7 @@ def execute(executor: str, planned: "list[Planned]", settings: Settings) -> "Ite
 
     Args:
         executor: ``serial``, ``processes`` or ``dask``.
-        planned: from :func:`nbrepro.runner.plan`, most informative first.
+        planned: from :func:`nbrepro.sweep.runner.plan`, most informative first.
         settings: how.
 
     Raises:
@@ -91,7 +92,7 @@ def execute(executor: str, planned: "list[Planned]", settings: Settings) -> "Ite
         DataError: the data is missing or wrong.
         OSError: the ledger cannot be written; found out before the first run.
     """
-    from nbrepro.names import choose
+    from nbrepro._suggest import choose
 
     choose("executor", executor, EXECUTORS)
     if settings.workers is not None and settings.workers < 1:
@@ -114,7 +115,7 @@ def execute(executor: str, planned: "list[Planned]", settings: Settings) -> "Ite
 
 def serial(planned: "list[Planned]", settings: Settings) -> "Iterator[Record]":
     """One run after another in this process."""
-    from nbrepro import runner
+    from nbrepro.sweep import runner
 
     return runner.run(planned, settings)
 
@@ -253,7 +254,8 @@ def _sweep(
     """Have ``run`` do what is missing, settle what comes of it, and show how far it is."""
     from tqdm import tqdm
 
-    from nbrepro import data, runner
+    from nbrepro import data
+    from nbrepro.sweep import runner
 
     todo = runner.todo(planned, retry_failed=settings.retry_failed)
     settings.ledger.check_writable({item.experiment for item in todo})
@@ -312,9 +314,9 @@ def _task(item: "Planned", settings: Settings) -> _Task:
 
 def _settle(item: "Planned", ended: _Exit, ledger: "Ledger") -> "Record | None":
     """The record a run has left; a ``failed`` one for a process that died without leaving any."""
-    from nbrepro import runner
     from nbrepro.data import DataError
-    from nbrepro.ledger import Record, provenance
+    from nbrepro.records.ledger import Record, provenance
+    from nbrepro.sweep import runner
 
     if ended.status == _NO_DATA:
         raise DataError(ended.output.splitlines()[-1])
@@ -408,7 +410,7 @@ def _recorded(task: _Task) -> bool:
     if not Path(task["record"]).exists():  # a dask worker gets by without torch
         return False
 
-    from nbrepro.ledger import Ledger
+    from nbrepro.records.ledger import Ledger
     from nbrepro.spec import Spec
 
     found = Ledger(task["ledger"]).find(task["experiment"], Spec.from_dict(task["spec"]))
@@ -427,7 +429,7 @@ def _start(number: int, task: _Task, environment: dict[str, str]) -> _Child:
     output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _end
     process = subprocess.Popen(
         # The hash says in a list of processes which run this is.
-        [sys.executable, "-X", "faulthandler", "-m", "nbrepro.executors", task["hash"],
+        [sys.executable, "-X", "faulthandler", "-m", "nbrepro.sweep.executors", task["hash"],
          json.dumps(task)],
         stdin=subprocess.PIPE,  # closes when this process ends, however it ends
         stdout=output,
@@ -461,11 +463,11 @@ def _run(task: _Task) -> int:
     threading.Thread(target=_end_with_starter, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from nbrepro import runner
     from nbrepro.data import DataError
-    from nbrepro.ledger import Ledger
-    from nbrepro.runner import Planned
+    from nbrepro.records.ledger import Ledger
     from nbrepro.spec import Spec
+    from nbrepro.sweep import runner
+    from nbrepro.sweep.runner import Planned
 
     ledger, spec = Ledger(task["ledger"]), Spec.from_dict(task["spec"])
     if spec.hash != task["hash"]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nbrepro.names import PROFILES, choose
+from nbrepro._suggest import PROFILES, choose
 from nbrepro.spec import Spec
 
 

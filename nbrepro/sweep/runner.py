@@ -13,12 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nbrepro import claims, data, training
+from nbrepro import claims, data
 from nbrepro.claims import verdicts
-from nbrepro.executors import Settings
 from nbrepro.experiments import Experiment
-from nbrepro.ledger import Ledger, Record, provenance
+from nbrepro.records.ledger import Ledger, Record, provenance
 from nbrepro.spec import Spec
+from nbrepro.sweep.executors import Settings
+from nbrepro.train import loop
 
 log = logging.getLogger("nbrepro")
 
@@ -163,7 +164,7 @@ def run_one(
     checkpoint = checkpoints / f"{spec.hash}.pt" if checkpoints else None
     error: str | None = None
     try:
-        result = training.train(
+        result = loop.train(
             spec,
             dataset,
             device=device,
@@ -172,7 +173,7 @@ def run_one(
             should_stop=lambda: deadline is not None and time.monotonic() > deadline,
         )
         status, metrics, curve, how = result.status, result.metrics, result.curve, result.how
-    except training.Interrupted:
+    except loop.Interrupted:
         raise
     except Exception:
         status, metrics, curve, how = "failed", {}, [], {}
@@ -253,6 +254,6 @@ def run(planned: list[Planned], settings: Settings) -> Iterator[Record]:
                     deadline=deadline,
                     progress=settings.progress,
                 )
-            except training.Interrupted as stop:
+            except loop.Interrupted as stop:
                 log.info("%s", stop)
                 return

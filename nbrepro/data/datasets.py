@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbrepro.atomic import replacing
+from nbrepro._files import replacing
 
 #: Normalisation of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
 MEAN = (0.485, 0.456, 0.406)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nbrepro.names import unknown
+from nbrepro._suggest import unknown
 
 
 class BookError(Exception):
@@ -118,7 +118,7 @@ def build(
     """
     import papermill
 
-    from nbrepro.names import PROFILES, choose
+    from nbrepro._suggest import PROFILES, choose
 
     choose("profile", profile, PROFILES)
     if update and profile != "smoke":

@@ -1,0 +1,1 @@
+"""Sweeps: what is missing, and running it."""

@@ -1,0 +1,1 @@
+"""Training one network: the step, the loop around it, its schedule and its checkpoints."""
