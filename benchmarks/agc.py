@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from nbrepro import agc, models
 from nbrepro.records import timings
-from nbrepro.train.loop import device_name
+from nbrepro.records.provenance import device_name
 
 NETWORKS = {
     "cifar_resnet14": "ResNet-14",

@@ -28,7 +28,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
 from nbrepro import _malloc, models
-from nbrepro._suggest import network
+from nbrepro.claims.labels import network
 from nbrepro.freezing import freeze
 from nbrepro.records import timings
 from nbrepro.train import loop

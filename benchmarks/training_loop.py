@@ -27,7 +27,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from nbrepro import _malloc, data
-from nbrepro._suggest import network
+from nbrepro.claims.labels import network
 from nbrepro.freezing import freeze
 from nbrepro.records import timings
 from nbrepro.spec import Spec

@@ -66,7 +66,7 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from nbrepro._suggest import PROFILES
+    from nbrepro.experiments import PROFILES
 
     top = _Parser(
         prog="nbrepro",

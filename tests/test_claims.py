@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nbrepro import claims, experiments
-from nbrepro._suggest import network
 from nbrepro.claims import SEEN, Claim, Quoted, checks
+from nbrepro.claims.labels import network
 from nbrepro.claims.verdicts import (
     VERDICTS,
     Verdict,

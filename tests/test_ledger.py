@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nbrepro import experiments
-from nbrepro.records.ledger import Ledger, Record, default_root, provenance
+from nbrepro.records.ledger import Ledger, Record, default_root
+from nbrepro.records.provenance import provenance
 from nbrepro.spec import Spec
 
 SHIPPED = Path(__file__).parents[1] / "results"

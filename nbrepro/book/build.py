@@ -118,7 +118,8 @@ def build(
     """
     import papermill
 
-    from nbrepro._suggest import PROFILES, choose
+    from nbrepro._suggest import choose
+    from nbrepro.experiments import PROFILES
 
     choose("profile", profile, PROFILES)
     if update and profile != "smoke":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbrepro._suggest import PROFILES, unknown
+from nbrepro._suggest import unknown
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
@@ -147,6 +147,8 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
     for key in known:
         if key not in given:
             raise ValueError(f"parameter {key} is not set; the parameters cell must define it")
+    from nbrepro.experiments import PROFILES
+
     if given["profile"] not in PROFILES:
         raise ValueError(unknown("profile", given["profile"], PROFILES))
     if given["seeds"] < 1:

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from nbrepro._suggest import TRAINED, network, trained
+from nbrepro.claims.labels import TRAINED, network, trained
 from nbrepro.claims.verdicts import matches, value
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec

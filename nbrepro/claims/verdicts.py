@@ -35,8 +35,8 @@ import numpy as np
 from scipy import stats
 
 from nbrepro import experiments
-from nbrepro._suggest import network, trained
 from nbrepro.claims import Claim
+from nbrepro.claims.labels import network, trained
 from nbrepro.data import base
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark

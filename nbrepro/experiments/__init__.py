@@ -1,13 +1,13 @@
 """Experiments: named grids of specs, one module a chapter."""
 
-from nbrepro._suggest import PROFILES, unknown
+from nbrepro._suggest import unknown
 from nbrepro.experiments import (
     adaptive_gradient_clipping,
     nf_resnets,
     precision,
     training_only_batchnorm,
 )
-from nbrepro.experiments.experiment import Experiment
+from nbrepro.experiments.experiment import PROFILES, Experiment
 
 __all__ = ["PROFILES", "REGISTRY", "Experiment", "get", "select"]
 

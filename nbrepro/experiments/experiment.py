@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nbrepro._suggest import PROFILES, choose
+from nbrepro._suggest import choose
 from nbrepro.spec import Spec
+
+#: How much is spent. Only ``quick`` and ``full`` can carry a verdict.
+PROFILES = ("smoke", "quick", "full")
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,14 @@ writers never mix. It carries a digest of its own contents; a file that is damag
 unknown schema counts as not done and is reported, never trusted.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -221,36 +216,3 @@ def default_root() -> Path:
         if (folder / "_toc.yml").is_file() and (folder / "results").is_dir():
             return folder / "results"
     return Path("results")
-
-
-def provenance() -> dict[str, Any]:
-    """What produced a record: source commit, versions, platform and time. No names of machines."""
-    commit, dirty = _commit()
-    versions = {"python": platform.python_version()}
-    for package in ("nbrepro", "torch", "torchvision", "accelerate", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": versions,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    package = Path(__file__).parents[1]
-    try:
-        git = ["git", "-C", str(package)]
-        # In an environment inside someone else's repository that repository's commit is not ours.
-        subprocess.run([*git, "ls-files", "--error-unmatch", "."], capture_output=True, check=True)
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-    return head.stdout.strip(), bool(changes.stdout.strip())

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from nbrepro._files import replacing
-from nbrepro.records.ledger import BENCHMARKS, default_root, provenance
-from nbrepro.train.loop import device_name
+from nbrepro.records.ledger import BENCHMARKS, default_root
+from nbrepro.records.provenance import device_name, provenance
 
 
 @dataclass(frozen=True)

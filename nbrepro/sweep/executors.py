@@ -315,7 +315,8 @@ def _task(item: "Planned", settings: Settings) -> _Task:
 def _settle(item: "Planned", ended: _Exit, ledger: "Ledger") -> "Record | None":
     """The record a run has left; a ``failed`` one for a process that died without leaving any."""
     from nbrepro.data import DataError
-    from nbrepro.records.ledger import Record, provenance
+    from nbrepro.records.ledger import Record
+    from nbrepro.records.provenance import provenance
     from nbrepro.sweep import runner
 
     if ended.status == _NO_DATA:

@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 from nbrepro import claims, data
 from nbrepro.claims import verdicts
 from nbrepro.experiments import Experiment
-from nbrepro.records.ledger import Ledger, Record, provenance
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.records.provenance import provenance
 from nbrepro.spec import Spec
 from nbrepro.sweep.executors import Settings
 from nbrepro.train import loop

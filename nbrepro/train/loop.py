@@ -18,7 +18,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from nbrepro import _malloc, agc, freezing, models
 from nbrepro._files import replacing
 from nbrepro.data import Batches, Dataset, augment
 from nbrepro.optim import recipe
+from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
 
 log = logging.getLogger("nbrepro")
@@ -665,19 +666,3 @@ def _round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
                     drawn[weight] = weight.data
                     weight.data = weight.data.bfloat16()
     return drawn
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's or the CPU's own name."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return next(_cpu_models(), "CPU")
-
-
-def _cpu_models() -> Iterator[str]:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                yield line.split(":", 1)[1].strip()
-    except OSError:
-        return
