@@ -362,10 +362,10 @@ def test_in_bfloat16_timm_is_a_percent_off() -> None:
 def test_importing_the_method_imports_torch_alone() -> None:
     code = (
         "import sys, torch; before = set(sys.modules); import nbrepro.agc; "
-        "print(sorted(m for m in set(sys.modules) - before if not m.startswith('torch')))"
+        "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('torch')))"
     )
     seen = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    new = [name for name in eval(seen.stdout) if name not in sys.stdlib_module_names]
+    new = [name for name in seen.stdout.split() if name not in sys.stdlib_module_names]
     assert new == ["nbrepro", "nbrepro._suggest", "nbrepro.agc"]
 
 
