@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
 from nbrepro import data
-from nbrepro.data import MEAN, STD, Batches, DataError, Dataset
+from nbrepro.data import MEAN, STD, Batches, DataError, Dataset, folder
 
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 CIFAR_CLASSES = (
@@ -436,8 +436,8 @@ def test_known_tree_with_altered_files(
         for part in ("train", "test")
     }
     digest = data.tree_digest(base, listing)
-    tree = data._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
-    monkeypatch.setitem(data._KNOWN_TREES, "tiny", tree)
+    tree = folder._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
+    monkeypatch.setitem(folder._KNOWN_TREES, "tiny", tree)
     assert len(data.load("tiny", base.parent).train_labels) == 12
     shutil.copy(base / "train" / "cat" / "00.png", base / "train" / "cat" / "01.png")
     message = error("tiny", base.parent)

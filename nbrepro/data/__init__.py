@@ -1,19 +1,7 @@
 """Data sets as tensors, and whole batches of them on the device."""
 
-from nbrepro.data.datasets import (
-    MEAN,
-    SMALL,
-    STD,
-    Batches,
-    DataError,
-    Dataset,
-    base,
-    cache_folder,
-    default_root,
-    load,
-    shrink,
-    tree_digest,
-)
+from nbrepro.data.datasets import MEAN, SMALL, STD, Batches, Dataset, base, load, shrink
+from nbrepro.data.folder import DataError, cache_folder, default_root, tree_digest
 
 __all__ = [
     "MEAN",
