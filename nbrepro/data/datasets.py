@@ -1,10 +1,11 @@
-"""Data sets as tensors, and whole-batch augmentation on the device.
+"""Data sets as tensors.
 
 A data set is decoded once into uint8 tensors and cached; nothing is decoded while training.
 
 ======================  ==========================================================================
 ``digits``              scikit-learn's handwritten digits, 8×8; part of the installation
 ``cifar10``             the original files, through torchvision (``download=True`` fetches them)
+``cifar100``            likewise, with its 100 fine classes
 any other name          a folder tree ``<root>/<name>/train/<class>/*.jpg`` and ``.../test/...``
 ``<name>-16px``         a fifth of ``<name>``, at half its side: see :func:`shrink`
 ======================  ==========================================================================
@@ -14,22 +15,19 @@ original's, hence the name, and its contents are checked against a known digest.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nbrepro.data import folder
+from nbrepro.data import cards, folder
 from nbrepro.data.folder import DataError, default_root
 
-#: Normalisation of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
+#: Normalization of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-#: Ending of the name of a data set's small form, see :func:`shrink`.
-SMALL = "-16px"
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,23 @@ class Dataset:
     test_labels: Tensor
     fingerprint: str
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, where test images are spread evenly over the classes."""
+        return 1 / len(self.classes)
+
+    @property
+    def card(self) -> cards.Card:
+        """What :func:`nbrepro.data.card` says, completed from the images themselves."""
+        height, width = self.train_images.shape[1:3]
+        return replace(
+            cards.card(self.name),
+            classes=len(self.classes),
+            train_images=len(self.train_images),
+            test_images=len(self.test_images),
+            side=height if height == width else None,
+        )
+
     def __repr__(self) -> str:
         n, height, width, _ = self.train_images.shape
         return (
@@ -66,19 +81,19 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     Args:
         name: see the table at the top of this module.
         root: folder that holds the data sets; default :func:`default_root`.
-        download: allow torchvision to fetch ``cifar10``.
+        download: allow torchvision to fetch ``cifar10`` or ``cifar100``.
 
     Raises:
         DataError: if the data is missing, truncated, mislabelled or of the wrong shape; the message
             names the file and what to do.
     """
     root = Path(root) if root is not None else default_root()
-    if name.endswith(SMALL):
-        return shrink(load(name.removesuffix(SMALL), root, download=download))
+    if cards.is_small(name):
+        return shrink(load(cards.base(name), root, download=download))
     if name == "digits":
         return _digits()
-    if name == "cifar10":
-        return _cifar10(root, download)
+    if name in ("cifar10", "cifar100"):
+        return _cifar(name, root, download)
     return _dataset(name, *folder.read(name, root))
 
 
@@ -87,23 +102,29 @@ def shrink(dataset: Dataset) -> Dataset:
 
     CIFAR-10 becomes 10,000 training and 2,000 test images of 16×16: small enough for sweeps of
     optimizer settings on a CPU.
+
+    Raises:
+        DataError: if a class has fewer than five images, of which no fifth can be kept.
     """
     parts = []
-    for images, labels in (
-        (dataset.train_images, dataset.train_labels),
-        (dataset.test_images, dataset.test_labels),
+    share = cards.SMALL_SHARE
+    for part, images, labels in (
+        ("training", dataset.train_images, dataset.train_labels),
+        ("test", dataset.test_images, dataset.test_labels),
     ):
         indices = [(labels == c).nonzero()[:, 0] for c in range(len(dataset.classes))]
-        first = torch.cat([index[: len(index) // 5] for index in indices])
+        for label, index in zip(dataset.classes, indices, strict=True):
+            if len(index) < share:
+                raise DataError(
+                    f"{dataset.name}{cards.SMALL}: class {label!r} has {len(index)} {part} images; "
+                    f"the small form keeps one in {share} of each class. Add images, or use "
+                    f"{dataset.name} as it is"
+                )
+        first = torch.cat([index[: len(index) // share] for index in indices])
         kept = images[first].permute(0, 3, 1, 2).float()
         small = torch.nn.functional.avg_pool2d(kept, 2).round().byte().permute(0, 2, 3, 1)
         parts.append((small.numpy(), labels[first].numpy()))
-    return _dataset(dataset.name + SMALL, list(dataset.classes), *parts)
-
-
-def base(name: str) -> str:
-    """The data set that ``name`` is, or is a part of: ``cifar10-16px`` → ``cifar10``."""
-    return name.removesuffix(SMALL)
+    return _dataset(dataset.name + cards.SMALL, list(dataset.classes), *parts)
 
 
 def _dataset(
@@ -157,31 +178,40 @@ def _digits() -> Dataset:
     )
 
 
-def _cifar10(root: Path, download: bool) -> Dataset:
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
+def _cifar(name: str, root: Path, download: bool) -> Dataset:
+    """CIFAR-10 or CIFAR-100 from the original files, every one checked."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
-    remedy = "run with download=True (nbrepro run --download) to fetch it again"
-    if not download:
-        for file, md5 in [*CIFAR10.train_list, *CIFAR10.test_list]:
-            path = root / CIFAR10.base_folder / file
+    source = CIFAR10 if name == "cifar10" else CIFAR100
+    names = (source.meta["filename"], source.meta["md5"])
+    files = {
+        root / source.base_folder / file: md5
+        for file, md5 in (*source.train_list, *source.test_list, names)
+    }
+    try:
+        if download and not all(check_integrity(str(path), md5) for path, md5 in files.items()):
+            download_and_extract_archive(
+                source.url, str(root), filename=source.filename, md5=source.tgz_md5
+            )
+        remedy = "run with download=True (nbrepro run --download) to fetch it again"
+        for path, md5 in files.items():
             if not path.exists():
                 raise DataError(
-                    f"cifar10: {path} is missing; {remedy}, or set NBREPRO_DATA to the folder "
-                    f"that holds {CIFAR10.base_folder}/"
+                    f"{name}: {path} is missing; {remedy}, or set NBREPRO_DATA to the folder "
+                    f"that holds {source.base_folder}/"
                 )
             if not check_integrity(str(path), md5):
                 raise DataError(
-                    f"cifar10: {path} is damaged (its MD5 is not {md5}); delete it and {remedy}"
+                    f"{name}: {path} is damaged (its MD5 is not {md5}); delete it and {remedy}"
                 )
-    try:
-        parts = [CIFAR10(root, train=train, download=download) for train in (True, False)]
+        parts = [source(root, train=train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         raise DataError(
-            f"cifar10: torchvision could not read or fetch it below {root}: {error}"
+            f"{name}: torchvision could not read or fetch it below {root}: {error}"
         ) from error
     train, test = ((part.data, np.asarray(part.targets)) for part in parts)
-    return _dataset("cifar10", list(parts[0].classes), train, test)
+    return _dataset(name, list(parts[0].classes), train, test)
 
 
 class Batches:

@@ -1,7 +1,9 @@
 """Folder trees of images: checked, decoded once, and cached.
 
 A tree is ``<root>/<name>/{train,test}/<class>/<image>``; ``val`` is accepted for ``test``, and
-folders below a class are looked into.
+folders below a class are looked into. Images may have any size, square or not, but one size for
+all: batches are cut from one tensor, which must fit into memory (3 bytes per pixel). Nothing is
+resized here, since how it is done would be part of the result.
 """
 
 import contextlib
@@ -67,7 +69,7 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
     """
     base = root / name
     if not (base / "train").is_dir():
-        hint = "Known without files: digits; fetched on request: cifar10."
+        hint = "Known without files: digits; fetched on request: cifar10, cifar100."
         raise DataError(
             f"data set {name!r}: no folder {base / 'train'}. Put the images there as "
             f"train/<class>/*.jpg and test/<class>/*.jpg, or set NBREPRO_DATA. {hint}"
@@ -190,7 +192,8 @@ def _decode(
             if pixels.shape != shape:
                 raise DataError(
                     f"{name}: {path} is {pixels.shape[1]}×{pixels.shape[0]}, the others are "
-                    f"{shape[1]}×{shape[0]}; resize or remove it"
+                    f"{shape[1]}×{shape[0]}; all images of a data set must have one size: resize "
+                    "or remove this one"
                 )
             images.append(pixels)
             labels.append(label)
@@ -208,6 +211,6 @@ def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write atomically; a cache that cannot be written is done without."""
+    """Write atomically; if it cannot be written, images are decoded again the next time."""
     with contextlib.suppress(OSError), replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
