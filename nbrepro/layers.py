@@ -378,7 +378,7 @@ def expected_stds(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]
     """β of every block, by stage: the standard deviation its input is expected to have.
 
     ``Var(h₀) = 1`` and each block adds α²; the first block of a stage, whose shortcut starts from
-    the normalised signal, resets the variance to 1 + α² (2102.06171, section 3 and appendix C).
+    the normalized signal, resets the variance to 1 + α² (2102.06171, section 3 and appendix C).
     """
     stds: list[list[float]] = []
     variance = 1.0

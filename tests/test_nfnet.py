@@ -368,10 +368,10 @@ def test_a_step_reaches_every_parameter() -> None:
 
 
 def test_every_listed_name_builds() -> None:
-    for name in nfnet.NAMES:
+    for name in nfnet.FAMILY.names:
         models.check(name)
-    assert set(nfnet.NAMES) <= set(models.names())
-    assert models.options("nfnet_f0") == nfnet.OPTIONS
+    assert set(nfnet.FAMILY.names) <= set(models.names())
+    assert models.options("nfnet_f0") == nfnet.FAMILY.options
 
 
 @pytest.mark.parametrize(

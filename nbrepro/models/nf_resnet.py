@@ -4,7 +4,7 @@ Sources: arXiv 2101.08692; arXiv 2102.06171, section 3 and appendix C; the autho
 A block computes ``h + α · skip_gain · f(γ g(h) / β)``: g the activation and γ its constant, β the
 standard deviation h is expected to have (:func:`nbrepro.layers.expected_stds`), f convolutions with
 scaled weight standardization, ``skip_gain`` a scalar that starts at 0 (SkipInit). Where the shape
-changes, the shortcut is a strided 1×1 convolution of the normalised, activated signal.
+changes, the shortcut is a strided 1×1 convolution of the normalized, activated signal.
 
 ============  =====================================================================================
 ``nf_``       as above
@@ -26,7 +26,6 @@ pass. With
 ``block.branch(block.act1(x))`` is the residual branch before stochastic depth, SkipInit and α.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,33 +45,41 @@ from nbrepro.layers import (
     expected_stds,
     second_moment,
 )
+from nbrepro.models.family import Family
 
-#: Depth → blocks a stage (2101.08692; 26 is timm's).
-DEPTHS = {
-    26: (2, 2, 2, 2),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-    288: (24, 24, 24, 24),
-    600: (50, 50, 50, 50),
-}
+FAMILY = Family(
+    names=(
+        "nf_resnet26",
+        "nf_resnet50",
+        "nf_resnet101",
+        "nf_resnet152",
+        "nf_resnet200",
+        "nf_resnet288",
+        "nf_resnet600",
+        "bn_nf_resnet50",
+        "plain_nf_resnet50",
+    ),
+    stem="nf_resnet",
+    size=r"(?P<depth>0|[1-9]\d*)",
+    usage="write nf_resnet<depth>, bn_nf_resnet<depth> or plain_nf_resnet<depth>, "
+    "for example nf_resnet50",
+    kinds={"": "NF-", "bn_": "BN-", "plain_": "plain "},
+    label="ResNet-{depth}",
+    depths={  # 2101.08692; 26 is timm's
+        26: (2, 2, 2, 2),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+        200: (3, 24, 36, 3),
+        288: (24, 24, 24, 24),
+        600: (50, 50, 50, 50),
+    },
+    options=("activation", "dropout", "stochastic_depth", "padding_mode"),
+    kind_options={"": ("alpha", "skip_gain", "standardize", "fold"), "bn_": ("order",)},
+)
 
-#: Prefix of a name → kind of network.
+#: How a name begins → kind of network.
 KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
-PREFIX = tuple(f"{kind}nf_resnet" for kind in KINDS)
-NAMES = [
-    *(f"nf_resnet{depth}" for depth in DEPTHS),
-    *(f"{kind}nf_resnet50" for kind in KINDS if kind),
-]
-
-_COMMON = ("activation", "dropout", "stochastic_depth", "padding_mode")
-_OWN = {
-    "nf": ("alpha", "skip_gain", "standardize", "fold"),
-    "bn": ("order",),
-    "plain": (),
-}
-OPTIONS = (*_COMMON, *(option for own in _OWN.values() for option in own))
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Design:
     padding_mode: PaddingMode = "zeros"
 
     def __post_init__(self) -> None:
-        choose("kind of network", self.kind, _OWN)
+        choose("kind of network", self.kind, KINDS.values())
         choose("activation", self.activation, GAMMA.keys() - {"glu"})  # glu halves the channels
         choose("order", self.order, ("bn-relu", "relu-bn"))
 
@@ -296,43 +303,13 @@ class NFResNet(nn.Module):
         return logits
 
 
-def check_options(name: str, kind: str, options: dict[str, object]) -> None:
-    """Raise ``ValueError`` for an option that this kind of network has not."""
-    for option in options:
-        choose(f"option of {name}", option, (*_COMMON, *_OWN[kind]))
-
-
-def parse(name: str) -> tuple[str, int]:
-    """``bn_nf_resnet50`` → ``("bn", 50)``.
-
-    Raises:
-        ValueError: if the name or the depth is unknown, naming the nearest depths.
-    """
-    match = re.fullmatch(r"(bn_|plain_|)nf_resnet(\d+)", name)
-    if match is None:
-        raise ValueError(
-            f"unknown model {name!r}: write nf_resnet<depth>, bn_nf_resnet<depth> or "
-            "plain_nf_resnet<depth>, for example nf_resnet50."
-        )
-    depth = int(match[2])
-    if depth not in DEPTHS:
-        near = sorted(sorted(DEPTHS, key=lambda known: abs(known - depth))[:2])
-        raise ValueError(
-            f"unknown model {name!r}: nearest depths to {depth}: {' and '.join(map(str, near))}; "
-            f"known: {', '.join(map(str, DEPTHS))}."
-        )
-    return KINDS[match[1]], depth
-
-
 def build(name: str, num_classes: int, **options: object) -> NFResNet:
     """Build the named ImageNet network; ``options`` as in :class:`NFResNet`."""
-    kind, depth = parse(name)
-    check_options(name, kind, options)
     return NFResNet(
-        DEPTHS[depth],
+        FAMILY.depths[FAMILY.size_of(name).depth],
         (256, 512, 1024, 2048),
         num_classes,
         stem_channels=64,
-        kind=kind,
+        kind=KINDS[FAMILY.parse(name)["kind"]],
         **options,  # type: ignore[arg-type]
     )

@@ -11,7 +11,7 @@ shape changes, the shortcut is a 1×1 convolution of ``γ gelu(h) / β``, averag
 ``bn_nfnet_f0``       BatchNorm twin (Table 6): a BatchNorm before each activation; convolutions
                       without standardization and bias; no α, β, γ, SkipInit, and no factor 2 in
                       squeeze-excite
-``plain_nfnet_f0``    the same without BatchNorm, with biases: nothing is normalised
+``plain_nfnet_f0``    the same without BatchNorm, with biases: nothing is normalized
 ``cifar_nfnet_f0``    for 32×32 images, ours: the stem is one 3×3 convolution with stride 1, widths
                       and group width are a quarter; twins ``bn_cifar_nfnet_f0`` and
                       ``plain_cifar_nfnet_f0``
@@ -32,7 +32,6 @@ of its first stage from 192 down to 128, the group width, which leaves 524,954,4
 the printed numbers.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,31 +47,47 @@ from nbrepro.layers import (
     avg_pool_same,
     expected_stds,
 )
-from nbrepro.models.nf_resnet import Design
+from nbrepro.models.family import Family
+from nbrepro.models.nf_resnet import KINDS, Design
+
+FAMILY = Family(
+    names=(
+        "nfnet_f0",
+        "nfnet_f1",
+        "nfnet_f2",
+        "nfnet_f3",
+        "nfnet_f4",
+        "nfnet_f5",
+        "nfnet_f6",
+        "nfnet_f7",
+        "nfnet_f4+",
+        "bn_nfnet_f0",
+        "plain_nfnet_f0",
+        "cifar_nfnet_f0",
+        "bn_cifar_nfnet_f0",
+        "plain_cifar_nfnet_f0",
+    ),
+    stem="(?P<images>cifar_|)nfnet",
+    size=r"_f(?P<depth>[0-7])(?P<wider>\+?)",
+    usage="NFNets are nfnet_f0 to nfnet_f7, with + for the wider ones (nfnet_f4+), cifar_ in front "
+    "for 32×32 images and bn_ or plain_ before that for a twin; for example bn_cifar_nfnet_f0",
+    kinds={"": "", "bn_": "BN-", "plain_": "plain "},
+    label="NFNet-F{depth}{wider}",
+    options=(
+        "widths",
+        "group_width",
+        "second_conv",
+        "round_bottleneck",
+        "dropout",
+        "stochastic_depth",
+        "fold",
+    ),
+)
 
 ALPHA = 0.2
 ACTIVATION = "gelu"
 WIDTHS = (256, 512, 1536, 1536)
 WIDER = (384, 768, 2048, 2048)
-
-#: Prefix of a name → kind of network.
-KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
-PREFIX = tuple(f"{kind}{size}nfnet" for kind in KINDS for size in ("", "cifar_"))
-NAMES = [
-    *(f"nfnet_f{number}" for number in range(8)),
-    "nfnet_f4+",
-    *(f"{kind}nfnet_f0" for kind in KINDS if kind),
-    *(f"{kind}cifar_nfnet_f0" for kind in KINDS),
-]
-OPTIONS = (
-    "widths",
-    "group_width",
-    "second_conv",
-    "round_bottleneck",
-    "dropout",
-    "stochastic_depth",
-    "fold",
-)
 
 
 @dataclass(frozen=True)
@@ -306,18 +321,13 @@ def parse(name: str) -> tuple[str, str, Variant]:
     Raises:
         ValueError: if there is no such network.
     """
-    match = re.fullmatch(r"(bn_|plain_|)(cifar_|)nfnet_(f\d+\+?)", name)
-    if match is None or match[3] not in VARIANTS:
-        raise ValueError(
-            f"unknown model {name!r}: NFNets are nfnet_f0 to nfnet_f{len(_ROWS) - 1}, with + for "
-            "the wider ones (nfnet_f4+), cifar_ in front for 32×32 images and bn_ or plain_ before "
-            "that for a twin; for example bn_cifar_nfnet_f0."
-        )
-    variant = VARIANTS[match[3]]
-    if match[2]:
-        widths = tuple(width // 4 for width in variant.widths)
-        variant = replace(variant, widths=widths, train_pixels=32, test_pixels=32)
-    return KINDS[match[1]], "cifar" if match[2] else "imagenet", variant
+    parts = FAMILY.parse(name)
+    variant = VARIANTS[f"f{parts['depth']}{parts['wider']}"]
+    kind = KINDS[parts["kind"]]
+    if not parts["images"]:
+        return kind, "imagenet", variant
+    widths = tuple(width // 4 for width in variant.widths)
+    return kind, "cifar", replace(variant, widths=widths, train_pixels=32, test_pixels=32)
 
 
 def build(
