@@ -10,6 +10,7 @@ its state dicts load as they are.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nbrepro.layers import ResidualBlock
 from nbrepro.models.family import Family
 from nbrepro.models.initializers import initialize
 
@@ -39,7 +40,7 @@ FAMILY = Family(
 )
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """``relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -55,8 +56,17 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels_in, H, W]`` → ``[N, channels, H / stride, W / stride]``."""
-        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(branch + self.shortcut(x))
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``bn2(conv2(relu(bn1(conv1(x)))))``."""
+        out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return out
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut is a convolution."""
+        return len(self.shortcut) > 0
 
 
 class CifarResNet(nn.Module):
