@@ -56,7 +56,7 @@ class Spec:
         clipping: AGC's λ, or the largest norm of the whole gradient.
         unclipped: parameters left out of AGC, by name or pattern.
         label_smoothing: of the cross-entropy.
-        sam: ρ of sharpness-aware minimisation; 0 for none.
+        sam: ρ of sharpness-aware minimization; 0 for none.
         sam_share: share of the batch that SAM's ascent step sees.
         ema: decay of an exponential moving average of the weights, evaluated beside them; 0 for
             none.
