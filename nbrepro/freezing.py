@@ -31,8 +31,6 @@ from torch.optim.optimizer import (
 
 from nbrepro._policy import GROUPS, parse
 
-__all__ = ["GROUPS", "FreezeReport", "count", "freeze", "parse"]
-
 _SHORTCUT_NAMES = {"shortcut", "downsample"}
 
 
