@@ -2,6 +2,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from nbrepro.claims import SEEN, Claim, Quoted, checks
 from nbrepro.claims.labels import network
 from nbrepro.claims.rules import Arm, Bounds, Check, Counts, Level, Measured, Ordered
 from nbrepro.claims.statistics import interval, welch
-from nbrepro.claims.verdicts import VERDICTS, Verdict, arms, comparison, judge, label
+from nbrepro.claims.verdicts import VERDICTS, Finding, Verdict, arms, comparison, judge, label
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
@@ -347,6 +348,28 @@ def test_diverged_runs_count_as_they_ended_and_are_named() -> None:
     assert "3 of 6 runs diverged and count as they ended" in result.note
 
 
+@pytest.mark.parametrize(
+    ("finding", "numbers", "seeds"),
+    [
+        (
+            Finding("a", (3, 3), 0.0551, 0.04, 0.07, "yes", True),
+            "+5.5 points [+4.0, +7.0]",
+            "n = 3",
+        ),
+        (
+            Finding("a", (3, 5), -0.01, -0.02, 0, "no", True),
+            "-1.0 points [-2.0, +0.0]",
+            "n = 3 and 5",
+        ),
+        (Finding("a", (1,), 0.48, math.nan, math.nan, "open", False), "48.0 %", "n = 1"),
+        (Finding("a", (9,), 1.5, 1.2, 1.8, "yes", False, ratio=True), "×1.50 [1.20, 1.80]", ""),
+    ],
+)
+def test_a_finding_in_words(finding: Finding, numbers: str, seeds: str) -> None:
+    assert (finding.numbers, finding.seeds) == (numbers, seeds)
+    assert str(finding) == f"a: {numbers}" + (f", {seeds}" if seeds else "")
+
+
 def test_weakest_finding_speaks_for_the_claim() -> None:
     result = verdict("ACC-20", records(by_depth(0.38, 0.45, 0.46, 0.60)))
     weakest = comparison(arm("cifar_resnet56"), arm("cifar_resnet32"))
@@ -440,6 +463,38 @@ def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
             for case in claim.rule.cases:
                 for side in case.split(" over "):
                     assert side in script.read_text(encoding="utf-8"), case
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"share": 0.5, "wrong": 0}, "reproduced"),
+        ({"share": 0.4, "wrong": 0}, "reproduced"),  # the ends belong to the bounds
+        ({"share": 0.39, "wrong": 0}, "contradicted"),
+        ({"share": 0.5, "wrong": 1}, "contradicted"),
+        ({"share": math.nan, "wrong": 0}, "contradicted"),
+    ],
+)
+def test_the_bounds_of_a_check_decide(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, float], expected: str
+) -> None:
+    found = SimpleNamespace(values=values, note="as computed")
+    monkeypatch.setattr(checks, "outcome", lambda name: found)
+    rule = Check("agc_formula", {"wrong": Bounds(0, 0), "share": Bounds(0.4, math.inf)})
+    result = judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
+    assert (result.verdict, result.note) == (expected, "as computed")
+
+
+def test_bounds_of_another_value_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(values={"share": 0.5}, note="")
+    monkeypatch.setattr(checks, "outcome", lambda name: found)
+    rule = Check("agc_formula", {"shre": Bounds(0, 1)})
+    message = "M-13: the check agc_formula computes share; its rule has bounds for shre"
+    with pytest.raises(ValueError, match=message):
+        judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
 
 
 # --- counts --------------------------------------------------------------------------------------

@@ -106,14 +106,12 @@ def register() -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
     folder = files(__package__)
     for paper in sorted(f.name for f in folder.iterdir() if f.joinpath("claims.yaml").is_file()):
-        text = folder.joinpath(paper, "claims.yaml").read_text(encoding="utf-8")
-        for claim in read_claims(parse(text, f"{paper}/claims.yaml"), f"{paper}/claims.yaml"):
+        file = f"{paper}/claims.yaml"
+        text = folder.joinpath(file).read_text(encoding="utf-8")
+        for claim in read_claims(parse(text, file), file):
             if claim.id in claims:
-                first = claims[claim.id].paper.short
-                raise ValueError(
-                    f"{paper}/claims.yaml: {claim.id}: the id is used twice, first for a claim of "
-                    f"{first}"
-                )
+                other = claims[claim.id].paper.short
+                raise ValueError(f"{file}: {claim.id}: the id is that of a claim of {other} too")
             claims[claim.id] = claim
     return claims
 
@@ -177,10 +175,14 @@ def read_claims(document: object, file: str) -> list[Claim]:
         ValueError: see :func:`register`.
     """
     body = read(_Document, document, file)
-    return [
+    claims = [
         read_claim(entry, body.paper, body.chapters, f"{file}: {entry.get('id', f'claim {n}')}")
         for n, entry in enumerate(body.claims, 1)
     ]
+    for name, times in Counter(claim.id for claim in claims).items():
+        if times > 1:
+            raise ValueError(f"{file}: {name}: the id is used twice")
+    return claims
 
 
 def read_claim(entry: object, paper: Paper, chapters: tuple[str, ...], at: str) -> Claim:

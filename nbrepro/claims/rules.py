@@ -292,9 +292,9 @@ def _typed(hint: Any, value: Any, at: str) -> Any:
         return _typed(classes[0], value, at) if len(classes) == 1 else _rule(value, at)
     if hint is Arm:
         return _arm(value, at)
-    if hint in (Pair, Bounds) and isinstance(value, list):
-        if len(value) != 2:
-            raise ValueError(f"{at} has {len(value)} entries; expected two, [low, high]")
+    if hint in (Pair, Bounds) and not isinstance(value, dict):
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError(f"{at} is {shortened(value)}; expected two entries, [low, high]")
         value = dict(zip(("low", "high"), value, strict=True))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return read(hint, value, at)
