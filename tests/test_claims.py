@@ -1,6 +1,6 @@
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -34,7 +34,7 @@ def record(
 
 
 def records(
-    accuracies: dict[tuple[str, str], Sequence[float]],
+    accuracies: Mapping[tuple[str, str], Sequence[float]],
     profile: str = "quick",
     dataset: str = "cifar10",
     *,
