@@ -1,15 +1,16 @@
 """Parameters and multiply-adds of the family."""
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nbrepro import models
 from nbrepro.claims.checks import check, each
 from nbrepro.claims.nfnets.printed import _NFNETS, _SAM
-from nbrepro.models.macs import count_macs
 from nbrepro.models.nfnet import VARIANTS
 
 
@@ -23,6 +24,24 @@ def blueprint(name: str, **options: Any) -> nn.Module:
 def size(model: nn.Module) -> int:
     """Parameters of a network."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, pixels: int) -> int:
+    """Multiply-adds of one forward pass over one square image.
+
+    Convolutions and linear layers count, those of squeeze-excite included; biases, activations,
+    pooling and normalization do not. This is what arXiv 2102.06171 prints as FLOPs (Table 3, at
+    the resolution of evaluation). Nothing is computed: a copy runs on the meta device.
+
+    Args:
+        model: any network of images ``[N, 3, pixels, pixels]``; on any device, left as it was.
+        pixels: height and width of the image.
+    """
+    copy = deepcopy(model).to("meta", torch.float32).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy(torch.empty(1, 3, pixels, pixels, device="meta"))
+    operations: int = counter.get_total_flops()
+    return operations // 2  # a multiplication and an addition
 
 
 @check
