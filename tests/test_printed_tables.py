@@ -48,7 +48,7 @@ def test_a_row_that_lacks_a_number_is_refused() -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    code = "import sys; from nbrepro.claims import tables; tables.printed('nfnets')"
+    code = "import sys; from nbrepro.claims import checks, tables; tables.printed('nfnets')"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
 
 
@@ -107,6 +107,8 @@ def test_values_that_claims_quote_are_the_printed_ones() -> None:
         "T6-a-print": ", ".join(f"{100 * (r - 1):.0f}" for r in ratio) + " % longer",
         "S5-a": f"{b0['flops']} against {r50['flops']:.2f} B; {b0['tpu']} against {r50['tpu']} ms "
         f"(TPUv3), {b0['v100']} against {r50['v100']} (V100)",
+        "S5-a-print": f"{b0['flops']} against {r50['flops']:.2f} B; {b0['tpu']} against "
+        f"{r50['tpu']} ms (TPUv3); {b0['top1']} against {r50['top1']} %",
         "S5-c": ", ".join(f"{b['tpu'] / a['tpu']:.2f}" for a, b in pairwise(family[:6])),
         "S5-d": "{train_pixels}/{test_pixels} to ".format(**tables["family"].rows["NFNet-F0"])
         + "{train_pixels}/{test_pixels} pixels".format(**tables["family"].rows["NFNet-F6"]),

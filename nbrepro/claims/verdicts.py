@@ -161,7 +161,8 @@ def judge(claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmar
     if rule["kind"] == "check":
         from nbrepro.claims import checks
 
-        agrees, note = checks.outcome(rule["check"])
+        values, note = checks.outcome(rule["check"])
+        agrees = all(low <= values[name] <= high for name, (low, high) in rule["bounds"].items())
         return Verdict(claim, "reproduced" if agrees else "contradicted", note=note)
     if rule["kind"] == "measured":
         return _judge_measured(claim, rule, benchmarks)
