@@ -12,15 +12,16 @@ from nbrepro import agc, claims, layers
 from nbrepro.claims import checks, tables
 from nbrepro.claims.checks import Outcome, compute, outcome, registry
 from nbrepro.claims.nfnets import batchnorm, counts, numerics
+from nbrepro.claims.rules import Bounds, Check
 from nbrepro.claims.tables import printed
 from nbrepro.models import nfnet
 from nbrepro.optim import recipe
 
 #: Check → bounds on its values, by the claim that rests on it.
-BOUNDS: dict[str, Mapping[str, tuple[float, float]]] = {
-    claim.rule["check"]: claim.rule["bounds"]
+BOUNDS: dict[str, Mapping[str, Bounds]] = {
+    claim.rule.check: claim.rule.bounds
     for claim in claims.register().values()
-    if claim.rule and claim.rule["kind"] == "check"
+    if isinstance(claim.rule, Check)
 }
 
 #: Check → numbers that its note must have.
@@ -70,11 +71,7 @@ CONTRADICTED = {
 
 def outside(name: str, found: Outcome) -> set[str]:
     """The values that are not within their bounds."""
-    return {
-        value
-        for value, (low, high) in BOUNDS[name].items()
-        if not low <= found.values[value] <= high
-    }
+    return {value for value, bounds in BOUNDS[name].items() if found.values[value] not in bounds}
 
 
 @pytest.mark.parametrize("name", registry())

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from nbrepro import claims
+from nbrepro.claims.rules import Counts
 from nbrepro.claims.tables import _table, printed
 from nbrepro.models.nfnet import VARIANTS
 
@@ -65,10 +66,10 @@ def test_the_networks_are_those_of_the_family_table() -> None:
 
 def test_counts_are_those_of_the_claim() -> None:
     rule = claims.get("PAR-1").rule
-    assert rule is not None
+    assert isinstance(rule, Counts)
     table = printed("bn_only")["counts"]
     assert table.columns == ("all", "batchnorm", "output", "shortcut")
-    assert {row: list(cells.values()) for row, cells in table.rows.items()} == rule["printed"]
+    assert {row: tuple(cells.values()) for row, cells in table.rows.items()} == rule.printed
 
 
 def quoted(claim: str) -> str:
