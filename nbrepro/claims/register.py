@@ -6,7 +6,7 @@ word; see :mod:`nbrepro.claims.rules` for what a rule may say.
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -23,11 +23,19 @@ SEEN = ("paper", "figure", "code", "second hand")
 
 @dataclass(frozen=True)
 class Paper:
-    """The paper a claim is of: bibliography key, short name, arXiv number."""
+    """The paper a claim is of.
+
+    Attributes:
+        key: in the bibliography.
+        short: name for readers.
+        arxiv: number.
+        folder: below ``nbrepro/claims``, as found by the register.
+    """
 
     key: str
     short: str
     arxiv: str
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,8 +183,9 @@ def read_claims(document: object, file: str) -> list[Claim]:
         ValueError: see :func:`register`.
     """
     body = read(_Document, document, file)
+    paper = replace(body.paper, folder=file.partition("/")[0])
     claims = [
-        read_claim(entry, body.paper, body.chapters, f"{file}: {entry.get('id', f'claim {n}')}")
+        read_claim(entry, paper, body.chapters, f"{file}: {entry.get('id', f'claim {n}')}")
         for n, entry in enumerate(body.claims, 1)
     ]
     for name, times in Counter(claim.id for claim in claims).items():

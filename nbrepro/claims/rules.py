@@ -8,7 +8,7 @@ bound that nothing can meet are errors, never a default taken in silence.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from reprlib import repr as shortened
@@ -171,10 +171,11 @@ class Counts:
     """Do the networks have the printed numbers of parameters? No run needed.
 
     Attributes:
-        printed: model → all, BatchNorm, output layer and shortcuts, each as printed.
+        table: of the paper's printed tables (:mod:`nbrepro.claims.tables`); a row per network, its
+            columns groups of :func:`nbrepro.freezing.count`.
     """
 
-    printed: Mapping[str, tuple[str, ...]]
+    table: str
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Check:
     """
 
     check: str
-    bounds: Mapping[str, Bounds] = field(default_factory=dict)  # transition: no default
+    bounds: Mapping[str, Bounds]
 
 
 @dataclass(frozen=True)

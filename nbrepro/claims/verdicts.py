@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -34,6 +33,8 @@ from nbrepro.claims.rules import (
     matches,
 )
 from nbrepro.claims.statistics import interval, welch
+from nbrepro.claims.tables import printed
+from nbrepro.data.cards import base, card
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
@@ -202,8 +203,8 @@ def feeds(spec: Spec, claim: Claim) -> bool:
 
 def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """Profiles and data sets that can carry a verdict, the best first."""
-    found = {_base(r.spec.dataset) for r in records}
-    datasets = sorted(found, key=lambda d: (d != "cifar10", d))
+    found = {base(r.spec.dataset) for r in records}
+    datasets = sorted(found, key=lambda d: (not card(d).original, d))
     for profile in DECISIVE:
         for dataset in datasets:
             yield profile, dataset
@@ -223,10 +224,6 @@ def of_scale(
         if r.status != "failed" and r.spec.replace(seed=0).hash in grid
     }
     return list(found.values())
-
-
-def _base(name: str) -> str:  # transition: becomes nbrepro.data.cards.base
-    return name.removesuffix("-16px")
 
 
 def value(record: Record, metric: str) -> float:
@@ -350,7 +347,7 @@ def _conclude(
     answers = {finding.answer for finding in findings}
     assert claim.experiment is not None
     stands_in = experiments.get(claim.experiment).stands_in
-    whole = profile == "full" and dataset == "cifar10" and not missing and not stands_in
+    whole = profile == "full" and card(dataset).original and not missing and not stands_in
     if "no" in answers:
         verdict = "contradicted"
     elif "open" in answers:
@@ -379,10 +376,7 @@ def _judge_check(claim: Claim, rule: Check) -> Verdict:
     """Compute the values and compare each with its bounds."""
     from nbrepro.claims import checks
 
-    outcome: Any = checks.outcome(rule.check)
-    if not hasattr(outcome, "values"):  # transition: a check that still decides itself
-        agrees, note = outcome
-        return Verdict(claim, "reproduced" if agrees else "contradicted", note=note)
+    outcome = checks.outcome(rule.check)
     if set(outcome.values) != set(rule.bounds):
         raise ValueError(
             f"{claim.id}: the check {rule.check} computes {', '.join(outcome.values)}; its rule "
@@ -399,13 +393,14 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
     from nbrepro import freezing, models
 
     wrong = []
-    for model, texts in rule.printed.items():
+    table = printed(claim.paper.folder)[rule.table]
+    for model, row in table.rows.items():
         with torch.device("meta"):
             counts = freezing.count(models.create(model))
-        for group, text in zip(("all", "batchnorm", "output", "shortcut"), texts, strict=True):
+        for group, text in row.items():
             if not _prints_as(counts[group], text):
                 wrong.append(f"{network(model)} {group}: {counts[group]:,}, printed {text}")
-    numbers = sum(len(texts) for texts in rule.printed.values())
+    numbers = len(table.rows) * len(table.columns)
     if wrong:
         return Verdict(claim, "contradicted", note="; ".join(wrong))
     return Verdict(

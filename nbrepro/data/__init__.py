@@ -10,11 +10,11 @@ from nbrepro.data.cards import SMALL, Card, base, card
 
 if TYPE_CHECKING:
     from nbrepro.data.datasets import MEAN, STD, Batches, Dataset, load, shrink
-    from nbrepro.data.folder import DataError, cache_folder, default_root, tree_digest
+    from nbrepro.data.folder import DataError, default_root, tree_digest
 else:
     _HOMES = {
         "datasets": ("MEAN", "STD", "Batches", "Dataset", "load", "shrink"),
-        "folder": ("DataError", "cache_folder", "default_root", "tree_digest"),
+        "folder": ("DataError", "default_root", "tree_digest"),
     }
 
     def __getattr__(name: str) -> object:
@@ -33,7 +33,6 @@ __all__ = [
     "DataError",
     "Dataset",
     "base",
-    "cache_folder",
     "card",
     "default_root",
     "load",

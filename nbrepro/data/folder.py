@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbrepro._files import replacing
+from nbrepro._files import cache_folder, replacing
 
 #: uint8 images ``[N, H, W, 3]`` and their labels ``[N]``.
 Part = tuple[np.ndarray, np.ndarray]
@@ -51,11 +51,6 @@ class DataError(Exception):
 def default_root() -> Path:
     """Where data sets lie: ``$NBREPRO_DATA`` or ``./data``."""
     return Path(os.environ.get("NBREPRO_DATA", "data"))
-
-
-def cache_folder() -> Path:
-    """Where what can be computed again is kept: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
-    return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
 
 
 def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
