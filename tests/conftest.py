@@ -39,7 +39,6 @@ SLOW = (
     "test_ledger.py::test_two_writers_at_once",
     "test_logs.py",
     "test_malloc.py",
-    "test_nf_resnet.py::test_every_listed_name_can_be_created",
     "test_nfnet.py::test_both_readings_of_f4_plus",
     "test_nfnet.py::test_the_family_is_the_papers",
     "test_pretrained.py",

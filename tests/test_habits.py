@@ -1,7 +1,9 @@
 """What keeps the repository in order is itself in order."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import conftest
 import pytest
@@ -50,3 +52,31 @@ def test_one_version() -> None:
     found = [re.findall(version, text, re.M) for text in (project, package, citation)]
     assert found == [found[0]] * 3
     assert len(found[0]) == 1
+
+
+# --- pages of reference --------------------------------------------------------------------------
+
+
+def row(field: str, schema: dict[str, Any]) -> str:
+    """The line of a field on the page about records."""
+    kind = schema.get("type")
+    kinds = ", ".join(f"`{value}`" for value in schema["enum"]) if "enum" in schema else kind
+    text = " or ".join(kinds) if isinstance(kinds, list) else kinds
+    return f"| `{field}` | {text} | {schema.get('description', '')} |"
+
+
+def test_the_page_on_records_says_what_the_schema_says() -> None:
+    schema = json.loads((ROOT / "nbrepro" / "records" / "schema.json").read_text("utf-8"))
+    page = (ROOT / "book" / "records.md").read_text(encoding="utf-8")
+    expected = "\n".join(row(field, part) for field, part in schema["properties"].items())
+    assert expected in page, f"book/records.md needs these lines:\n{expected}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "book" / "api").glob("*.md")), ids=lambda p: p.stem)
+def test_pages_of_reference_are_of_modules_that_exist_and_in_the_contents(page: Path) -> None:
+    modules = re.findall(r"automodule:: ([\w.]+)", page.read_text(encoding="utf-8"))
+    assert modules
+    for module in modules:
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
+    assert f"file: api/{page.stem}\n" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
