@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import agc, models
+from nbrepro.models.nfnet import NFNet
 from nbrepro.records import timings
 from nbrepro.train import loop
 
@@ -148,7 +149,7 @@ class Trainee:
         self.device = device
         self.model = NETWORKS[name]().to(device).to(memory_format=torch.channels_last)
         self.named = list(self.model.named_parameters())
-        self.clips = isinstance(self.model, models.nfnet.NFNet) and not name.startswith("BN-")
+        self.clips = isinstance(self.model, NFNet) and not name.startswith("BN-")
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=1e-6, momentum=0.9, nesterov=True, fused=True
         )
