@@ -24,6 +24,7 @@ from torchvision import transforms
 from nbrepro import _malloc, data
 from nbrepro.records import timings
 from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 BATCH = 128
 TOLERANCE = 1e-6  # of pixels between -2.5 and 2.8
@@ -97,7 +98,7 @@ def main() -> None:
     arguments.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
     try:
         dataset = data.load(given.dataset)
     except data.DataError as error:

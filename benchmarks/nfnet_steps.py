@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from nbrepro import agc, models
 from nbrepro.records import timings
-from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 try:
     import timm
@@ -313,7 +313,7 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.benchmark = True
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
 
     rows: dict[str, dict[str, Any]] = {}
     for group in GROUPS[device.type]:

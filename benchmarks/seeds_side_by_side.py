@@ -31,7 +31,7 @@ from nbrepro import _malloc, models
 from nbrepro.claims.labels import network
 from nbrepro.freezing import freeze
 from nbrepro.records import timings
-from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for, has_bfloat16, round_frozen
 
 Step = Callable[[], object]
 
@@ -80,7 +80,7 @@ def networks(model: str, seeds: int, device: torch.device, dtype: torch.dtype) -
         if dtype == torch.float64:
             net = net.double()
         elif dtype == torch.bfloat16:
-            loop._round_frozen(net)
+            round_frozen(net)
         nets.append(net.to(device, memory_format=torch.channels_last))
     return nets
 
@@ -260,10 +260,10 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, help="steps a round; default 1, on a GPU 50")
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
     gpu = device.type == "cuda"
     repeats = given.repeats or (50 if gpu else 1)
-    dtype = torch.bfloat16 if loop.has_bfloat16(device) else torch.float32
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
     rows = {}
     for model in given.models:
         difference = check(model, given.seeds, device)

@@ -32,6 +32,7 @@ from nbrepro.freezing import freeze
 from nbrepro.records import timings
 from nbrepro.spec import Spec
 from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 
 class Pictures(TorchDataset):
@@ -78,7 +79,7 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
 @_malloc.kept()  # as train() itself
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     """Seconds of the second epoch of :func:`nbrepro.train.loop.train`, evaluation left out."""
-    run = loop._Run(spec, dataset, loop.accelerator_for(device))
+    run = loop._Run(spec, dataset, accelerator_for(device))
     if device == "cuda" and not eager:
         run.capture()
     for epoch in range(2):
@@ -98,7 +99,7 @@ def main() -> None:
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
 
     generator = torch.Generator().manual_seed(0)
     shape = (given.images, 32, 32, 3)

@@ -21,14 +21,16 @@ from torch.utils._pytree import tree_leaves
 
 from nbrepro import data
 from nbrepro.spec import Spec
-from nbrepro.train import loop
-from nbrepro.train.loop import _Graphs, _Run
+from nbrepro.train import cuda_graph, loop
+from nbrepro.train.cuda_graph import _Graphs
+from nbrepro.train.device import accelerator_for
+from nbrepro.train.loop import _Run
 
 SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, precision="float32")
 
 
 def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
-    run = _Run(spec, data.load("digits"), loop.accelerator_for("cpu"))
+    run = _Run(spec, data.load("digits"), accelerator_for("cpu"))
     if graphs is not None:
         run._graphs = graphs(run)
         run._graphs.record()
@@ -67,7 +69,7 @@ def test_a_tensor_step_never_waits_for_the_device() -> None:
     spec = SPEC.replace(
         model="cifar_nf_resnet8", clip="agc", ema=0.999, mixup=0.2, cutmix=1.0, randaugment=5.0
     )
-    run = _Run(spec, data.load("digits"), loop.accelerator_for("cpu"))
+    run = _Run(spec, data.load("digits"), accelerator_for("cpu"))
     graphs = run._graphs = _Graphs(run)
     graphs.record()
     graphs.begin_epoch(run.plan(0), 0)
@@ -139,7 +141,7 @@ def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
     once = trained(spec, graphs=None)
     assert once.model.blocks[0].conv1.weight.dtype == torch.bfloat16
-    monkeypatch.setattr(loop, "_round_frozen", lambda model: {})
+    monkeypatch.setattr(loop, "round_frozen", lambda model: {})
     always = trained(spec, graphs=None)
     assert always.model.blocks[0].conv1.weight.dtype == torch.float32
     assert once.curve == always.curve
@@ -199,8 +201,8 @@ def test_a_step_that_cannot_be_captured_is_run_eagerly(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     without_cuda.setattr(torch.cuda, "graph", refuse)
-    without_cuda.setattr(loop, "_Graphs", Recorded)
-    run = _Run(SPEC, data.load("digits"), loop.accelerator_for("cpu"))
+    without_cuda.setattr(cuda_graph, "_Graphs", Recorded)
+    run = _Run(SPEC, data.load("digits"), accelerator_for("cpu"))
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     run.capture()
     assert run._graphs is None

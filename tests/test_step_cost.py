@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nbrepro import data
 from nbrepro.spec import Spec
 from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 NO_WORK = {
     *("detach", "empty", "expand", "permute", "slice", "t", "unsqueeze", "view"),
@@ -52,7 +53,7 @@ def one_step(model: str, train: str) -> tuple[Counter[str], int]:
         spec = Spec(
             model=model, train=train, dataset="digits", batch_size=8, epochs=1, precision="float32"
         )
-        run = loop._Run(spec, part, loop.accelerator_for("cpu"))
+        run = loop._Run(spec, part, accelerator_for("cpu"))
         with Operations() as operations:
             run.train_epoch(0, lambda _: None)
         seen.append(operations)

@@ -17,7 +17,8 @@ from nbrepro import models
 from nbrepro.data import MEAN, STD, Dataset
 from nbrepro.spec import Spec
 from nbrepro.train import loop
-from nbrepro.train.loop import Interrupted, Result, epoch_plan, learning_rate, train
+from nbrepro.train.loop import Interrupted, Result, epoch_plan, train
+from nbrepro.train.schedule import learning_rate
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
@@ -553,7 +554,7 @@ import torch
 from torch import nn
 
 from nbrepro import data, models
-from nbrepro.train import loop
+from nbrepro.train import cuda_graph, loop
 from nbrepro.spec import Spec
 
 SPEC = Spec(
@@ -579,7 +580,7 @@ def run(**options):
     )
     with (
         mock.patch.object(models, "create", without_batchnorm),
-        mock.patch.object(training, "EVALUATION_BATCH", 44),
+        mock.patch.object(cuda_graph, "EVALUATION_BATCH", 44),
     ):
         return loop.train(SPEC, few, device="cpu", **options)
 

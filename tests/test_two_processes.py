@@ -25,6 +25,7 @@ from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 from nbrepro.train import loop
 from nbrepro.train.loop import Result
+from nbrepro.train.schedule import learning_rate
 
 # 1,437 images: 45 batches, halves of 16 and 16, in the last one of 15 and 14. At this rate a change
 # of the weights in their last digit stays there; at 0.1 the kink of some ReLU makes 4e-3 of it.
@@ -134,7 +135,7 @@ def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
     model.train()
     for step, part in enumerate(parts):
         for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate(spec, step, len(parts))
+            group["lr"] = learning_rate(spec, step, len(parts))
         optimizer.zero_grad()
         statistics = []
         for half in part.tensor_split(2):

@@ -1,10 +1,10 @@
 """Data sets as tensors, and whole batches of them on the device."""
 
+from nbrepro.data.batches import Batches
 from nbrepro.data.datasets import (
     MEAN,
     SMALL,
     STD,
-    Batches,
     DataError,
     Dataset,
     base,

@@ -16,22 +16,17 @@ import contextlib
 import hashlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from nbrepro import _malloc, agc, freezing, models
@@ -40,13 +35,18 @@ from nbrepro.data import Batches, Dataset, augment
 from nbrepro.optim import recipe
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
+from nbrepro.train import cuda_graph
+from nbrepro.train.device import (
+    accelerator_for,
+    has_bfloat16,
+    round_frozen,
+    stop_counting_batches,
+)
+from nbrepro.train.schedule import learning_rate
 
 log = logging.getLogger("nbrepro")
 
 PAD = 4
-EVALUATION_BATCH = 1000
-_WARM_UPS = 3
-DECAY = 0.1
 
 #: What is drawn for an epoch (or a batch of it), by name: ``order``, ``offset``, ``flip``, ...
 Plan = dict[str, Tensor]
@@ -83,19 +83,6 @@ def initial_model(spec: Spec, num_classes: int) -> nn.Module:
         return models.create(spec.model, num_classes, **spec.model_options())
 
 
-def learning_rate(spec: Spec, step: int, steps_per_epoch: int) -> float:
-    """The rate of the global step ``step`` (from 0)."""
-    total = spec.epochs * steps_per_epoch
-    warmup = round(spec.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return spec.lr * (step + 1) / warmup
-    if spec.schedule == "cosine":
-        return spec.lr * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1))) / 2
-    if spec.schedule == "step":
-        return spec.lr * DECAY ** sum(step >= round(m * total) for m in spec.milestones)
-    return spec.lr
-
-
 def epoch_plan(seed: int, epoch: int, images: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Order ``[N]``, crop offsets ``[N, 2]`` and flips ``[N]`` of one epoch, drawn on the CPU."""
     generator = _generator(f"{seed}/{epoch}")
@@ -109,47 +96,6 @@ def _generator(name: str) -> torch.Generator:
     """A random generator on the CPU that is a function of its name."""
     digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix work is done by the hardware rather than emulated."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
-    """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda``.
-
-    Args:
-        device: where to run.
-        track: one of Accelerate's trackers, such as ``tensorboard``; off by default.
-        logs: folder of a tracker that writes files.
-
-    Raises:
-        RuntimeError: if a GPU was asked for and there is none.
-        ValueError: for an unknown device, or a tracker that is unknown or not installed.
-    """
-    if track is not None:
-        installed = [str(t) for t in get_available_trackers()]
-        if track not in installed:
-            have = ", ".join(installed) or "none"
-            raise ValueError(
-                f"tracker {track!r} is not installed; pip install it. Installed: {have}"
-            )
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
-    if "RANK" not in os.environ:
-        # Accelerate keeps the first device for the whole process; every run may choose its own.
-        AcceleratorState._reset_state(reset_partial_state=True)
-    # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, log_with=track, project_dir=logs)
-    if device == "cuda" and accelerator.device.type != "cuda":
-        raise RuntimeError(f"device='cuda' was asked for, Accelerate gave {accelerator.device}")
-    return accelerator
 
 
 @_malloc.kept()
@@ -257,8 +203,8 @@ class _Run:
         model = initial_model(spec, len(dataset.classes))
         freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._uncounted = _stop_counting_batches(self.model)
-        self._rounded = _round_frozen(self.model) if bfloat16 else {}
+        self._uncounted = stop_counting_batches(self.model)
+        self._rounded = round_frozen(self.model) if bfloat16 else {}
         self.prepared, self.optimizer = accelerator.prepare(self.model, _optimizer(spec, model))
         self.pad = PAD if spec.augmentation == "crop-flip" else 0
         self.batches = Batches(dataset.train_images, dataset.train_labels, self.pad, self.device)
@@ -277,7 +223,7 @@ class _Run:
         self._first_bad = self._never.clone()
         self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._test_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self._graphs: _Graphs | None = None
+        self._graphs: cuda_graph._Graphs | None = None
         self.how: dict[str, Any] = {
             "device": device_name(self.device),
             "precision": "bfloat16" if bfloat16 else "float32",
@@ -289,7 +235,7 @@ class _Run:
 
     def capture(self) -> None:
         """Record the steps, if they can be; otherwise the eager loop goes on."""
-        graphs = _Graphs(self)
+        graphs = cuda_graph._Graphs(self)
         try:
             graphs.record()
         except RuntimeError as error:
@@ -468,7 +414,7 @@ class _Run:
         everything = torch.arange(len(self.test), device=self.device)
         if self._graphs is not None:
             self._graphs.begin_evaluation()
-        for index in torch.split(everything, EVALUATION_BATCH):
+        for index in torch.split(everything, cuda_graph.EVALUATION_BATCH):
             if self._graphs is not None:
                 self._graphs.evaluation_step(len(index))
             else:
@@ -523,115 +469,6 @@ class _Run:
         return int(self.curve[-1]["epoch"])
 
 
-class _Graphs:
-    """The steps of a run, recorded as CUDA graphs: for whole batches and for the short last one.
-
-    A replay repeats the same kernels on the same memory, so whatever changes from step to step is
-    read from tensors: the epoch's plan, the table of rates and counters that every replay advances.
-    Without a GPU the same functions run unrecorded, which lets tests compare them with the eager
-    loop anywhere.
-    """
-
-    def __init__(self, run: "_Run") -> None:
-        self.run, device = run, run.device
-        steps = range(max(1, run.spec.epochs * run.steps_per_epoch))
-        rates = [learning_rate(run.spec, step, run.steps_per_epoch) for step in steps]
-        self.rates = torch.tensor(rates, device=device)
-        self.lr = torch.tensor(run.spec.lr, device=device)
-        self.number = torch.zeros((), dtype=torch.int64, device=device)
-        self.position = torch.zeros((), dtype=torch.int64, device=device)
-        self.plan = run.plan(0)
-        self.index = torch.arange(max(run.spec.batch_size, EVALUATION_BATCH), device=device)
-        self.recorded: dict[tuple[str, int], Callable[[], object]] = {}
-        self.memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-    def record(self) -> None:
-        """Record every step of the run.
-
-        Raises:
-            RuntimeError: if one cannot be captured; the run is as it was.
-        """
-        run = self.run
-        if run.spec.epochs:
-            run.prepared.train()
-            for batch in _sizes(len(run.batches), run.spec.batch_size):
-                self.recorded["train", batch] = self._record(self._step, batch)
-        run.model.eval()
-        for batch in _sizes(len(run.test), EVALUATION_BATCH):
-            self.recorded["test", batch] = self._record(self._evaluation_step, batch)
-
-    def begin_epoch(self, plan: Plan, number: int) -> None:
-        """Take in the epoch's plan and the number of its first step."""
-        for name, items in plan.items():
-            self.plan[name].copy_(items)
-        self.number.fill_(number)
-        self.position.zero_()
-
-    def step(self, batch: int) -> None:
-        """Train on the next ``batch`` images of the plan."""
-        self.recorded["train", batch]()
-
-    def begin_evaluation(self) -> None:
-        """Start at the first test image."""
-        self.position.zero_()
-
-    def evaluation_step(self, batch: int) -> None:
-        """Evaluate the next ``batch`` test images."""
-        self.recorded["test", batch]()
-
-    def _step(self, batch: int) -> None:
-        index = self.position + self.index[:batch]
-        self.lr.copy_(self.rates.index_select(0, self.number.view(1)).squeeze(0))
-        plan = {name: items.index_select(0, index) for name, items in self.plan.items()}
-        self.run.step(plan, lr=self.lr, number=self.number)
-        self.position += batch
-        self.number += 1
-
-    def _evaluation_step(self, batch: int) -> None:
-        self.run.evaluation_step(self.position + self.index[:batch])
-        self.position += batch
-
-    def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
-        """Run ``step`` a few times, record it, and undo what that did to the run."""
-        if self.run.device.type != "cuda":
-            return partial(step, batch)
-        optimizer = self.run.optimizer.state
-        had_state = bool(optimizer)
-        before = [(tensor, tensor.clone()) for tensor in self.run.tensors()]
-        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        try:
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UPS):
-                    self._rewind()
-                    step(batch)
-                self._rewind()
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(graph, pool=self.memory):
-                step(batch)
-        finally:
-            with torch.no_grad():
-                for tensor, old in before:
-                    tensor.copy_(old)
-                if not had_state:  # momentum that starts at zero is momentum that was never there
-                    for state in optimizer.values():
-                        for value in state.values():
-                            if isinstance(value, Tensor):
-                                value.zero_()
-            self._rewind()
-        return graph.replay
-
-    def _rewind(self) -> None:
-        """Go back to the first step, lest a warm-up reads beyond the epoch or the table."""
-        self.number.zero_()
-        self.position.zero_()
-
-
-def _sizes(images: int, batch: int) -> set[int]:
-    """The sizes of the batches of one pass: the whole ones and the short last one."""
-    return {min(batch, images), images % batch} - {0}
-
-
 def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
     """The spec's optimizer over what is trainable."""
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -642,27 +479,3 @@ def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
         return recipe.LARS(groups, lr=spec.lr, momentum=spec.momentum)
     nesterov = spec.optimizer == "nesterov"
     return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)
-
-
-def _stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
-    """Save one operation a BatchNorm layer and step: the counter has no use at fixed momentum."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
-    for layer in layers:
-        layer.num_batches_tracked = None
-    return layers
-
-
-def _round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
-    """Store frozen convolution and linear weights in bfloat16; return them as they were drawn.
-
-    Autocast would round the same weights in the same way in every step: results are equal bit for
-    bit. (Scaled weight standardization reads its weights in float32: those are left alone.)
-    """
-    drawn = {}
-    for module in model.modules():
-        if type(module) in (nn.Conv2d, nn.Linear):
-            for weight in module.parameters(recurse=False):
-                if not weight.requires_grad:
-                    drawn[weight] = weight.data
-                    weight.data = weight.data.bfloat16()
-    return drawn

@@ -1,0 +1,76 @@
+"""Where a run takes place: the accelerator, and what its hardware can do."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix work is done by the hardware rather than emulated."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
+    """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda``.
+
+    Args:
+        device: where to run.
+        track: one of Accelerate's trackers, such as ``tensorboard``; off by default.
+        logs: folder of a tracker that writes files.
+
+    Raises:
+        RuntimeError: if a GPU was asked for and there is none.
+        ValueError: for an unknown device, or a tracker that is unknown or not installed.
+    """
+    if track is not None:
+        installed = [str(t) for t in get_available_trackers()]
+        if track not in installed:
+            have = ", ".join(installed) or "none"
+            raise ValueError(
+                f"tracker {track!r} is not installed; pip install it. Installed: {have}"
+            )
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
+    if "RANK" not in os.environ:
+        # Accelerate keeps the first device for the whole process; every run may choose its own.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, log_with=track, project_dir=logs)
+    if device == "cuda" and accelerator.device.type != "cuda":
+        raise RuntimeError(f"device='cuda' was asked for, Accelerate gave {accelerator.device}")
+    return accelerator
+
+
+def stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
+    """Save one operation a BatchNorm layer and step: the counter has no use at fixed momentum."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
+    for layer in layers:
+        layer.num_batches_tracked = None
+    return layers
+
+
+def round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Store frozen convolution and linear weights in bfloat16; return them as they were drawn.
+
+    Autocast would round the same weights in the same way in every step: results are equal bit for
+    bit. (Scaled weight standardization reads its weights in float32: those are left alone.)
+    """
+    drawn = {}
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            for weight in module.parameters(recurse=False):
+                if not weight.requires_grad:
+                    drawn[weight] = weight.data
+                    weight.data = weight.data.bfloat16()
+    return drawn
