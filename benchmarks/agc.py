@@ -32,6 +32,7 @@ from timm.utils import adaptive_clip_grad
 from torch import Tensor, nn
 
 from nbrepro import agc, models
+from nbrepro.optim import ClippedSGD
 from nbrepro.records import timings
 from nbrepro.records.provenance import device_name
 
@@ -102,7 +103,7 @@ def variants(model: nn.Module) -> dict[str, tuple[nn.Module, Callable[[], object
     named = [list(m.named_parameters()) for m in copies]
     default = torch.optim.SGD(tensors[2], **SGD)
     fused = torch.optim.SGD(tensors[3], fused=True, **SGD)
-    clipped = agc.ClippedSGD(named[4], clipping=CLIPPING, **SGD)
+    clipped = ClippedSGD(named[4], clipping=CLIPPING, **SGD)
 
     def timm_and_sgd() -> None:
         adaptive_clip_grad(tensors[2], CLIPPING)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbrepro import agc, models
+from nbrepro.optim import ClippedSGD
 
 #: All three classes of shapes, with shapes that are not square and sizes that are 1.
 SHAPES = {
@@ -242,7 +243,7 @@ def test_exclusion(exclude: list[str], spared: set[str]) -> None:
     assert (agc.share(clipped) > 0.5) == bool(clipped)
 
 
-@pytest.mark.parametrize("build", [agc.clip_grads_, agc.ClippedSGD])
+@pytest.mark.parametrize("build", [agc.clip_grads_, ClippedSGD])
 def test_bad_input_says_what_was_expected(build: Callable[..., object]) -> None:
     named = parameters()
     with pytest.raises(ValueError, match=r"'linaer' matches no name; nearest: linear"):
@@ -409,7 +410,7 @@ def test_operations_of_the_function(name: str) -> None:
 def test_operations_of_the_optimizer_do_not_grow_with_depth(tensor_rate: bool) -> None:
     counts = []
     for name in ("cifar_resnet14", "cifar_resnet56", "cifar_resnet110"):
-        optimizer = agc.ClippedSGD(
+        optimizer = ClippedSGD(
             with_gradients(name).named_parameters(),
             lr=torch.tensor(0.1) if tensor_rate else 0.1,  # type: ignore[arg-type]
             momentum=0.9,
@@ -479,9 +480,9 @@ class Reference:
         self.optimizer.step()
 
 
-def ours(model: nn.Module, lr: float | Tensor = 0.1, **hyper: Any) -> agc.ClippedSGD:
+def ours(model: nn.Module, lr: float | Tensor = 0.1, **hyper: Any) -> ClippedSGD:
     named = model.named_parameters()
-    return agc.ClippedSGD(named, lr, exclude=EXCLUDE, no_decay=NO_DECAY, **hyper)
+    return ClippedSGD(named, lr, exclude=EXCLUDE, no_decay=NO_DECAY, **hyper)
 
 
 def train(model: nn.Module, optimizer: Any, numbers: Iterable[int]) -> None:
@@ -500,7 +501,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(value, states[1][name], rtol=1e-11, atol=1e-13)
 
 
-def twins(**hyper: Any) -> tuple[nn.Module, Reference, nn.Module, agc.ClippedSGD]:
+def twins(**hyper: Any) -> tuple[nn.Module, Reference, nn.Module, ClippedSGD]:
     one, two = Net().double(), Net().double()
     return one, Reference(one, **hyper), two, ours(two, **hyper)
 
@@ -584,7 +585,7 @@ def test_parameters_without_a_gradient_stay_as_in_sgd(hyper: dict[str, Any]) -> 
 def test_taking_turns_moves_nothing() -> None:
     """Two heads trained in turn are placed once."""
     heads = nn.ModuleDict({name: nn.Linear(3, 2) for name in "ab"})
-    optimizer = agc.ClippedSGD(heads.named_parameters(), lr=0.1, momentum=0.9)
+    optimizer = ClippedSGD(heads.named_parameters(), lr=0.1, momentum=0.9)
     seen = []
     for name in "abab":
         heads.zero_grad()
@@ -604,7 +605,7 @@ def test_a_weight_that_lies_transposed() -> None:
         if turn:
             weight = nn.Parameter(weight.detach().t().contiguous().t())
         weight.grad = gradient * torch.logspace(-4, 1, 4)[:, None]
-        agc.ClippedSGD([("weight", weight)], lr=0.1).step()
+        ClippedSGD([("weight", weight)], lr=0.1).step()
         ends.append(weight.detach())
     torch.testing.assert_close(ends[0], ends[1])
 
@@ -688,7 +689,7 @@ def test_every_parameter_has_a_storage_of_its_own(tmp_path: Path) -> None:
     """Else torch.save writes all for one, and Accelerate takes all for tied and keeps the first."""
     two = Net()
     named = two.named_parameters()
-    optimizer = agc.ClippedSGD(named, lr=0.1, momentum=0.9, exclude=EXCLUDE)
+    optimizer = ClippedSGD(named, lr=0.1, momentum=0.9, exclude=EXCLUDE)
     train(two, optimizer, range(2))
     for parameter in two.parameters():
         assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
@@ -705,7 +706,7 @@ def test_every_parameter_has_a_storage_of_its_own(tmp_path: Path) -> None:
 
 def test_autograd_notices_the_update() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
-    optimizer = agc.ClippedSGD(model.named_parameters(), lr=0.1)
+    optimizer = ClippedSGD(model.named_parameters(), lr=0.1)
     loss = model(torch.randn(2, 3)).sum()
     loss.backward(retain_graph=True)
     optimizer.step()
@@ -817,7 +818,7 @@ def accelerated_loop(flat: bool, mixed: str, by_hand: bool) -> nn.Module:
     model = plain = Net()
     named = list(plain.named_parameters())
     optimizer: Any = (
-        agc.ClippedSGD(named, 0.1, 0.9, nesterov=True, exclude=EXCLUDE)
+        ClippedSGD(named, 0.1, 0.9, nesterov=True, exclude=EXCLUDE)
         if flat
         else torch.optim.SGD(plain.parameters(), 0.1, 0.9, nesterov=True)
     )
@@ -948,7 +949,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, sys.argv[2])
-from test_agc import EXCLUDE, Net, Reference, agc, backward, batch, ours
+from test_agc import EXCLUDE, ClippedSGD, Net, Reference, agc, backward, batch, ours
 from torch.nn import functional as F
 
 torch.set_num_threads(1)
@@ -976,7 +977,7 @@ del model.skip
 model.skip = 0.0  # fully_shard takes no scalars
 fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
 halves(model, 0)
-for take in (agc.clip_grads_, lambda named: agc.ClippedSGD(named).step()):
+for take in (agc.clip_grads_, lambda named: ClippedSGD(named).step()):
     try:
         take(model.named_parameters())
     except TypeError as error:

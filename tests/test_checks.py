@@ -9,7 +9,7 @@ import torch
 from nbrepro import agc, layers
 from nbrepro.claims import checks
 from nbrepro.claims.checks import CHECKS
-from nbrepro.optim import recipe
+from nbrepro.optim import ema
 
 #: Name → whether the claim holds, and numbers that its note must have.
 KNOWN: dict[str, tuple[bool, tuple[str, ...]]] = {
@@ -83,7 +83,7 @@ def test_the_same_whatever_was_drawn_before() -> None:
             name: replace(variant, test_pixels=variant.train_pixels)
             for name, variant in checks.VARIANTS.items()
         }),
-        ("ema_horizon", recipe, "ema_decay", lambda step: 0.99999),
+        ("ema_horizon", ema, "ema_decay", lambda step: 0.99999),
         ("transfer_gaps", checks, "_TRANSFER", [[(78.1, 79.5), (79.6, 79.5)]]),
         ("parameters", checks, "_NFNETS", {
             **checks._NFNETS, "f2": checks._NFNETS["f2"]._replace(params=193.9)

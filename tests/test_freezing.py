@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from nbrepro import freezing, models
+from nbrepro import _policy, freezing, models
 from nbrepro.freezing import freeze
 
 NORMS = (
@@ -348,3 +350,21 @@ def test_torchvision_resnet18() -> None:
     report = freeze(model, "shortcut")
     assert report.names == tuple(f"layer{i}.0.downsample.0.weight" for i in (2, 3, 4))
     assert freeze(model, "batchnorm").counts["all"] == 9_600
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("all", "all"),
+        ("output+batchnorm", "batchnorm+output"),
+        ("random:02+output+gamma+output", "gamma+output+random:2"),
+    ],
+)
+def test_one_policy_has_one_canonical_name(written: str, canonical: str) -> None:
+    assert _policy.canonical(written) == canonical
+    assert _policy.parse(canonical) == _policy.parse(written)
+
+
+def test_the_grammar_needs_no_torch() -> None:
+    code = "import sys, nbrepro._policy; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nbrepro.optim import recipe
-from nbrepro.optim.recipe import EMA, LARS
+from nbrepro.optim import EMA, LARS, parameter_groups, sam
+from nbrepro.optim.ema import ema_decay
 
 
 class Net(nn.Module):
@@ -58,7 +58,7 @@ def names(model: nn.Module, group: dict[str, list[Tensor]]) -> set[str]:
 def test_weights_are_decayed_and_gains_and_biases_are_not() -> None:
     model = net()
     model.fc.weight.requires_grad_(False)
-    decayed, exempt = recipe.parameter_groups(model, 1e-4)
+    decayed, exempt = parameter_groups(model, 1e-4)
     assert names(model, decayed) == {"conv.weight", "hidden.weight"}
     assert names(model, exempt) == {
         *("conv.bias", "gain", "bn.weight", "bn.bias", "skip", "hidden.bias", "fc.bias")
@@ -71,9 +71,9 @@ def test_weights_are_decayed_and_gains_and_biases_are_not() -> None:
 def test_groups_are_never_empty() -> None:
     model = net().requires_grad_(False)
     with pytest.raises(ValueError, match="unfreeze"):
-        recipe.parameter_groups(model, 1e-4)
+        parameter_groups(model, 1e-4)
     model.bn.requires_grad_(True)
-    (only,) = recipe.parameter_groups(model, 1e-4)
+    (only,) = parameter_groups(model, 1e-4)
     assert names(model, only) == {"bn.weight", "bn.bias"}
     assert only["weight_decay"] == 0
 
@@ -83,7 +83,7 @@ def test_groups_of_an_nfnet_are_the_authors() -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         model = timm.create_model("dm_nfnet_f0")
-    decayed, exempt = recipe.parameter_groups(model, 2e-5)
+    decayed, exempt = parameter_groups(model, 2e-5)
     by_name = {
         name for name, _ in model.named_parameters() if "gain" in name or name.endswith("bias")
     }
@@ -96,11 +96,11 @@ def test_groups_of_an_nfnet_are_the_authors() -> None:
 
 def test_the_decay_rises_to_its_bound() -> None:
     for step, expected in ((0, 0.1), (1000, 0.99109), (10_000, 0.99910), (112_600, 0.99992)):
-        assert recipe.ema_decay(step) == pytest.approx(expected, abs=5e-6)
-        assert float(recipe.ema_decay(torch.tensor(step))) == pytest.approx(expected, abs=5e-6)
-    assert recipe.ema_decay(899_980) < 0.99999
-    assert recipe.ema_decay(900_000) == 0.99999
-    assert recipe.ema_decay(10**7, 0.5) == 0.5
+        assert ema_decay(step) == pytest.approx(expected, abs=5e-6)
+        assert float(ema_decay(torch.tensor(step))) == pytest.approx(expected, abs=5e-6)
+    assert ema_decay(899_980) < 0.99999
+    assert ema_decay(900_000) == 0.99999
+    assert ema_decay(10**7, 0.5) == 0.5
 
 
 def drift(model: nn.Module, step: int) -> None:
@@ -235,7 +235,7 @@ def test_sam_on_a_quadratic() -> None:
     """Gradient (3, 4) at (1, 2); a step of 0.05 along (0.6, 0.8) leads to (1.03, 2.04)."""
     model = Bowl()
     curvature = torch.tensor([[3.0, 2.0]])
-    loss = recipe.sam_gradient(model, model, [curvature])
+    loss = sam.sam_gradient(model, model, [curvature])
     assert model.weight.grad is not None
     assert model.weight.grad.tolist() == pytest.approx([3.09, 4.08])
     assert loss.item() == pytest.approx((3 * 1.03**2 + 2 * 2.04**2) / 2)
@@ -254,7 +254,7 @@ def test_sam_ascends_from_a_share_and_descends_from_all() -> None:
         ("other", {"other": [other]}),
     ):
         model = Bowl()
-        recipe.sam_gradient(model, model, [curvature], rho=1.0, **options)
+        sam.sam_gradient(model, model, [curvature], rho=1.0, **options)
         assert model.weight.grad is not None
         gradients[name] = model.weight.grad.tolist()
     # the whole batch's gradient is (w1, 4 w2) wherever the weights are held
@@ -265,29 +265,29 @@ def test_sam_ascends_from_a_share_and_descends_from_all() -> None:
 
 
 def test_a_share_reaches_into_both_halves() -> None:
-    (chosen,) = recipe.subset([torch.arange(20)], 0.2)
+    (chosen,) = sam.subset([torch.arange(20)], 0.2)
     assert chosen.tolist() == [0, 5, 10, 15]
-    assert recipe.subset([torch.arange(4)], 0.01)[0].tolist() == [0]
+    assert sam.subset([torch.arange(4)], 0.01)[0].tolist() == [0]
     images, labels = batch(7)
-    everything = recipe.subset([images, labels], 1)
+    everything = sam.subset([images, labels], 1)
     assert torch.equal(everything[0], images)
     assert torch.equal(everything[1], labels)
     for share in (0, -0.2, 1.5):
         with pytest.raises(ValueError, match="share is"):
-            recipe.subset([images], share)
+            sam.subset([images], share)
 
 
 def test_weights_come_back_bit_for_bit() -> None:
     model = net()
     model.fc.requires_grad_(False)
     own = copy.deepcopy(model.state_dict())
-    recipe.sam_gradient(model, loss_of(model), batch(), rho=0.7)
+    sam.sam_gradient(model, loss_of(model), batch(), rho=0.7)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, own[name])
         assert (parameter.grad is None) == name.startswith("fc.")
 
     def fail() -> None:
-        with recipe.ascended(model, loss_of(model), batch(), rho=0.7):
+        with sam.ascended(model, loss_of(model), batch(), rho=0.7):
             assert not torch.equal(model.conv.weight, own["conv.weight"])
             raise RuntimeError("in the middle")
 
@@ -300,7 +300,7 @@ def test_weights_come_back_bit_for_bit() -> None:
 def test_the_step_has_its_length_over_all_parameters() -> None:
     model = net()
     own = [parameter.detach().clone() for parameter in model.parameters()]
-    with recipe.ascended(model, loss_of(model), batch(), rho=0.3), torch.no_grad():
+    with sam.ascended(model, loss_of(model), batch(), rho=0.3), torch.no_grad():
         moved = torch.cat([(p - o).flatten() for p, o in zip(model.parameters(), own, strict=True)])
         assert moved.norm().item() == pytest.approx(0.3, rel=1e-4)
 
@@ -309,7 +309,7 @@ def test_the_ascent_leaves_running_statistics_alone() -> None:
     """They end as if only the descent's forward pass had been."""
     model, twin = net(), net()
     images, labels = batch()
-    with recipe.ascended(model, loss_of(model), recipe.subset([images, labels], 0.5)):
+    with sam.ascended(model, loss_of(model), sam.subset([images, labels], 0.5)):
         assert model.bn.num_batches_tracked == 0
         assert torch.equal(model.bn.running_mean, torch.zeros(6))
         twin.load_state_dict(model.state_dict())
@@ -323,7 +323,7 @@ def test_the_ascent_leaves_running_statistics_alone() -> None:
 
 def test_at_a_flat_point_sam_stays() -> None:
     model = Bowl()
-    recipe.sam_gradient(model, model, [torch.zeros(3, 2)])
+    sam.sam_gradient(model, model, [torch.zeros(3, 2)])
     assert model.weight.grad is not None
     assert model.weight.grad.tolist() == [0, 0]
 
@@ -345,7 +345,7 @@ def test_lars_is_the_formula(as_tensor: bool) -> None:
     weights = {name: p.detach().double() for name, p in model.named_parameters()}
     velocity = {name: torch.zeros_like(w) for name, w in weights.items()}
     rate: float | Tensor = torch.tensor(0.0) if as_tensor else 0.0
-    groups = recipe.parameter_groups(model, 0.01)
+    groups = parameter_groups(model, 0.01)
     exempt = names(model, groups[1])
     optimizer = LARS(groups, rate, momentum=0.8, trust=0.02)
     for step, lr in enumerate((1.0, 3.0, 0.5)):
@@ -370,8 +370,8 @@ def test_at_a_constant_rate_lars_is_that_of_timm() -> None:
     from timm.optim import Lars
 
     models = net(), net()
-    ours = LARS(recipe.parameter_groups(models[0], 0.01), 2.0, momentum=0.9, trust=0.01)
-    theirs = Lars(recipe.parameter_groups(models[1], 0.01), 2.0, momentum=0.9, trust_coeff=0.01)
+    ours = LARS(parameter_groups(models[0], 0.01), 2.0, momentum=0.9, trust=0.01)
+    theirs = Lars(parameter_groups(models[1], 0.01), 2.0, momentum=0.9, trust_coeff=0.01)
     for step in range(4):
         for model, optimizer in zip(models, (ours, theirs), strict=True):
             gradients_for(model, step)
@@ -391,14 +391,14 @@ def test_lars_ignores_the_size_of_a_gradient() -> None:
 
 def test_lars_skips_what_has_no_gradient_and_resumes() -> None:
     model = net()
-    optimizer = LARS(recipe.parameter_groups(model, 0.01), 0.5)
+    optimizer = LARS(parameter_groups(model, 0.01), 0.5)
     gradients_for(model, 0)
     model.fc.weight.grad = None
     before = model.fc.weight.detach().clone()
     optimizer.step()
     assert torch.equal(model.fc.weight, before)
     twin = copy.deepcopy(model)
-    resumed = LARS(recipe.parameter_groups(twin, 0.01), 0.5)
+    resumed = LARS(parameter_groups(twin, 0.01), 0.5)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for other, step in ((model, optimizer), (twin, resumed)):
         gradients_for(other, 1)
@@ -415,8 +415,8 @@ def test_nothing_waits_for_the_device() -> None:
     model = net().to("meta")
     images, labels = (tensor.to("meta") for tensor in batch())
     ema = EMA(model)
-    optimizer = LARS(recipe.parameter_groups(model, 1e-4), torch.empty((), device="meta"))
-    recipe.sam_gradient(model, loss_of(model), [images, labels])
+    optimizer = LARS(parameter_groups(model, 1e-4), torch.empty((), device="meta"))
+    sam.sam_gradient(model, loss_of(model), [images, labels])
     optimizer.step()
     ema.update(torch.empty((), dtype=torch.int64, device="meta"))
     with ema.applied():

@@ -31,7 +31,7 @@ from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d
 from nbrepro.models.macs import count_macs
 from nbrepro.models.nf_resnet import NFResNet
 from nbrepro.models.nfnet import VARIANTS
-from nbrepro.optim import recipe
+from nbrepro.optim import ema
 from nbrepro.probes import BlockSignal, mean_shift, signal_propagation
 
 Check = Callable[[], tuple[bool, str]]
@@ -670,10 +670,10 @@ def ema_horizon() -> tuple[bool, str]:
     Criterion: min(0.99999, (1 + t) / (10 + t)) stays below 0.99999 for the 360 epochs of training.
     """
     steps = 360 * 1_281_167 // 4096
-    last = recipe.ema_decay(float(steps))
+    last = ema.ema_decay(float(steps))
     reached = round((10 * 0.99999 - 1) / (1 - 0.99999))
     return last < 0.99999, (
-        f"the decay is {recipe.ema_decay(1e3):.5f} at step 1,000 and {last:.5f} at the last, "
+        f"the decay is {ema.ema_decay(1e3):.5f} at step 1,000 and {last:.5f} at the last, "
         f"{steps:,}; it would reach 0.99999 at step {reached:,}"
     )
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from nbrepro import _malloc, agc, freezing, models
 from nbrepro._files import replacing
 from nbrepro.data import Batches, Dataset, augment
-from nbrepro.optim import recipe
+from nbrepro.optim import EMA, LARS, parameter_groups, sam
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
 from nbrepro.train import cuda_graph
@@ -212,7 +212,7 @@ class _Run:
         self._classes = torch.arange(len(dataset.classes), device=self.device)
         self.top = min(5, len(dataset.classes))
         self.steps_per_epoch = math.ceil(len(self.batches) / spec.batch_size)
-        self.average = recipe.EMA(self.model, spec.ema) if spec.ema else None
+        self.average = EMA(self.model, spec.ema) if spec.ema else None
         self.curve: list[dict[str, float]] = []
         self.diverged_at: int | None = None
         # Sums over an epoch, on the device: loss, hits, share of units clipped.
@@ -362,12 +362,12 @@ class _Run:
         """SAM's ascent from a part of the batch, if the spec asks for it."""
         if not self.spec.sam:
             return contextlib.nullcontext()
-        part = recipe.subset([images, targets], self.spec.sam_share)
+        part = sam.subset([images, targets], self.spec.sam_share)
 
         def mean_loss(images: Tensor, targets: Tensor) -> Tensor:
             return self._loss(self.model, images, targets)[1] / len(images)
 
-        return recipe.ascended(self.model, mean_loss, part, self.spec.sam)
+        return sam.ascended(self.model, mean_loss, part, self.spec.sam)
 
     @torch.no_grad()
     def evaluation_step(self, index: Tensor) -> None:
@@ -474,8 +474,8 @@ def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups: list[Any] = [{"params": trainable, "weight_decay": spec.weight_decay}]
     if spec.decay == "weights":
-        groups = recipe.parameter_groups(model, spec.weight_decay)
+        groups = parameter_groups(model, spec.weight_decay)
     if spec.optimizer == "lars":
-        return recipe.LARS(groups, lr=spec.lr, momentum=spec.momentum)
+        return LARS(groups, lr=spec.lr, momentum=spec.momentum)
     nesterov = spec.optimizer == "nesterov"
     return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)

@@ -1,0 +1,271 @@
+"""Adaptive gradient clipping and SGD in one optimizer."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+from torch.utils.dlpack import from_dlpack
+
+from nbrepro.agc import (
+    Clipped,
+    Kind,
+    by_name,
+    check_kind,
+    check_numbers,
+    clip_factor,
+    is_vector,
+    kind_of,
+    norm_type,
+    select,
+)
+
+
+class ClippedSGD(torch.optim.SGD):
+    """Clip as :func:`nbrepro.agc.clip_grads_` does, then step as ``torch.optim.SGD``, in one.
+
+    With the clipped gradient ``g``: ``g ← g + weight_decay · w``, ``m ← momentum · m + g``, and
+    ``w ← w − lr · m``, or in Nesterov's form ``w ← w − lr · (g + momentum · m)``. Decay comes after
+    clipping, as in the authors' code.
+
+    The first step moves the parameters into one block of memory, units of one length side by side,
+    so that a step of a CIFAR ResNet takes some 20 operations at any depth. Each parameter keeps its
+    shape, its memory format and a storage of its own. ``state_dict`` has the form of that of
+    ``torch.optim.SGD`` and the two may be exchanged. ``.grad`` is read, not changed; the block
+    holds another copy of the gradients.
+
+    After ``model.to(...)`` or ``load_state_dict`` the next step arranges the block anew. Before one
+    is captured in a CUDA graph, take one. The learning rate may be a tensor on the device.
+
+    Args:
+        named_parameters: ``model.named_parameters()``. Those without a gradient are skipped.
+        lr: learning rate; schedulers work as ever.
+        momentum: factor of the running sum of gradients.
+        nesterov: whether to use Nesterov's form.
+        weight_decay: added to the clipped gradient as ``weight_decay · w``.
+        clipping: λ of :func:`nbrepro.agc.clip_grads_`, ``eps`` likewise.
+        eps: smallest weight norm that counts.
+        exclude: names or patterns of parameters that are not clipped.
+        no_decay: names or patterns of parameters that are not decayed; they form the second
+            parameter group.
+
+    Raises:
+        TypeError, ValueError: as :func:`nbrepro.agc.clip_grads_` and ``torch.optim.SGD`` do.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        clipping: float = 0.01,
+        eps: float = 1e-3,
+        exclude: Iterable[str] = (),
+        no_decay: Iterable[str] = (),
+    ) -> None:
+        check_numbers(clipping, eps)
+        parameters = by_name(named_parameters)
+        spared = select("parameter to exclude", exclude, parameters)
+        undecayed = select("parameter not to decay", no_decay, parameters)
+        groups: list[dict[str, Any]] = []
+        for decay, some in ((weight_decay, parameters.keys() - undecayed), (0.0, undecayed)):
+            members = [(name, parameters[name]) for name in parameters if name in some]
+            if members:
+                unclipped = [name for name, _ in members if name in spared]
+                groups.append({"params": members, "weight_decay": decay, "unclipped": unclipped})
+        self._blocks: list[_Block] = []
+        super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
+        self.defaults |= {"clipping": clipping, "eps": eps, "unclipped": []}
+        for group in self.param_groups:
+            group |= {"clipping": clipping, "eps": eps}
+
+    @property
+    def clipped(self) -> Clipped:
+        """What the latest step clipped."""
+        factors = {name: f for block in self._blocks for name, f in block.factors().items()}
+        names = [name for group in self.param_groups for name in group["param_names"]]
+        return Clipped({name: factors[name] for name in names if name in factors})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Clip and update; returns what ``closure`` returns, which is called first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._arranged():
+            self._arrange()
+        for block in self._blocks:
+            block.step()
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up what was saved, by this class or by ``torch.optim.SGD``."""
+        mine = getattr(self, "param_groups", state["param_groups"])  # none when it is unpickled
+        for group, now in zip(state["param_groups"], mine, strict=True):
+            for key in ("clipping", "eps", "unclipped"):
+                group.setdefault(key, now[key])
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._blocks = []
+
+    def _arranged(self) -> bool:
+        """Whether every parameter with a gradient still lies where the blocks expect it."""
+        placed = sum(len(block.parameters) for block in self._blocks)
+        if placed < sum(len(group["params"]) for group in self.param_groups):
+            ours = {id(p) for block in self._blocks for p in block.parameters}
+            for group in self.param_groups:
+                if any(p.grad is not None and id(p) not in ours for p in group["params"]):
+                    return False
+        return all(block.intact() for block in self._blocks)
+
+    def _arrange(self) -> None:
+        """Put parameters that have a gradient, or had one, into blocks, with their momentum."""
+        ours = {id(p) for block in self._blocks for p in block.parameters}
+        blocks = []
+        for group in self.param_groups:
+            alike: dict[Kind, dict[str, Tensor]] = {}
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                if p.grad is not None or id(p) in ours:
+                    alike.setdefault(kind_of(p), {})[name] = p
+            for kind, named in alike.items():
+                check_kind(kind, named)
+                blocks.append(_Block(group, named, self.state))
+        self._blocks = blocks
+
+
+class _Block:
+    """Parameters of one group, device and type, in one piece of memory.
+
+    ``memory [2, total]`` holds weights in row 0 and gradients in row 1; first what is clipped, by
+    length of units, so that all units of one length are one matrix ``[2, units, length]``.
+    """
+
+    def __init__(
+        self, group: dict[str, Any], named: dict[str, Tensor], state: Mapping[Tensor, Any]
+    ) -> None:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("take a step of ClippedSGD before you capture one in a CUDA graph")
+        spared = set(group["unclipped"])
+        length = {name: _unit_length(parameter) for name, parameter in named.items()}
+        self.group = group
+        self.names = sorted(named, key=lambda name: (name in spared, length[name]))
+        self.parameters = [named[name] for name in self.names]
+        clipped = [name for name in self.names if name not in spared]
+        self.units = [named[name].numel() // length[name] for name in clipped]
+        self.factor: Tensor | None = None
+        self.absent: list[int] = []
+
+        starts, spans, end = [], [], 0
+        for key, names in groupby(self.names, key=lambda name: (name in spared, length[name])):
+            first = end = math.ceil(end / _ALIGNMENT) * _ALIGNMENT
+            for name in names:
+                starts.append(end)
+                end += named[name].numel()
+            spans.append((first, end, *key))
+        device, dtype = self.parameters[0].device, self.parameters[0].dtype
+        memory = torch.zeros(2, end, device=device, dtype=dtype)
+        self.weights, self.gradients = memory
+        self.momentum = torch.zeros_like(self.weights) if group["momentum"] else None
+        # Up to torch 2.13 the fused kernel on a CPU leaves 16-bit weights as they were, in silence
+        # (pytorch issue 191763).
+        self.fused = device.type != "cpu" or dtype in (torch.float32, torch.float64)
+        self.matrices = [memory[:, a:b].view(2, -1, n) for a, b, out, n in spans if not out]
+        self.clippable = [gradients for _, gradients in self.matrices]
+        self.rows = [len(gradients) for gradients in self.clippable]
+        self.places: list[Tensor] = []  # of the gradients
+        self.buffers: list[Tensor] = []  # of the momentum
+        for parameter, start in zip(self.parameters, starts, strict=True):
+            self.places.append(_place(self.gradients, start, parameter))
+            # Through DLPack each parameter gets a storage of its own over its part of the memory.
+            # With one storage for all, torch.save would write all of it for any of them, and
+            # Accelerate would take them for tied and save only the first.
+            part = from_dlpack(self.weights[start : start + parameter.numel()])
+            parameter.data = _place(part, 0, parameter).copy_(parameter)
+            if self.momentum is not None:
+                buffer = _place(self.momentum, start, parameter)
+                earlier = state[parameter].get("momentum_buffer")
+                if earlier is not None:
+                    buffer.copy_(earlier)
+                state[parameter]["momentum_buffer"] = buffer
+                self.buffers.append(buffer)
+        self.pointers = [parameter.data_ptr() for parameter in self.parameters]
+
+    def intact(self) -> bool:
+        """Whether the parameters are where they were put."""
+        if self.momentum is None and self.group["momentum"]:
+            return False
+        return [parameter.data_ptr() for parameter in self.parameters] == self.pointers
+
+    def step(self) -> None:
+        """Clip and update all that have a gradient."""
+        group = self.group
+        gradients: list[Any] = [parameter.grad for parameter in self.parameters]
+        places = self.places
+        self.absent = [i for i, gradient in enumerate(gradients) if gradient is None]
+        # What has no gradient this time is put back afterwards: rare, so it may cost a copy.
+        kept = [(t, t.clone()) for i in self.absent for t in self._of(i)]
+        if self.absent:
+            places = [places[i] for i, g in enumerate(gradients) if g is not None]
+            gradients = [g for g in gradients if g is not None]
+            if not gradients:
+                return
+        torch._foreach_copy_(places, gradients)
+        if self.matrices:
+            norm, dtype = torch.linalg.vector_norm, norm_type(self.weights)
+            norms = torch.cat([norm(m, dim=2, dtype=dtype) for m in self.matrices], dim=1)
+            self.factor = clip_factor(norms[0], norms[1], group["clipping"], group["eps"])
+            torch._foreach_mul_(self.clippable, self.factor[:, None].split(self.rows))
+        momentum: list[Any] = [self.momentum] if group["momentum"] else []
+        hyper = {name: group[name] for name in _HYPER}
+        if self.fused:
+            torch._fused_sgd_(
+                [self.weights],
+                [self.gradients],
+                momentum,
+                is_first_step=False,  # the momentum starts as zeros
+                **hyper,
+            )
+        else:
+            sgd([self.weights], [self.gradients], momentum or [None], foreach=False, **hyper)
+        for tensor, before in kept:
+            tensor.copy_(before)
+        torch.autograd.graph.increment_version(self.parameters)
+
+    def factors(self) -> dict[str, Tensor]:
+        """Name → factor of each unit in the latest step."""
+        if self.factor is None:
+            return {}
+        parts = zip(self.names, self.factor.split(self.units), strict=False)  # unclipped come last
+        return {name: part for i, (name, part) in enumerate(parts) if i not in self.absent}
+
+    def _of(self, i: int) -> list[Tensor]:
+        return [self.parameters[i], *self.buffers[i : i + 1]]
+
+
+#: What torch's SGD is told, as the options of a parameter group are called.
+_HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+
+#: Where a new unit length begins in a block: a multiple of so many elements, for aligned access.
+_ALIGNMENT = 64
+
+
+def _unit_length(parameter: Tensor) -> int:
+    shape = parameter.shape
+    return max(1, math.prod(shape if is_vector(parameter) else shape[1:]))
+
+
+def _place(memory: Tensor, start: int, like: Tensor) -> Tensor:
+    """The part of ``memory`` at ``start`` in the shape of ``like``, unit after unit.
+
+    The order within a unit is that of ``like``: channels-last weights stay channels-last.
+    """
+    stride = torch.empty_like(like, device="meta").stride()
+    if like.ndim and stride[0] * len(like) != like.numel():  # units are not the slowest dimension
+        stride = torch.empty(like.shape, device="meta").stride()
+    return memory[start : start + like.numel()].as_strided(like.shape, stride)

@@ -1,0 +1,92 @@
+"""Averaged weights (NFNets, arXiv 2102.06171, appendix A.1, in the form of the authors' code)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_Number = TypeVar("_Number", float, Tensor)
+
+
+def ema_decay(step: _Number, decay: float = 0.99999) -> _Number:
+    """Decay of the averaged weights: ``min(decay, (1 + step) / (10 + step))``.
+
+    At 0.99999 the second term is the smaller one for the first 899,990 steps; the NFNets train for
+    about 112,600.
+
+    Args:
+        step: the global step, from 0; a number, or a tensor on any device.
+        decay: upper bound.
+    """
+    rising = (1 + step) / (10 + step)
+    return rising.clamp(max=decay) if isinstance(rising, Tensor) else min(decay, rising)
+
+
+class EMA:
+    """An exponential moving average of a model's weights (NFNets, appendix A.1).
+
+    Averages the trainable parameters and the floating-point buffers (running statistics), copies
+    other buffers, and leaves frozen parameters out. It starts as a copy of the model.
+
+    Args:
+        model: the model to follow, on its device and with what is trained already chosen.
+        decay: upper bound of :func:`ema_decay`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.99999) -> None:
+        self.decay = decay
+        tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._live = {**tensors, **dict(model.named_buffers())}
+        self._average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int | Tensor) -> None:
+        """Take up the weights that the optimizer's step ``step`` (from 0) left behind.
+
+        Args:
+            step: a number, or an integer tensor on the model's device, which is not read back.
+        """
+        weight: float | Tensor
+        if isinstance(step, Tensor):  # 1 - 0.9999 needs more digits than float32 has
+            weight = (1 - ema_decay(step.double(), self.decay)).float()
+        else:
+            weight = 1 - ema_decay(float(step), self.decay)
+        averaged = [name for name, t in self._average.items() if t.is_floating_point()]
+        average = [self._average[name] for name in averaged]
+        # Not _foreach_lerp_: it would read a weight that lies on the device.
+        change = torch._foreach_sub([self._live[name] for name in averaged], average)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(average, change)
+        for name in self._average.keys() - averaged:
+            self._average[name].copy_(self._live[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average into the model, in place, and the model's own weights back at the end."""
+        live, average = list(self._live.values()), list(self._average.values())
+        own = [tensor.detach().clone() for tensor in live]
+        with torch.no_grad():
+            torch._foreach_copy_(live, average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, own)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average by name; the tensors are the live ones."""
+        return dict(self._average)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what :meth:`state_dict` gave, in place.
+
+        Raises:
+            ValueError: if it is of another model, or of one with other parameters trained.
+        """
+        if state.keys() != self._average.keys():
+            odd = ", ".join(sorted(state.keys() ^ self._average.keys())[:5])
+            raise ValueError(f"this average is of another model: {odd} in one of the two only")
+        for name, tensor in self._average.items():
+            tensor.copy_(state[name])

@@ -1,0 +1,71 @@
+"""Layer-wise adaptive rate scaling."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nbrepro.optim.groups import is_decayed
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888, Algorithm 1).
+
+    ``v = momentum v + lr ratio (g + weight_decay w)`` and ``w = w - v``, where a weight's
+    ``ratio = trust |w| / (|g| + weight_decay |w|)``. The ratio is 1 for biases, gains and scalars
+    (what :func:`parameter_groups` does not decay) and where ``w`` or ``g`` is zero.
+
+    Args:
+        params: parameters, or groups as :func:`parameter_groups` gives them.
+        lr: learning rate; a tensor on the parameters' device is never read back.
+        momentum: of the velocity.
+        weight_decay: of groups that do not name their own; biases and gains are not exempt.
+        trust: the paper's η.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all parameters that have a gradient."""
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
+            gradients = [weight.grad for weight in weights]
+            rates = self._rates(weights, gradients, group)
+            change = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            torch._foreach_mul_(change, rates)
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, change)
+            torch._foreach_sub_(weights, velocities)
+
+    @staticmethod
+    def _rates(
+        weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Learning rate times ratio, a scalar tensor for every weight."""
+        size = torch.stack(torch._foreach_norm(weights))
+        slope = torch.stack(torch._foreach_norm(gradients))
+        ratio = group["trust"] * size / (slope + group["weight_decay"] * size)
+        ratio = torch.where((size > 0) & (slope > 0), ratio, 1.0)
+        one = torch.ones_like(ratio[0])
+        chosen = [
+            own if is_decayed(weight) else one for weight, own in zip(weights, ratio, strict=True)
+        ]
+        rates: Tensor = torch.stack(chosen) * group["lr"]
+        return rates.unbind()

@@ -1,0 +1,106 @@
+"""Sharpness-aware minimization (arXiv 2010.01412), as NFNets use it (2102.06171, appendix A.4).
+
+Nothing here waits for the device, so all of it may run inside a captured CUDA graph.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nbrepro.optim.groups import trainable
+
+
+def sam_gradient(
+    model: nn.Module,
+    loss_fn: Callable[..., Tensor],
+    batch: Sequence[Tensor],
+    *,
+    rho: float = 0.05,
+    share: float = 0.2,
+    other: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """The gradient of sharpness-aware minimisation, added to ``.grad`` (NFNets, appendix A.4).
+
+    Args:
+        model: its trainable parameters are moved and put back, bit for bit.
+        loss_fn: from a batch's tensors to a scalar loss, the mean over its examples.
+        batch: tensors ``[B, ...]``, such as images and labels.
+        rho: length of the ascent step, over all parameters together.
+        share: part of the batch that the ascent is computed from; 0.2 in the paper, 1 in SAM.
+        other: ascend on these examples instead, all of them; the paper found that useless.
+
+    Returns:
+        The loss at the moved weights, detached.
+
+    Raises:
+        ValueError: for a share outside (0, 1].
+    """
+    with ascended(model, loss_fn, subset(batch, share) if other is None else other, rho):
+        loss = loss_fn(*batch)
+        loss.backward()
+    return loss.detach()
+
+
+def subset(batch: Sequence[Tensor], share: float) -> list[Tensor]:
+    """A share of a batch's examples, evenly spaced, at least one.
+
+    Evenly spaced because the halves of a batch may be mixed differently.
+
+    Raises:
+        ValueError: for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}; expected more than 0 and at most 1, such as 0.2")
+    size = len(batch[0])
+    index = torch.arange(max(1, round(share * size)), device=batch[0].device)
+    index = index * size // len(index)
+    return [tensor[index] for tensor in batch]
+
+
+@contextmanager
+def ascended(
+    model: nn.Module, loss_fn: Callable[..., Tensor], batch: Sequence[Tensor], rho: float = 0.05
+) -> Iterator[None]:
+    """Hold the weights a step of length ``rho`` up the gradient of a batch's loss.
+
+    Compute the descent gradient, forward and backward, inside. Running statistics of BatchNorm are
+    not updated by the ascent, so that every step updates them once, from the whole batch.
+
+    Args:
+        model: the bare module. ``DistributedDataParallel`` counts backward passes: give its
+            ``.module``, in ``loss_fn`` too; each process then climbs its own examples.
+        loss_fn: as in :func:`sam_gradient`; under autocast it must enter the context itself,
+            as autocast remembers the weights of a context it is left in.
+        batch: what to climb.
+        rho: length of the step, over all trainable parameters together.
+    """
+    parameters = trainable(model)
+    with _statistics_kept(model):
+        step = list(torch.autograd.grad(loss_fn(*batch), parameters))
+    own = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(step)))
+        torch._foreach_mul_(step, rho / length.clamp(min=1e-12))
+        torch._foreach_add_(parameters, step)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, own)
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Normalise with the batch's statistics as always, but leave the running ones alone."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = [layer for layer in layers if layer.training]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
