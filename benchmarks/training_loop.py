@@ -79,12 +79,12 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
 @_malloc.kept()  # as train() itself
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     """Seconds of the second epoch of :func:`nbrepro.train.loop.train`, evaluation left out."""
-    run = loop._Run(spec, dataset, accelerator_for(device))
-    if device == "cuda" and not eager:
-        run.capture()
+    accelerator = accelerator_for(device)
+    run, _ = loop.assemble(spec, dataset, accelerator)
+    driver = loop.captured(run) if device == "cuda" and not eager else loop.Eager(run)
     for epoch in range(2):
         start = time.perf_counter()
-        run.train_epoch(epoch, lambda _: None)
+        loop.train_epoch(driver, accelerator, epoch)
     return time.perf_counter() - start
 
 

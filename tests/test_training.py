@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from nbrepro import models
 from nbrepro.data import MEAN, STD, Dataset
+from nbrepro.data.batches import epoch_draws
 from nbrepro.spec import Spec
 from nbrepro.train import loop
-from nbrepro.train.loop import Interrupted, Result, epoch_plan, train
+from nbrepro.train.loop import Interrupted, Result, train
 from nbrepro.train.schedule import learning_rate
 
 
@@ -79,25 +80,36 @@ def test_constant() -> None:
 # --- order and augmentation ----------------------------------------------------------------------
 
 
-def test_plan_covers_every_image_and_every_offset() -> None:
-    order, offset, flip = epoch_plan(0, 0, 5_000, 4)
+def test_draws_cover_every_image_and_every_offset() -> None:
+    draws = epoch_draws(0, 0, 5_000, 4)
+    order, offset, flip = draws["order"], draws["offset"], draws["flip"]
     assert torch.equal(order.sort().values, torch.arange(5_000))
     assert offset.shape == (5_000, 2)
     assert sorted(offset.unique().tolist()) == list(range(9))
     assert abs(float(flip.float().mean()) - 0.5) < 4 * 0.5 / math.sqrt(5_000)
 
 
-def test_plan_is_a_function_of_seed_and_epoch() -> None:
-    plans = {key: epoch_plan(*key, 100, 4) for key in [(0, 0), (0, 1), (1, 0), (1, 11), (11, 1)]}
-    again = epoch_plan(0, 1, 100, 4)
-    assert all(torch.equal(a, b) for a, b in zip(plans[0, 1], again, strict=True))
-    for part in range(3):
-        assert len({tuple(plan[part].flatten().tolist()) for plan in plans.values()}) == 5
+def test_draws_are_a_function_of_seed_and_epoch() -> None:
+    strong = {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0}
+    keys = [(0, 0), (0, 1), (1, 0), (1, 11), (11, 1)]
+    drawn = {key: epoch_draws(*key, 100, 4, **strong) for key in keys}
+    again = epoch_draws(0, 1, 100, 4, **strong)
+    assert list(again) == ["order", "offset", "flip", "mixup", "cutmix", "randaugment"]
+    for name, rows in again.items():
+        assert torch.equal(drawn[0, 1][name], rows)
+        assert len({tuple(draws[name].flatten().tolist()) for draws in drawn.values()}) == 5
 
 
-def test_plan_leaves_the_callers_generator_alone() -> None:
+def test_strong_augmentation_leaves_order_and_crops_alone() -> None:
+    weak, strong = epoch_draws(0, 1, 100, 4), epoch_draws(0, 1, 100, 4, mixup=0.2, randaugment=5.0)
+    assert list(weak) == ["order", "offset", "flip"]
+    assert all(torch.equal(rows, strong[name]) for name, rows in weak.items())
+    assert list(epoch_draws(0, 1, 100)) == ["order"]
+
+
+def test_draws_leave_the_callers_generator_alone() -> None:
     before = torch.get_rng_state()
-    epoch_plan(0, 0, 10, 4)
+    epoch_draws(0, 0, 10, 4, mixup=0.2, cutmix=1.0, randaugment=5.0)
     loop.initial_model(PAPER, 10)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -143,15 +155,16 @@ def plain_training(spec: Spec, dataset: Dataset) -> tuple[nn.Module, list[float]
         rate = spec.lr * 0.1 ** ((epoch >= spec.epochs / 2) + (epoch >= spec.epochs * 3 / 4))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        order, offset, flip = epoch_plan(spec.seed, epoch, n, pad)
+        draws = epoch_draws(spec.seed, epoch, n, pad)
         model.train()
         for start in range(0, n, spec.batch_size):
             images, labels = [], []
             for k in range(start, min(start + spec.batch_size, n)):
-                row, column = offset[k].tolist() if pad else (0, 0)
-                mirror = bool(flip[k]) and pad > 0
-                images.append(prepare(dataset.train_images[order[k]], row, column, mirror, pad))
-                labels.append(dataset.train_labels[order[k]])
+                row, column = draws["offset"][k].tolist() if pad else (0, 0)
+                mirror = pad > 0 and bool(draws["flip"][k])
+                image = draws["order"][k]
+                images.append(prepare(dataset.train_images[image], row, column, mirror, pad))
+                labels.append(dataset.train_labels[image])
             batch = torch.stack(images).contiguous(memory_format=torch.channels_last)
             loss = nn.functional.cross_entropy(model(batch), torch.stack(labels))
             optimizer.zero_grad()
@@ -207,7 +220,7 @@ def test_the_nfnet_recipe_equals_a_plain_loop(spec: Spec, few_digits: Dataset) -
     average = {n: p.detach().clone() for n, p in model.named_parameters()}
     step = 0
     for epoch in range(2):
-        order, _, _ = epoch_plan(recipe.seed, epoch, 90, 0)
+        order = epoch_draws(recipe.seed, epoch, 90)["order"]
         for part in order.split(recipe.batch_size):
             images = torch.stack(
                 [prepare(few_digits.train_images[k], 0, 0, False, 0) for k in part]
@@ -264,7 +277,7 @@ def test_curve_and_metrics(spec: Spec, few_digits: Dataset) -> None:
 
 def test_the_short_last_batch_is_trained_on(spec: Spec, few_digits: Dataset) -> None:
     spec = spec.replace(epochs=1, batch_size=89)
-    last = int(epoch_plan(spec.seed, 0, 90, 0)[0][-1])
+    last = int(epoch_draws(spec.seed, 0, 90)["order"][-1])
     labels = few_digits.train_labels.clone()
     labels[last] = (labels[last] + 1) % 10
     other = Dataset(**{**vars(few_digits), "train_labels": labels})
@@ -554,7 +567,7 @@ import torch
 from torch import nn
 
 from nbrepro import data, models
-from nbrepro.train import cuda_graph, loop
+from nbrepro.train import loop
 from nbrepro.spec import Spec
 
 SPEC = Spec(
@@ -580,7 +593,7 @@ def run(**options):
     )
     with (
         mock.patch.object(models, "create", without_batchnorm),
-        mock.patch.object(cuda_graph, "EVALUATION_BATCH", 44),
+        mock.patch.object(loop, "EVALUATION_BATCH", 44),
     ):
         return loop.train(SPEC, few, device="cpu", **options)
 

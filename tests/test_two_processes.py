@@ -1,6 +1,6 @@
 """One network trained by two processes on the CPU: by torchrun, and from within a notebook.
 
-Without BatchNorm the number of processes does not matter. With it every process normalises its own
+Without BatchNorm the number of processes does not matter. With it every process normalizes its own
 half of a batch, as everywhere without synchronised statistics: that is the gradient of two
 micro-batches, written out in :func:`by_halves`, and another experiment.
 """
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from nbrepro.book import build
 from nbrepro.data import Batches, Dataset
+from nbrepro.data.batches import epoch_draws
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 from nbrepro.train import loop
@@ -130,7 +131,7 @@ def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
         model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
     )
     batches = Batches(dataset.train_images, dataset.train_labels)
-    order, _, _ = loop.epoch_plan(spec.seed, 0, len(batches), pad=0)
+    order = epoch_draws(spec.seed, 0, len(batches))["order"]
     parts = order.split(spec.batch_size)
     model.train()
     for step, part in enumerate(parts):

@@ -1,107 +1,109 @@
-"""The steps of a run as CUDA graphs."""
+"""The steps of an epoch recorded once as CUDA graphs and replayed.
+
+Launching the small kernels of a CIFAR network takes longer than running them. A graph launches the
+whole step (gather and augment, forward, loss, backward, clipping, update) at once. A replay repeats
+the same kernels on the same memory, so whatever changes from step to step is read from tensors: the
+epoch's draws, the table of learning rates, and counters that every replay advances.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nbrepro.data.batches import Draws
+from nbrepro.train.run import EVALUATION_BATCH, Run, batch_sizes
 from nbrepro.train.schedule import learning_rate
 
-if TYPE_CHECKING:
-    from nbrepro.train.loop import Plan, _Run
-
 _WARM_UPS = 3
-EVALUATION_BATCH = 1000
 
 
-class _Graphs:
-    """The steps of a run, recorded as CUDA graphs: for whole batches and for the short last one.
+class Captured:
+    """The driver that replays: does what :class:`nbrepro.train.loop.Eager` does.
 
-    A replay repeats the same kernels on the same memory, so whatever changes from step to step is
-    read from tensors: the epoch's plan, the table of rates and counters that every replay advances.
-    Without a GPU the same functions run unrecorded, which lets tests compare them with the eager
-    loop anywhere.
+    Without a GPU the same functions run unrecorded, which lets tests compare the two anywhere.
+
+    Args:
+        run: whose steps are recorded.
+
+    Raises:
+        RuntimeError: if a step cannot be captured; the run's state is as it was.
     """
 
-    def __init__(self, run: "_Run") -> None:
-        self.run, device = run, run.device
-        steps = range(max(1, run.spec.epochs * run.steps_per_epoch))
-        rates = [learning_rate(run.spec, step, run.steps_per_epoch) for step in steps]
+    name = "captured"
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.device = run, run.device
+        spec, device = run.spec, run.device
+        steps = range(max(1, spec.epochs * run.steps_per_epoch))
+        rates = [learning_rate(spec, step, run.steps_per_epoch) for step in steps]
         self.rates = torch.tensor(rates, device=device)
-        self.lr = torch.tensor(run.spec.lr, device=device)
+        self.lr = torch.tensor(spec.lr, device=device)
         self.number = torch.zeros((), dtype=torch.int64, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
-        self.plan = run.plan(0)
-        self.index = torch.arange(max(run.spec.batch_size, EVALUATION_BATCH), device=device)
-        self.recorded: dict[tuple[str, int], Callable[[], object]] = {}
+        self.draws = run.draws(0)
+        self.index = torch.arange(max(spec.batch_size, EVALUATION_BATCH), device=device)
         self.memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.sizes = batch_sizes(len(run.training), spec.batch_size) if spec.epochs else []
+        self.test_sizes = batch_sizes(len(run.test), EVALUATION_BATCH)
+        run.model.train()
+        self.steps = {size: self.recorded(self.train_on, size) for size in set(self.sizes)}
+        self.run.state.model.eval()
+        self.test_steps = {size: self.recorded(self.test_on, size) for size in set(self.test_sizes)}
 
-    def record(self) -> None:
-        """Record every step of the run.
+    def epoch(self, draws: Draws, first: int, tick: Callable[[], object]) -> None:
+        """Train on every image once; see :meth:`nbrepro.train.loop.Eager.epoch`."""
+        self.begin(draws, first)
+        for size in self.sizes:
+            self.steps[size]()
+            tick()
 
-        Raises:
-            RuntimeError: if one cannot be captured; the run is as it was.
-        """
-        run = self.run
-        if run.spec.epochs:
-            run.prepared.train()
-            for batch in _sizes(len(run.batches), run.spec.batch_size):
-                self.recorded["train", batch] = self._record(self._step, batch)
-        run.model.eval()
-        for batch in _sizes(len(run.test), EVALUATION_BATCH):
-            self.recorded["test", batch] = self._record(self._evaluation_step, batch)
+    def evaluate(self) -> None:
+        """Add up what is measured on every test image."""
+        self.position.zero_()
+        for size in self.test_sizes:
+            self.test_steps[size]()
 
-    def begin_epoch(self, plan: "Plan", number: int) -> None:
-        """Take in the epoch's plan and the number of its first step."""
-        for name, items in plan.items():
-            self.plan[name].copy_(items)
-        self.number.fill_(number)
+    def begin(self, draws: Draws, first: int) -> None:
+        """Take in an epoch's draws and the number of its first step."""
+        for name, rows in draws.items():
+            self.draws[name].copy_(rows)
+        self.number.fill_(first)
         self.position.zero_()
 
-    def step(self, batch: int) -> None:
-        """Train on the next ``batch`` images of the plan."""
-        self.recorded["train", batch]()
-
-    def begin_evaluation(self) -> None:
-        """Start at the first test image."""
-        self.position.zero_()
-
-    def evaluation_step(self, batch: int) -> None:
-        """Evaluate the next ``batch`` test images."""
-        self.recorded["test", batch]()
-
-    def _step(self, batch: int) -> None:
-        index = self.position + self.index[:batch]
+    def train_on(self, size: int) -> None:
+        """Train on the next ``size`` images of the draws."""
+        index = self.position + self.index[:size]
         self.lr.copy_(self.rates.index_select(0, self.number.view(1)).squeeze(0))
-        plan = {name: items.index_select(0, index) for name, items in self.plan.items()}
-        self.run.step(plan, lr=self.lr, number=self.number)
-        self.position += batch
+        part = {name: rows.index_select(0, index) for name, rows in self.draws.items()}
+        self.run.train_on(part, self.lr, self.number)
+        self.position += size
         self.number += 1
 
-    def _evaluation_step(self, batch: int) -> None:
-        self.run.evaluation_step(self.position + self.index[:batch])
-        self.position += batch
+    def test_on(self, size: int) -> None:
+        """Evaluate the next ``size`` test images."""
+        self.run.test_on(self.position + self.index[:size])
+        self.position += size
 
-    def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
-        """Run ``step`` a few times, record it, and undo what that did to the run."""
-        if self.run.device.type != "cuda":
-            return partial(step, batch)
-        optimizer = self.run.optimizer.state
+    def recorded(self, step: Callable[[int], None], size: int) -> Callable[[], object]:
+        """Run ``step`` a few times, record it, and undo what that did to the run's state."""
+        if self.device.type != "cuda":
+            return partial(step, size)
+        optimizer = self.run.state.optimizer.state
         had_state = bool(optimizer)
-        before = [(tensor, tensor.clone()) for tensor in self.run.tensors()]
+        before = [(tensor, tensor.clone()) for tensor in self.run.state.tensors()]
         side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         try:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UPS):
                     self._rewind()
-                    step(batch)
+                    step(size)
                 self._rewind()
             torch.cuda.current_stream().wait_stream(side)
             with torch.cuda.graph(graph, pool=self.memory):
-                step(batch)
+                step(size)
         finally:
             with torch.no_grad():
                 for tensor, old in before:
@@ -115,11 +117,6 @@ class _Graphs:
         return graph.replay
 
     def _rewind(self) -> None:
-        """Go back to the first step, lest a warm-up reads beyond the epoch or the table."""
+        """Go back to the first step, so that no warm-up reads beyond the epoch or the table."""
         self.number.zero_()
         self.position.zero_()
-
-
-def _sizes(images: int, batch: int) -> set[int]:
-    """The sizes of the batches of one pass: the whole ones and the short last one."""
-    return {min(batch, images), images % batch} - {0}

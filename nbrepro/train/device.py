@@ -1,6 +1,8 @@
-"""Where a run takes place: the accelerator, and what its hardware can do."""
+"""Where a run takes place: the accelerator, and a network laid out for its hardware."""
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -52,8 +54,45 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
     return accelerator
 
 
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, for layers that draw, such as dropout; put them back after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def place(
+    model: nn.Module, device: torch.device, *, bfloat16: bool
+) -> tuple[nn.Module, Callable[[int], nn.Module]]:
+    """Lay out a network for training: on the device, channels-last, nothing computed in vain.
+
+    Args:
+        model: with what is trained already chosen.
+        device: where to.
+        bfloat16: whether it runs under autocast to bfloat16.
+
+    Returns:
+        The network, and a function that makes it what a user gets once so many steps are taken: on
+        the CPU, frozen weights as they were drawn, batches counted.
+    """
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    uncounted = stop_counting_batches(model)
+    rounded = round_frozen(model) if bfloat16 else {}
+
+    def finished(steps: int) -> nn.Module:
+        for weight, drawn in rounded.items():
+            weight.data = drawn
+        for layer in uncounted:
+            layer.num_batches_tracked = torch.tensor(steps)
+        network: nn.Module = model.cpu()
+        return network
+
+    return model, finished
+
+
 def stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
-    """Save one operation a BatchNorm layer and step: the counter has no use at fixed momentum."""
+    """Save one operation per BatchNorm layer and step: the counter has no use at fixed momentum."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
     for layer in layers:
         layer.num_batches_tracked = None
