@@ -24,7 +24,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from tqdm import tqdm
 
-from nbrepro import _malloc, freezing, models
+from nbrepro import freezing, models
 from nbrepro.data import Batches, Dataset
 from nbrepro.data.batches import Draws
 from nbrepro.optim import EMA, LARS, parameter_groups
@@ -73,7 +73,6 @@ def initial_model(spec: Spec, num_classes: int) -> nn.Module:
         return models.create(spec.model, num_classes, **spec.model_options())
 
 
-@_malloc.kept()
 def train(
     spec: Spec,
     dataset: Dataset,
@@ -87,6 +86,9 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train and evaluate one network as ``spec`` says.
+
+    Steps on a CPU are faster in a process that keeps freed memory, as ``nbrepro run`` does; a
+    script enters :func:`nbrepro._malloc.kept` for that.
 
     Args:
         spec: the run.
@@ -102,7 +104,8 @@ def train(
     Raises:
         Interrupted: when ``should_stop`` said so.
         RuntimeError: if ``device`` asks for a GPU that is not there.
-        ValueError: if the data set is not the spec's.
+        ValueError: if the data set is not the spec's, or the environment would change what is
+            computed.
     """
     if dataset.name != spec.dataset:
         raise ValueError(
