@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nbrepro import models
-from nbrepro.data import MEAN, STD, Dataset
+from nbrepro.data import MEAN, STD, Batches, Dataset
 from nbrepro.data.batches import epoch_draws
 from nbrepro.spec import Spec
 from nbrepro.train import loop
 from nbrepro.train.loop import Interrupted, Result, train
 from nbrepro.train.schedule import learning_rate
+from nbrepro.train.step import train_step
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
@@ -194,6 +195,27 @@ def test_equal_to_a_plain_loop(
     assert result.metrics["train_loss"] == pytest.approx(mean, abs=2e-6)
 
 
+def test_a_step_stands_alone(spec: Spec, few_digits: Dataset) -> None:
+    """Model, optimizer, batch and spec are all it takes; mean loss, default arguments."""
+    spec = spec.replace(train="all", label_smoothing=0.1)
+    batches = Batches(few_digits.train_images, few_digits.train_labels)
+    batch = batches.batch({"order": torch.arange(32)})
+    ours, theirs = (loop.initial_model(spec, 10) for _ in range(2))
+    first, second = (torch.optim.SGD(m.parameters(), 1.0, 0.9) for m in (ours, theirs))
+    measured = train_step(ours, first, batch, spec, 0.1)
+
+    logits = theirs(batch.images)
+    loss = nn.functional.cross_entropy(logits, batch.labels, label_smoothing=0.1)
+    loss.backward()
+    for group in second.param_groups:
+        group["lr"] = 0.1
+    second.step()
+    for weight, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-7)
+    hits = int((logits.argmax(1) == batch.labels).sum())
+    assert measured.tolist() == pytest.approx([32 * loss.item(), hits, 0])
+
+
 def by_hand(weight: Tensor, gradient: Tensor, clipping: float) -> Tensor:
     """Equation 3 of arXiv 2102.06171, unit by unit."""
     rows = [...] if weight.squeeze().ndim <= 1 else list(range(len(weight)))
@@ -330,6 +352,14 @@ def test_bfloat16(spec: Spec, few_digits: Dataset) -> None:
     assert 0 < difference < 0.02 * exact.metrics["test_loss"]
 
 
+def test_the_callers_generator_is_left_alone(spec: Spec, few_digits: Dataset) -> None:
+    """Though dropout and stochastic depth draw from it."""
+    drawing = {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2}
+    before = torch.get_rng_state()
+    train(spec.replace(**drawing), few_digits, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_no_epochs_evaluates_the_untrained_network(spec: Spec, few_digits: Dataset) -> None:
     result = train(spec.replace(epochs=0), few_digits, device="cpu")
     assert result.status == "completed"
@@ -392,6 +422,52 @@ def test_unknown_device(spec: Spec, few_digits: Dataset) -> None:
 def test_wrong_data(spec: Spec, few_digits: Dataset) -> None:
     with pytest.raises(ValueError, match="names the data set 'cifar10', given was 'digits'"):
         train(spec.replace(dataset="cifar10"), few_digits, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_DYNAMO_BACKEND", "NO"),  # as `accelerate launch` sets it
+    ],
+)
+def test_the_environment_changes_no_number(
+    spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    spec = spec.replace(epochs=1)
+    plain = train(spec, few_digits, device="cpu")
+    monkeypatch.setenv(name, value)
+    other = train(spec, few_digits, device="cpu")
+    assert other.curve == plain.curve
+    assert other.how["precision"] == "float32"
+    assert_same_weights(other.model, plain.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_USE_FSDP", "true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+    ],
+)
+def test_an_environment_that_replaces_the_step_is_refused(
+    spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}={value}.*unset it"):
+        train(spec, few_digits, device="cpu")
+
+
+def test_a_device_from_the_environment_is_not_taken_for_the_one_asked_for(
+    spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    with pytest.raises(RuntimeError, match="'cpu' was asked for, Accelerate gave meta"):
+        train(spec, few_digits, device="cpu")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -473,6 +549,9 @@ DAMAGES: dict[str, Damage] = {
     "text": lambda p: p.write_text("no checkpoint"),
     "another file of torch": lambda p: torch.save({"weights": torch.zeros(3)}, p),
     "a bare tensor": lambda p: torch.save(torch.zeros(3), p),
+    "of an earlier version": lambda p: torch.save(
+        {name: part for name, part in torch.load(p).items() if name != "sums"}, p
+    ),
 }
 
 

@@ -39,7 +39,11 @@ NF = Spec(
     lr=0.03,
     precision="float32",
 )
-SPECS = {"NF": NF, "BN": NF.replace(model="cifar_resnet8")}
+SPECS = {
+    "NF": NF,
+    "BN": NF.replace(model="cifar_resnet8"),
+    "AGC": NF.replace(clip="agc", clipping=0.02),
+}
 MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
 
 WORKER = """
@@ -119,6 +123,15 @@ def test_without_batchnorm_two_processes_equal_one(two: Reports, one: dict[str, 
             assert report["metrics"][metric] == pytest.approx(
                 one["NF"].metrics[metric], abs=tolerance
             )
+
+
+def test_the_share_of_clipped_units_is_that_of_one_process(
+    two: Reports, one: dict[str, Result]
+) -> None:
+    alone = one["AGC"].metrics["clipped"]
+    assert 0.01 < alone < 0.99
+    for report in two["AGC"]:
+        assert report["metrics"]["clipped"] == pytest.approx(alone, abs=1e-3)
 
 
 def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:

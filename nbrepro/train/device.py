@@ -9,8 +9,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+#: Settings of Accelerate by environment variable that would have another program train the network.
+_REFUSED = (
+    "ACCELERATE_DYNAMO_BACKEND",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -21,7 +31,11 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
-    """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda``.
+    """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda`` that changes no number of a run.
+
+    What a run computes is its spec's to say. So precision and accumulation are set here, whatever
+    ``accelerate launch`` or the environment ask for, and what would replace the training step (a
+    compiler, DeepSpeed, FSDP, Megatron-LM) is refused.
 
     Args:
         device: where to run.
@@ -29,8 +43,10 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
         logs: folder of a tracker that writes files.
 
     Raises:
-        RuntimeError: if a GPU was asked for and there is none.
-        ValueError: for an unknown device, or a tracker that is unknown or not installed.
+        RuntimeError: if a GPU was asked for and there is none, or if Accelerate gives another
+            device than was asked for.
+        ValueError: for an unknown device, a tracker that is unknown or not installed, or an
+            environment that would change what is computed.
     """
     if track is not None:
         installed = [str(t) for t in get_available_trackers()]
@@ -43,14 +59,27 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
         raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
+    for name in _REFUSED:
+        value = os.environ.get(name, "no")
+        if value.lower() not in ("", "no", "false", "0"):
+            raise ValueError(
+                f"the environment has {name}={value}, which would change what a run computes "
+                "without a trace in its record; unset it"
+            )
     if "RANK" not in os.environ:
         # Accelerate keeps the first device for the whole process; every run may choose its own.
         AcceleratorState._reset_state(reset_partial_state=True)
-    # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, log_with=track, project_dir=logs)
-    if device == "cuda" and accelerator.device.type != "cuda":
-        raise RuntimeError(f"device='cuda' was asked for, Accelerate gave {accelerator.device}")
+    accelerator = Accelerator(
+        # Without cpu=True, Accelerate would ignore torchrun's other processes where no GPU is.
+        cpu=device == "cpu" or not torch.cuda.is_available(),
+        mixed_precision="no",  # the spec's precision is our own autocast
+        # A plugin, as gradient_accumulation_steps=1 gives way to the environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=track,
+        project_dir=logs,
+    )
+    if device != "auto" and accelerator.device.type != device:
+        raise RuntimeError(f"device={device!r} was asked for, Accelerate gave {accelerator.device}")
     return accelerator
 
 
