@@ -6,7 +6,7 @@ in every round, as backward hands them over. Each round runs all variants in an 
 and a row is the ratio of their times, round by round: median, smallest and largest.
 
 The floor is the time that one pass over the data would take at this machine's copy bandwidth,
-measured in the same run: 12 bytes a parameter for clipping (read weight and gradient, write
+measured in the same run: 12 bytes per parameter for clipping (read weight and gradient, write
 gradient), 20 with the step (read weight, gradient and momentum, write weight and momentum), in
 float32. Small networks lie in caches and can beat it.
 
@@ -45,7 +45,7 @@ NETWORKS = {
 }
 CLIPPING = 0.01
 SGD: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 2e-5}
-#: Case → the case it is compared with, and bytes a parameter of a single pass.
+#: Case → the case it is compared with, and bytes per parameter of a single pass.
 CASES = {
     "clip_grads_": ("timm AGC", 12),
     "clip_grads_ + fused SGD": ("timm AGC + SGD", 20),
@@ -140,7 +140,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, of copying 256 MiB: the best of 20."""
+    """Bytes per second, read and written, of copying 256 MiB: the best of 20."""
     source = torch.ones(2**26, device=device)
     target = torch.zeros_like(source)
     return 2 * 2**28 / min(seconds(lambda: target.copy_(source), device) for _ in range(20))

@@ -30,11 +30,10 @@ def parse(train: str) -> tuple[set[str], int]:
 
 
 def canonical(train: str) -> str:
-    """The policy with each group once, in the order of :data:`GROUPS`, ``random:k`` last.
+    """The policy with each group once: ``random:k`` first, then in the order of :data:`GROUPS`.
 
     Raises:
         ValueError: as :func:`parse` does.
     """
     groups, k = parse(train)
-    ordered = [group for group in GROUPS if group in groups]
-    return "+".join([*ordered, f"random:{k}"] if k else ordered)
+    return "+".join([f"random:{k}"] * bool(k) + sorted(groups, key=GROUPS.index))

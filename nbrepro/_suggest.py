@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from fnmatch import filter as matching
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
@@ -22,3 +23,24 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     if name not in known:
         raise ValueError(unknown(kind, name, known))
     return name
+
+
+def select(kind: str, entries: Iterable[str], names: Iterable[str]) -> set[str]:
+    """The names that are entries or match one as a pattern, such as ``head.*``.
+
+    Raises:
+        TypeError: for one text instead of a list.
+        ValueError: for an entry that matches no name, with the nearest ones.
+    """
+    if isinstance(entries, str):
+        raise TypeError(f"{kind}: expected a list of names, got the text {entries!r}")
+    names = list(names)
+    found: set[str] = set()
+    for entry in entries:
+        matches = [entry] if entry in names else matching(names, entry)
+        if not matches:
+            inside = [name for name in names if name.startswith(f"{entry}.")][:3]
+            near = inside or get_close_matches(entry, names, cutoff=0.4) or names[-3:]
+            raise ValueError(f"{kind}: {entry!r} matches no name; nearest: {', '.join(near)}")
+        found.update(matches)
+    return found

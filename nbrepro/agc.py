@@ -10,33 +10,29 @@ it stays as it is, bit for bit. Between backward and step::
     agc.clip_grads_(parameters, clipping=0.01, exclude=["fc.weight"])
     optimizer.step()
 
-:class:`nbrepro.optim.ClippedSGD` is clipping and SGD in one optimizer, several times faster for
-deep networks of small layers.
-
 What a unit is follows the authors' code: a parameter that has at most one dimension once squeezed
 (a bias, the gains of a layer, the scalar of SkipInit) is one unit as a whole; otherwise every index
 of dimension 0 is one, that is an output of a weight ``[out, in]`` or ``[out, in, height, width]``.
 (Transposed convolutions store their inputs first and are clipped by input.) Differences:
 
 - from timm 1.0.31: its gains have shape ``[out, 1, 1, 1]`` and it clips each on its own;
-  ``units="timm"`` does so too, and then equals timm bit for bit on a CPU;
+  ``units="timm"`` does so too, and then equals timm bit for bit in float32 on a CPU. In bfloat16
+  the two differ by about 1 %: norms of half-precision tensors are taken in float32 here;
 - from both: a unit whose gradient norm is nan, infinite or too large for its type becomes nan as a
   whole. A norm that overflows would otherwise turn its gradient into zeros, and nobody would know.
 
-Norms of half-precision tensors are taken in float32. No step waits for the device and none depends
-on values, so all of this can be captured in a CUDA graph. Under DistributedDataParallel
-every process clips the same averaged gradients; parameters that FSDP has sharded are refused.
+No step waits for the device and none depends on values, so all of this can be captured in a CUDA
+graph. Under DistributedDataParallel every process clips the same averaged gradients; parameters
+that FSDP has sharded are refused. :class:`nbrepro.optim.ClippedSGD` clips and steps in one.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from fnmatch import filter as matching
 
 import torch
 from torch import Tensor
 
-from nbrepro._suggest import choose
+from nbrepro._suggest import choose, select
 
 
 def is_vector(parameter: Tensor) -> bool:
@@ -44,7 +40,7 @@ def is_vector(parameter: Tensor) -> bool:
     return parameter.ndim <= 1 or parameter.numel() == max(parameter.shape)
 
 
-#: Rule → whether a parameter is one unit as a whole.
+#: Rule → whether a parameter is one unit as a whole; if not, each index of dimension 0 is a unit.
 UNITS: dict[str, Callable[[Tensor], bool]] = {
     "official": is_vector,
     "timm": lambda parameter: parameter.ndim <= 1,
@@ -52,11 +48,86 @@ UNITS: dict[str, Callable[[Tensor], bool]] = {
 }
 
 
+def unitwise_norm(tensors: list[Tensor], whole: int) -> Tensor:
+    """The norms of all units of ``tensors``, one after the other ``[units]``.
+
+    The first ``whole`` tensors are one unit each. One call for all of them, and one for each other
+    tensor, is what makes clipping fast in deep networks.
+    """
+    dtype = norm_type(tensors[0])
+    norms = [
+        torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), dtype=dtype)
+        for tensor in tensors[whole:]
+    ]
+    if whole:
+        norms.insert(0, torch.stack(torch._foreach_norm(tensors[:whole], dtype=dtype)))
+    return torch.cat(norms)
+
+
+def clip_factor(weight_norm: Tensor, grad_norm: Tensor, clipping: float, eps: float) -> Tensor:
+    """Equation 3: what to multiply the gradient of each unit by ``[units]``, 1 to leave it."""
+    bound = weight_norm.clamp(min=eps).mul_(clipping)
+    norm = grad_norm.nan_to_num(nan=math.nan, posinf=math.nan)
+    # The floor is the authors' too; it engages only where clipping * eps is below it.
+    factor = bound / norm.clamp(min=1e-6)
+    return torch.where(norm <= bound, 1.0, factor)  # nan compares false and stays
+
+
+@torch.no_grad()
+def clip_grads_(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    clipping: float = 0.01,
+    eps: float = 1e-3,
+    exclude: Iterable[str] = (),
+    units: str = "official",
+) -> "Clipped":
+    """Clip the gradients of ``named_parameters`` in place, unit by unit.
+
+    Call it after backward (and after unscaling, if a loss scaler is used) and before the optimizer
+    adds weight decay or momentum; with gradient accumulation only before an optimizer step.
+
+    Args:
+        named_parameters: ``model.named_parameters()``, or a list of it made once, which saves the
+            walk through the model. Those without a gradient are skipped.
+        clipping: λ, the largest ratio of gradient norm to weight norm; see :func:`ratios`.
+        eps: weight norms below count as ``eps``, so that zero-initialized units can move.
+        exclude: names, or patterns such as ``head.*``, of parameters to leave alone. The authors
+            leave out the last layer's weight, not its bias.
+        units: ``official``, ``timm``, or ``layer`` for one ratio per parameter.
+
+    Returns:
+        By name the share of units that were clipped; see :class:`Clipped` and :func:`share`.
+
+    Raises:
+        TypeError: for parameters without names, and for sparse, complex or sharded gradients.
+        ValueError: for an entry of ``exclude`` that matches no name, an unknown rule, or numbers
+            out of range.
+    """
+    check_numbers(clipping, eps)
+    parameters = by_name(named_parameters)
+    spared = select("parameter to exclude", exclude, parameters)
+    is_whole = UNITS[choose("rule for units", units, UNITS)]
+    chosen = {n: p for n, p in parameters.items() if p.grad is not None and n not in spared}
+    factors: dict[str, Tensor] = {}
+    for group in alike(chosen):
+        first = {name: weight for name, weight in group.items() if is_whole(weight)}
+        ordered, whole = first | group, len(first)  # those that are one unit come first
+        weights = list(ordered.values())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        factor = clip_factor(
+            unitwise_norm(weights, whole), unitwise_norm(gradients, whole), clipping, eps
+        )
+        parts = factor.split([1] * whole + [len(weight) for weight in weights[whole:]])
+        torch._foreach_mul_(gradients, list(map(_facing, parts, gradients)))
+        factors.update(zip(ordered, parts, strict=True))
+    return Clipped({name: factors[name] for name in chosen})
+
+
 class Clipped(Mapping[str, Tensor]):
     """What was clipped: name of a parameter → share of its units, a 0-dim tensor.
 
     A share is computed when it is asked for. What was made while a CUDA graph was captured shows
-    the latest replay.
+    the latest replay. Printing it waits for the device and names the layers most clipped.
 
     Attributes:
         factors: name → what the gradient of each unit was multiplied by ``[units]``, 1 if it was
@@ -75,6 +146,12 @@ class Clipped(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.factors)
 
+    def __repr__(self) -> str:
+        shares = sorted(((name, float(part)) for name, part in self.items()), key=lambda x: -x[1])
+        most = ", ".join(f"{name} {part:.0%}" for name, part in shares[:3] if part) or "none"
+        units = sum(map(len, self.factors.values()))
+        return f"Clipped({float(share(self)):.1%} of {units:,} units; most: {most})"
+
 
 def share(clipped: Clipped) -> Tensor:
     """The share of all units together that were clipped: a 0-dim tensor, 0 if there are none."""
@@ -84,79 +161,19 @@ def share(clipped: Clipped) -> Tensor:
 
 
 @torch.no_grad()
-def clip_grads_(
-    named_parameters: Iterable[tuple[str, Tensor]],
-    clipping: float = 0.01,
-    eps: float = 1e-3,
-    exclude: Iterable[str] = (),
-    units: str = "official",
-) -> Clipped:
-    """Clip the gradients of ``named_parameters`` in place, unit by unit.
+def ratios(
+    named_parameters: Iterable[tuple[str, Tensor]], eps: float = 1e-3, units: str = "official"
+) -> dict[str, Tensor]:
+    """Name → ``‖G_i‖ / max(‖W_i‖, ε)`` of each unit ``[units]``, to choose λ by.
 
-    Call it after backward (and after unscaling, if a loss scaler is used) and before the optimizer
-    adds weight decay or momentum; with gradient accumulation only before an optimizer step.
-
-    Args:
-        named_parameters: ``model.named_parameters()``, or a list of it made once, which saves the
-            walk through the model. Those without a gradient are skipped.
-        clipping: λ, the largest ratio of gradient norm to weight norm.
-        eps: weight norms below count as ``eps``, so that zero-initialised units can move.
-        exclude: names, or patterns such as ``head.*``, of parameters to leave alone. The authors
-            leave out the last layer's weight, not its bias.
-        units: ``official``, ``timm``, or ``layer`` for one ratio per parameter.
-
-    Returns:
-        By name the share of units that were clipped; see :class:`Clipped` and :func:`share`.
-
-    Raises:
-        TypeError: for parameters without names, and for sparse or complex gradients.
-        ValueError: for an entry of ``exclude`` that matches no name, an unknown rule, or numbers
-            out of range.
+    Between backward and :func:`clip_grads_`: a unit is clipped if its ratio is above λ.
     """
-    check_numbers(clipping, eps)
-    parameters = by_name(named_parameters)
-    spared = select("parameter to exclude", exclude, parameters)
-    whole = UNITS[choose("rule for units", units, UNITS)]
-    alike: dict[Kind, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
-    for name, weight in parameters.items():
-        if weight.grad is not None and name not in spared:
-            vectors, others = alike.setdefault(kind_of(weight), ({}, {}))
-            (vectors if whole(weight) else others)[name] = weight
-
-    factors: dict[str, Tensor] = {}
-    for kind, (vectors, others) in alike.items():
-        check_kind(kind, vectors | others)
-        weights = [*vectors.values(), *others.values()]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        norms = [_norms(tensors, len(vectors)) for tensors in (weights, gradients)]
-        factor = clip_factor(norms[0], norms[1], clipping, eps)
-        parts = factor.split([1] * len(vectors) + [len(weight) for weight in others.values()])
-        torch._foreach_mul_(gradients, list(map(_facing, parts, gradients)))
-        factors.update(zip([*vectors, *others], parts, strict=True))
-    return Clipped({name: factors[name] for name in parameters if name in factors})
-
-
-def _norms(tensors: list[Tensor], vectors: int) -> Tensor:
-    """Norms of the first ``vectors`` tensors, then of each index of dimension 0 of the others."""
-    norm, dtype = torch.linalg.vector_norm, norm_type(tensors[0])
-    norms = [norm(t, dim=tuple(range(1, t.ndim)), dtype=dtype) for t in tensors[vectors:]]
-    if vectors:
-        norms.insert(0, torch.stack(torch._foreach_norm(tensors[:vectors], dtype=dtype)))
-    return torch.cat(norms)
-
-
-def norm_type(tensor: Tensor) -> torch.dtype | None:
-    """The type in which norms are taken: float32 for half precision."""
-    return torch.float32 if tensor.dtype in (torch.bfloat16, torch.float16) else None
-
-
-def clip_factor(weights: Tensor, gradients: Tensor, clipping: float, eps: float) -> Tensor:
-    """What to multiply gradients by, from the norms of units: a vector each."""
-    bound = weights.clamp(min=eps).mul_(clipping)
-    norms = gradients.nan_to_num(nan=math.nan, posinf=math.nan)
-    # The floor is the authors' too; it engages only where clipping * eps is below it.
-    factor = bound / norms.clamp(min=1e-6)
-    return torch.where(norms <= bound, 1.0, factor)  # nan compares false and stays
+    is_whole = UNITS[choose("rule for units", units, UNITS)]
+    return {
+        name: unitwise_norm([p.grad], is_whole(p)) / unitwise_norm([p], is_whole(p)).clamp(min=eps)
+        for name, p in by_name(named_parameters).items()
+        if p.grad is not None
+    }
 
 
 def _facing(factor: Tensor, gradient: Tensor) -> Tensor:
@@ -166,8 +183,13 @@ def _facing(factor: Tensor, gradient: Tensor) -> Tensor:
     return factor.view(-1, *[1] * (gradient.ndim - 1)) if gradient.ndim else factor.view(())
 
 
+def norm_type(tensor: Tensor) -> torch.dtype | None:
+    """The type in which norms are taken, if not the tensor's own: float32 for half precision."""
+    return torch.float32 if tensor.dtype in (torch.bfloat16, torch.float16) else None
+
+
 def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """The parameters by name, each given once."""
+    """Name → parameter; each name and each parameter must be given once."""
     try:
         pairs = list(named_parameters)
         parameters = dict(pairs)
@@ -183,21 +205,6 @@ def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]
     return parameters
 
 
-def select(kind: str, entries: Iterable[str], names: Iterable[str]) -> set[str]:
-    """The names that are entries or match one as a pattern."""
-    if isinstance(entries, str):
-        raise TypeError(f"{kind}: expected a list of names, got the text {entries!r}")
-    names = list(names)
-    found: set[str] = set()
-    for entry in entries:
-        matches = [entry] if entry in names else matching(names, entry)
-        if not matches:
-            near = ", ".join(get_close_matches(entry, names, cutoff=0.4)) or ", ".join(names[-3:])
-            raise ValueError(f"{kind}: {entry!r} matches no name; nearest: {near}")
-        found.update(matches)
-    return found
-
-
 def check_numbers(clipping: float, eps: float) -> None:
     """Refuse what is out of range."""
     if not (0 < clipping < math.inf and 0 <= eps < math.inf):
@@ -207,26 +214,26 @@ def check_numbers(clipping: float, eps: float) -> None:
         )
 
 
-Kind = tuple[torch.device, torch.dtype, torch.layout]
+def alike(parameters: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Parameters grouped by device and type, so that each group can be worked on at once.
 
-
-def kind_of(parameter: Tensor) -> Kind:
-    """What tensors must share to be worked on together."""
-    layout = torch.strided if parameter.grad is None else parameter.grad.layout
-    return parameter.device, parameter.dtype, layout
-
-
-def check_kind(kind: Kind, named: dict[str, Tensor]) -> None:
-    """Refuse gradients whose units have no norm of their own here."""
-    _, dtype, layout = kind
-    if dtype.is_complex:
-        what = "complex"
-    elif layout is not torch.strided:
-        what = str(layout).removeprefix("torch.")
-    elif any(hasattr(parameter, "device_mesh") for parameter in named.values()):
-        what = "sharded"
-    else:
-        return
-    raise TypeError(
-        f"gradients of {', '.join(named)} are {what}; expected dense, real and whole ones"
-    )
+    Raises:
+        TypeError: for gradients that are complex, sparse or sharded.
+    """
+    groups: dict[tuple[torch.device, torch.dtype, torch.layout], dict[str, Tensor]] = {}
+    for name, p in parameters.items():
+        layout = torch.strided if p.grad is None else p.grad.layout
+        groups.setdefault((p.device, p.dtype, layout), {})[name] = p
+    for (_, dtype, layout), group in groups.items():
+        if dtype.is_complex:
+            what = "complex"
+        elif layout is not torch.strided:
+            what = str(layout).removeprefix("torch.")
+        elif any(hasattr(parameter, "device_mesh") for parameter in group.values()):
+            what = "sharded"
+        else:
+            continue
+        raise TypeError(
+            f"gradients of {', '.join(group)} are {what}; expected dense, real and whole ones"
+        )
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""Choose what is trained: freeze a network but for some groups of parameters, and say which.
+"""Choose what is trained: freeze all of a network but some groups of parameters, and say which.
 
 Groups (arXiv 2003.00152, Table 1 counts them the same way):
 
@@ -18,6 +18,7 @@ Join them with ``+``: ``freeze(model, train="batchnorm+output")``. Works on any 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,8 +30,6 @@ from torch.optim.optimizer import (
 )
 
 from nbrepro._policy import GROUPS, parse
-
-__all__ = ["GROUPS", "FreezeReport", "count", "freeze", "parse"]
 
 _SHORTCUT_NAMES = {"shortcut", "downsample"}
 
@@ -98,18 +97,18 @@ def freeze(
 
     Frozen parameters get ``requires_grad=False``: no gradient is computed for them, and an
     optimizer that is given the trainable ones alone can neither move nor decay them. Under
-    ``random:k`` the gradient of the other weights is set to zero and every
-    ``torch.optim`` step is followed by putting them back, so that neither weight decay nor momentum
-    moves them; the whole weight gradient has to be computed, so this saves no time.
+    ``random:k`` the gradient of the other weights is set to zero and every ``torch.optim`` step is
+    followed by putting them back bit for bit, so that neither weight decay nor momentum moves
+    them; the whole weight gradient has to be computed, so this saves no time. The restriction goes
+    with the layers: into copies of the model, and onto weights loaded with ``assign=True``.
 
-    Calling it again replaces the earlier policy. ``copy.deepcopy`` does not take the restriction of
-    ``random:k`` along: freeze the copy as well.
+    Calling it again replaces the earlier policy.
 
     Args:
         model: any module.
         train: groups joined with ``+``, see the table at the top of this module.
         seed: draws the positions of ``random:k``; the same seed gives the same positions.
-        statistics: if false, BatchNorm layers also normalise with their stored running statistics,
+        statistics: if false, BatchNorm layers also normalize with their stored running statistics,
             in training as in evaluation, and never update them.
 
     Returns:
@@ -120,10 +119,11 @@ def freeze(
             than a convolution's fan-in.
     """
     wanted, k = parse(train)
-    convolutions = {m.weight for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)]
+    convolutions = {layer.weight for layer in layers}
     generator = torch.Generator().manual_seed(seed)
     names: list[str] = []
-    masks: dict[nn.Parameter, Tensor] = {}
+    masks: dict[Tensor, Tensor] = {}
     counts = dict.fromkeys([*GROUPS, "random"], 0)
     for name, parameter, groups in _groups(model):
         if groups & wanted:
@@ -145,8 +145,10 @@ def freeze(
     _undo(model)
     for name, parameter, _ in _groups(model):
         parameter.requires_grad_(name in names)
-    for parameter, mask in masks.items():
-        parameter._nbrepro_masked = _Masked(parameter, mask)  # type: ignore[attr-defined]
+    for layer in layers:
+        mask = masks.get(layer.weight)
+        if mask is not None:
+            _restrict(layer, mask)
     if not statistics:
         for module in model.modules():
             if isinstance(module, _BatchNorm):
@@ -173,12 +175,27 @@ def _draw(name: str, weight: Tensor, k: int, generator: torch.Generator) -> Tens
     return mask.view(weight.shape)
 
 
-class _Masked:
-    """Lets an optimizer step change a weight inside ``mask`` only."""
+def _restrict(layer: nn.Module, mask: Tensor) -> None:
+    """Let optimizer steps change the weight of ``layer`` inside ``mask`` only."""
+    _watch_optimizers()
+    hook = layer.register_forward_pre_hook(_tie)
+    layer.__dict__["_nbrepro_mask"], layer.__dict__["_nbrepro_tie"] = mask, hook
+    _tie(layer)
 
-    def __init__(self, weight: nn.Parameter, mask: Tensor) -> None:
+
+def _tie(layer: nn.Module, _: Any = None) -> None:
+    """Tie the mask to the weight that the layer has now: copying and loading may bring another."""
+    weight: Any = layer.weight
+    if weight.requires_grad and not hasattr(weight, "_nbrepro_masked"):
+        weight._nbrepro_masked = _Masked(weight, layer.__dict__["_nbrepro_mask"])
+
+
+class _Masked:
+    """Zeroes the gradient outside ``mask``, and puts back what a step changed there."""
+
+    def __init__(self, weight: Tensor, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
-        self.before: list[Tensor] = []  # one a step in progress: optimizers may wrap others
+        self.before: list[Tensor] = []  # one per step in progress: optimizers may wrap others
         self.hook = weight.register_hook(self.gradient)
 
     def gradient(self, gradient: Tensor) -> Tensor:
@@ -195,11 +212,14 @@ class _Masked:
             weight.copy_(torch.where(self.mask, weight, before))
 
 
-def _masked(optimizer: torch.optim.Optimizer) -> Iterator[tuple[_Masked, nn.Parameter]]:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if hasattr(parameter, "_nbrepro_masked"):
-                yield parameter._nbrepro_masked, parameter
+@cache
+def _watch_optimizers() -> None:
+    """Be told of every optimizer's steps, so that whoever asks for random:k need not pass one.
+
+    Only weights that are masked are touched. Before the first random:k nothing is registered.
+    """
+    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_post_hook(_after_step)
 
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -212,9 +232,11 @@ def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         masked.restore(weight)
 
 
-# Hooks for every optimizer: whoever calls freeze() with random:k need not remember anything.
-register_optimizer_step_pre_hook(_before_step)
-register_optimizer_step_post_hook(_after_step)
+def _masked(optimizer: torch.optim.Optimizer) -> Iterator[tuple[_Masked, nn.Parameter]]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if hasattr(parameter, "_nbrepro_masked"):
+                yield parameter._nbrepro_masked, parameter
 
 
 def _undo(model: nn.Module) -> None:
@@ -224,6 +246,9 @@ def _undo(model: nn.Module) -> None:
             parameter._nbrepro_masked.hook.remove()
             del parameter._nbrepro_masked
     for module in model.modules():
+        if hasattr(module, "_nbrepro_tie"):
+            module.__dict__.pop("_nbrepro_tie").remove()
+            del module.__dict__["_nbrepro_mask"]
         if hasattr(module, "_nbrepro_stored"):
             module.__dict__.pop("_nbrepro_stored").remove()
             module.train(model.training)

@@ -250,6 +250,8 @@ def test_bad_input_says_what_was_expected(build: Callable[..., object]) -> None:
         build(named.items(), exclude=["linaer"])
     with pytest.raises(ValueError, match=r"'fc\.\*' matches no name"):
         build(named.items(), exclude=["fc.*"])
+    with pytest.raises(ValueError, match=r"'fc' matches no name; nearest: fc\.weight, fc\.bias$"):
+        build(Net().named_parameters(), exclude=["fc"])
     with pytest.raises(TypeError, match="expected a list of names"):
         build(named.items(), exclude="linear")
     for clipping, eps in ((0.0, 1e-3), (-1.0, 1e-3), (math.nan, 1e-3), (0.01, -1.0)):
@@ -317,6 +319,54 @@ def test_kinds_may_be_mixed() -> None:
     assert list(clipped) == [*half, *named]
     for part, other in zip(wanted, (named, half), strict=True):
         assert all(torch.equal(part[name].grad, other[name].grad) for name in part)
+
+
+def test_what_was_clipped_can_be_printed() -> None:
+    named = parameters({"linear": (4, 7), "bias": (4,), "deep": (3, 2)})
+    for name, scale in (("linear", [1.0, 1.0, 0.0, 0.0]), ("bias", 0.0), ("deep", 1.0)):
+        gradient = torch.ones_like(named[name])
+        named[name].grad = gradient * torch.tensor(scale).reshape(-1, *[1] * (gradient.ndim - 1))
+    clipped = agc.clip_grads_(named.items())
+    assert repr(clipped) == "Clipped(62.5% of 8 units; most: deep 100%, linear 50%)"
+    assert repr(agc.clip_grads_([])) == "Clipped(0.0% of 0 units; most: none)"
+
+
+@pytest.mark.parametrize("rule", agc.UNITS)
+def test_a_unit_is_clipped_if_its_ratio_is_above_lambda(rule: str) -> None:
+    named = parameters(dtype=torch.float64)
+    ratios = agc.ratios(named.items(), units=rule)
+    clipped = agc.clip_grads_(named.items(), 0.01, units=rule)
+    assert list(ratios) == list(named)
+    for name, ratio in ratios.items():
+        torch.testing.assert_close((0.01 / ratio).clamp(max=1), clipped.factors[name])
+
+
+def test_in_bfloat16_timm_is_a_percent_off() -> None:
+    shapes = {
+        name: tuple(p.shape) for name, p in models.create("cifar_resnet14").named_parameters()
+    }
+    named, theirs = (parameters(shapes, dtype=torch.bfloat16) for _ in range(2))
+    exact = {name: p.detach().double().requires_grad_() for name, p in named.items()}
+    for name, parameter in exact.items():
+        parameter.grad = named[name].grad.double()
+    timm_clip(theirs)
+    for tensors in (named, exact):
+        agc.clip_grads_(tensors.items(), units="timm")
+    off = []
+    for tensors in (named, theirs):
+        pairs = [(tensors[name].grad.double(), exact[name].grad) for name in shapes]
+        off.append(max(float((a - b).norm() / b.norm()) for a, b in pairs if b.norm() > 0))
+    assert off[0] < 0.003 < off[1] < 0.02
+
+
+def test_importing_the_method_imports_torch_alone() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); import nbrepro.agc; "
+        "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('torch')))"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    new = [name for name in seen.stdout.split() if name not in sys.stdlib_module_names]
+    assert new == ["nbrepro", "nbrepro._suggest", "nbrepro.agc"]
 
 
 def test_zeros_stay_finite() -> None:
@@ -761,6 +811,15 @@ def test_parameter_groups() -> None:
     optimizer.step()
     torch.testing.assert_close(extra.detach(), torch.tensor([-0.6e-5, 0.0, -0.8e-5]))
     assert list(optimizer.clipped) == ["extra"]
+
+
+def test_a_group_that_is_added_names_what_is_not_clipped() -> None:
+    model, head = Net(), nn.Linear(2, 2)
+    optimizer = ours(model)
+    optimizer.add_param_group({"params": head.named_parameters(), "unclipped": ["weight"]})
+    head(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert list(optimizer.clipped) == ["bias"]
 
 
 def test_a_capture_needs_a_step_before(monkeypatch: pytest.MonkeyPatch) -> None:

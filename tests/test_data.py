@@ -2,6 +2,8 @@ import hashlib
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +15,15 @@ import torch
 from conftest import MakeTree
 from PIL import Image, ImageFile
 from torch import Tensor
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import functional as TF
 
 from nbrepro import data
-from nbrepro.data import MEAN, STD, Batches, DataError, Dataset
+from nbrepro.data import MEAN, STD, Batches, DataError, Dataset, folder
+from nbrepro.experiments import Experiment
+from nbrepro.spec import Spec
 
+CIFARS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 CIFAR_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -139,6 +144,17 @@ def test_tree_is_loaded(make_tree: MakeTree, suffix: str, test: str) -> None:
         assert np.array_equal(dataset.train_images[6], np.asarray(image))
     with Image.open(base / test / "emu" / f"00{suffix}") as image:
         assert np.array_equal(dataset.test_images[4], np.asarray(image))
+
+
+def test_images_may_have_any_one_size(make_tree: MakeTree) -> None:
+    base = make_tree()
+    for path in base.rglob("*.png"):
+        Image.new("RGB", (50, 70), (1, 2, 3)).save(path)
+    dataset = data.load("tiny", base.parent)
+    assert dataset.train_images.shape == (12, 70, 50, 3)
+    assert dataset.card.side is None
+    images, _ = Batches(dataset.train_images, dataset.train_labels, 4)(torch.arange(2))
+    assert images.shape == (2, 3, 70, 50)
 
 
 def test_grey_image_gets_three_channels(make_tree: MakeTree) -> None:
@@ -321,7 +337,7 @@ def test_wrong_size(make_tree: MakeTree, part: str) -> None:
     message = error("tiny", base.parent)
     assert str(base / part / "dog" / "01.png") in message
     assert "is 5×7, the others are 8×8" in message
-    assert "resize or remove" in message
+    assert "must have one size: resize or remove" in message
 
 
 @pytest.mark.parametrize("content", ["truncated", "text", "empty"])
@@ -357,32 +373,39 @@ def test_cifar10_missing(tmp_path: Path) -> None:
     assert "NBREPRO_DATA" in message
 
 
-def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files of CIFAR-10's form, with 20 images a file and pixels that tell where they are from."""
-    folder = root / CIFAR10.base_folder
+def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, name: str = "cifar10") -> Path:
+    """Files of CIFAR's form, with few images per file and pixels that tell where they are from."""
+    source = CIFARS[name]
+    folder: Path = root / source.base_folder
     folder.mkdir()
+    classes = CIFAR_CLASSES if name == "cifar10" else [f"class {i}" for i in range(100)]
+    size = 2 * len(classes)
 
-    def save(name: str, content: object) -> tuple[str, str]:
+    def save(file: str, content: object) -> tuple[str, str]:
         raw = pickle.dumps(content, protocol=2)
-        (folder / name).write_bytes(raw)
-        return name, hashlib.md5(raw).hexdigest()
+        (folder / file).write_bytes(raw)
+        return file, hashlib.md5(raw).hexdigest()
 
     def batch(number: int) -> dict[str, object]:
-        pixels = np.full((20, 3072), number, dtype=np.uint8)
+        pixels = np.full((size, 3072), number, dtype=np.uint8)
         pixels[:, :1024] += 100  # red plane comes first
-        return {"data": pixels, "labels": [i % 10 for i in range(20)]}
+        labels = [i % len(classes) for i in range(size)]
+        if name == "cifar10":
+            return {"data": pixels, "labels": labels}
+        return {"data": pixels, "fine_labels": labels, "coarse_labels": [0] * size}
 
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    *train, test = [save(name, batch(i)) for i, name in enumerate(names)]
-    meta, meta_md5 = save("batches.meta", {"label_names": list(CIFAR_CLASSES)})
-    monkeypatch.setattr(CIFAR10, "train_list", [list(t) for t in train])
-    monkeypatch.setattr(CIFAR10, "test_list", [list(test)])
-    monkeypatch.setattr(CIFAR10, "meta", {"filename": meta, "key": "label_names", "md5": meta_md5})
+    names = [file for file, _ in source.train_list + source.test_list]
+    *train, test = [save(file, batch(i)) for i, file in enumerate(names)]
+    key = source.meta["key"]
+    meta, meta_md5 = save(source.meta["filename"], {key: list(classes)})
+    monkeypatch.setattr(source, "train_list", [list(t) for t in train])
+    monkeypatch.setattr(source, "test_list", [list(test)])
+    monkeypatch.setattr(source, "meta", {"filename": meta, "key": key, "md5": meta_md5})
     return folder
 
 
 def test_cifar10_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_cifar10(tmp_path, monkeypatch)
+    write_cifar(tmp_path, monkeypatch)
     dataset = data.load("cifar10", tmp_path)
     assert dataset.train_images.shape == (100, 32, 32, 3)
     assert dataset.test_images.shape == (20, 32, 32, 3)
@@ -392,20 +415,167 @@ def test_cifar10_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert dataset.classes[-1] == "truck"
 
 
-@pytest.mark.parametrize("file", ["data_batch_3", "test_batch"])
-def test_cifar10_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
-    path = write_cifar10(tmp_path, monkeypatch) / file
-    path.write_bytes(path.read_bytes()[:-100])
-    message = error("cifar10", tmp_path)
-    assert str(path) in message
-    assert "damaged" in message
+def test_cifar100_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path, monkeypatch, "cifar100")
+    dataset = data.load("cifar100", tmp_path)
+    assert dataset.train_images.shape == dataset.test_images.shape == (200, 32, 32, 3)
+    assert dataset.train_images[45, 3, 4].tolist() == [100, 0, 0]
+    assert dataset.test_images[0, 0, 0].tolist() == [101, 1, 1]
+    assert dataset.test_labels.tolist() == list(range(100)) * 2
+    assert dataset.classes[99] == "class 99"
+    assert dataset.chance == 0.01
+
+
+CIFAR_FILES = [
+    *(("cifar10", file) for file in ("data_batch_3", "test_batch", "batches.meta")),
+    *(("cifar100", file) for file in ("train", "test", "meta")),
+]
+
+
+@pytest.mark.parametrize(("name", "file"), CIFAR_FILES)
+def test_cifar_truncated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    path = write_cifar(tmp_path, monkeypatch, name) / file
+    path.write_bytes(path.read_bytes()[:-10])
+    message = error(name, tmp_path)
+    assert message.startswith(f"{name}: {path} is damaged")
     assert "delete it and run with download=True" in message
 
 
-def test_cifar10_without_its_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_cifar10(tmp_path, monkeypatch) / "batches.meta"
+@pytest.mark.parametrize(("name", "file"), CIFAR_FILES)
+def test_cifar_without_one_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    path = write_cifar(tmp_path, monkeypatch, name) / file
     path.unlink()
-    assert "cifar10" in error("cifar10", tmp_path)
+    message = error(name, tmp_path)
+    assert message.startswith(f"{name}: {path} is missing")
+    assert "NBREPRO_DATA" in message
+
+
+@pytest.mark.parametrize(("name", "file"), CIFAR_FILES)
+def test_cifar_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    """Class names, too: torchvision's own check does not cover them."""
+    folder = write_cifar(tmp_path, monkeypatch, name)
+    archive = tmp_path / CIFARS[name].filename  # as if it had just come
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, folder.name)
+    monkeypatch.setattr(CIFARS[name], "url", (tmp_path / "nowhere").as_uri())
+    monkeypatch.setattr(CIFARS[name], "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    whole = data.load(name, tmp_path).fingerprint
+    (folder / file).unlink()
+    assert data.load(name, tmp_path, download=True).fingerprint == whole
+    archive.unlink()  # what is whole is not fetched again
+    assert data.load(name, tmp_path, download=True).fingerprint == whole
+
+
+def test_cifar_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR100, "url", (tmp_path / "nowhere.tar.gz").as_uri())
+    with pytest.raises(DataError, match="cifar100: torchvision could not read or fetch it below"):
+        data.load("cifar100", tmp_path, download=True)
+
+
+# --- cards and small forms ---------------------------------------------------------------------
+
+
+def test_the_card_of_the_digits_is_what_is_loaded(digits: Dataset) -> None:
+    assert data.card("digits") == digits.card
+    assert digits.chance == data.card("digits").chance == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "train", "test", "side"),
+    [
+        ("cifar10", 10, 50_000, 10_000, 32),
+        ("cifar10-jpeg", 10, 50_000, 10_000, 32),
+        ("cifar10-jpeg-16px", 10, 10_000, 2_000, 16),
+        ("cifar100", 100, 50_000, 10_000, 32),
+        ("cifar100-16px", 100, 10_000, 2_000, 16),
+        ("digits-16px", 10, None, None, 4),  # classes of unequal size
+        ("my-folder", None, None, None, None),
+        ("my-folder-16px", None, None, None, None),
+    ],
+)
+def test_cards(
+    name: str, classes: int | None, train: int | None, test: int | None, side: int | None
+) -> None:
+    card = data.card(name)
+    assert (card.name, card.classes, card.side) == (name, classes, side)
+    assert (card.train_images, card.test_images) == (train, test)
+    assert card.chance == (1 / classes if classes else None)
+    assert card.original == (name == "cifar10")
+
+
+def test_a_loaded_folder_completes_its_card(make_tree: MakeTree) -> None:
+    dataset = data.load("tiny", make_tree().parent)
+    assert dataset.card == data.Card("tiny", 3, 12, 6, 8)
+    assert dataset.chance == pytest.approx(1 / 3)
+
+
+def test_cards_need_no_torch() -> None:
+    code = (
+        "import sys; from nbrepro.data import DataError, card, default_root; import nbrepro.data;"
+        "assert card('cifar100').classes == 100; assert 'torch' not in sys.modules;"
+        "assert nbrepro.data.load('digits').chance == 0.1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_of_the_room_loads() -> None:
+    assert all(hasattr(data, name) for name in data.__all__)
+    misspelt = "laod"
+    with pytest.raises(AttributeError, match=r"'nbrepro\.data' has no attribute 'laod'"):
+        getattr(data, misspelt)
+
+
+def test_the_small_form_is_the_first_fifth_at_half_the_side(digits: Dataset) -> None:
+    small = data.load("digits-16px")
+    assert small.name == "digits-16px"
+    assert small.card.side == 4
+    for label in range(10):
+        whole = digits.train_images[digits.train_labels == label]
+        kept = small.train_images[small.train_labels == label]
+        assert len(kept) == len(whole) // 5
+        mean = whole[0].view(4, 2, 4, 2, 3).double().mean((1, 3))
+        assert torch.equal(kept[0], mean.round().byte())
+
+
+@pytest.mark.parametrize(("counts", "named"), [((5, 4), "'dog' has 4 test"), ((5, 5), "")])
+def test_the_small_form_drops_no_class(
+    make_tree: MakeTree, counts: tuple[int, int], named: str
+) -> None:
+    base = make_tree(classes=("cat", "dog"))
+    for part in ("train", "test"):
+        for class_name, count in zip(("cat", "dog"), counts, strict=True):
+            for number in range(count if part == "test" else 5):
+                Image.new("RGB", (8, 8)).save(base / part / class_name / f"{number:02}.png")
+    if named:
+        message = error("tiny-16px", base.parent)
+        assert f"tiny-16px: class {named} images" in message
+        assert "use tiny as it is" in message
+    else:
+        assert data.load("tiny-16px", base.parent).train_labels.tolist() == [0, 1]
+
+
+def test_an_arm_keeps_its_small_form() -> None:
+    """On other data as on its own."""
+    arms = ["cifar10", "cifar10-16px"]
+    experiment = Experiment(
+        *("name", "chapter", "title"),
+        arms=lambda profile: [Spec(model="cifar_resnet8", dataset=name) for name in arms],
+        seeds={"smoke": 1, "quick": 1, "full": 1},
+    )
+
+    def names(profile: str, dataset: str | None) -> list[str]:
+        return [spec.dataset for spec in experiment.specs(profile, dataset)]
+
+    assert names("quick", None) == names("quick", "cifar10") == arms
+    assert names("full", "not-cifar10") == ["not-cifar10", "not-cifar10-16px"]
+    assert names("quick", "cifar100-16px") == ["cifar100-16px"] * 2
+    assert names("smoke", "cifar100") == arms
 
 
 # --- the tree whose content is known ------------------------------------------------------------
@@ -436,8 +606,8 @@ def test_known_tree_with_altered_files(
         for part in ("train", "test")
     }
     digest = data.tree_digest(base, listing)
-    tree = data._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
-    monkeypatch.setitem(data._KNOWN_TREES, "tiny", tree)
+    tree = folder._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
+    monkeypatch.setitem(folder._KNOWN_TREES, "tiny", tree)
     assert len(data.load("tiny", base.parent).train_labels) == 12
     shutil.copy(base / "train" / "cat" / "00.png", base / "train" / "cat" / "01.png")
     message = error("tiny", base.parent)

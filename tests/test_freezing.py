@@ -256,6 +256,40 @@ def test_weights_loaded_after_freezing_stay(model: nn.Module) -> None:
     assert moved.unique().tolist() == [2]
 
 
+def moved_weights(model: nn.Module) -> list[Tensor]:
+    """Of every convolution, which weights a few steps move."""
+    before = parameters_of(model)
+    take_steps(model)
+    return [p != before[name] for name, p in model.named_parameters() if name in CONVOLUTIONS]
+
+
+def per_filter(moved: list[Tensor]) -> set[int]:
+    return {int(count) for weights in moved for count in weights.flatten(1).sum(1)}
+
+
+def test_random_holds_for_weights_that_are_assigned(model: nn.Module) -> None:
+    """``load_state_dict(assign=True)`` puts other parameters in place of the frozen ones."""
+    freeze(model, "random:2")
+    positions = moved_weights(model)
+    old = model.get_parameter("conv.weight")
+    model.load_state_dict(models.create("cifar_resnet8").state_dict(), assign=True)
+    assert model.get_parameter("conv.weight") is not old
+    assert all(map(torch.equal, moved_weights(model), positions))
+    assert per_filter(positions) == {2}
+    freeze(model, "other+shortcut")
+    assert all(bool(weights.all()) for weights in moved_weights(model))
+
+
+def test_random_holds_for_copies(model: nn.Module) -> None:
+    freeze(model, "random:2")
+    twin = copy.deepcopy(model)
+    freeze(model, "random:1")
+    assert per_filter(moved_weights(twin)) == {2}
+    assert per_filter(moved_weights(model)) == {1}
+    freeze(twin, "other+shortcut")
+    assert all(bool(weights.all()) for weights in moved_weights(twin))
+
+
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
@@ -357,7 +391,7 @@ def test_torchvision_resnet18() -> None:
     [
         ("all", "all"),
         ("output+batchnorm", "batchnorm+output"),
-        ("random:02+output+gamma+output", "gamma+output+random:2"),
+        ("output+gamma+random:02+output", "random:2+gamma+output"),
     ],
 )
 def test_one_policy_has_one_canonical_name(written: str, canonical: str) -> None:
@@ -367,4 +401,29 @@ def test_one_policy_has_one_canonical_name(written: str, canonical: str) -> None
 
 def test_the_grammar_needs_no_torch() -> None:
     code = "import sys, nbrepro._policy; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_imports_leave_every_optimizer_alone() -> None:
+    """Hooks are registered when random:k is asked for, and then touch masked weights only."""
+    code = """
+import importlib, pkgutil
+from torch.optim import optimizer
+import nbrepro
+
+def registered():
+    return [len(optimizer._global_optimizer_pre_hooks), len(optimizer._global_optimizer_post_hooks)]
+
+for module in pkgutil.walk_packages(nbrepro.__path__, "nbrepro."):
+    importlib.import_module(module.name)
+from nbrepro import freezing, models, spec
+
+spec.Spec(model="cifar_resnet8", train="random:2")
+model = models.create("cifar_resnet8")
+freezing.freeze(model, "batchnorm+output")
+assert registered() == [0, 0], registered()
+for _ in range(2):
+    freezing.freeze(model, "random:2")
+assert registered() == [1, 1], registered()
+"""
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,29 +1,42 @@
-"""Data sets as tensors, and whole batches of them on the device."""
+"""Data sets as tensors, and whole batches of them on the device.
 
-from nbrepro.data.batches import Batches
-from nbrepro.data.datasets import (
-    MEAN,
-    SMALL,
-    STD,
-    DataError,
-    Dataset,
-    base,
-    cache_folder,
-    default_root,
-    load,
-    shrink,
-    tree_digest,
-)
+Names load on first use: cards and folder trees need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from nbrepro.data.cards import SMALL, Card, base, card
+
+if TYPE_CHECKING:
+    from nbrepro.data.batches import Batches
+    from nbrepro.data.datasets import MEAN, STD, Dataset, load, shrink
+    from nbrepro.data.folder import DataError, cache_folder, default_root, tree_digest
+else:
+    _HOMES = {
+        "batches": ("Batches",),
+        "datasets": ("MEAN", "STD", "Dataset", "load", "shrink"),
+        "folder": ("DataError", "cache_folder", "default_root", "tree_digest"),
+    }
+
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(f"nbrepro.data.{home}"), name)
+        raise AttributeError(f"module 'nbrepro.data' has no attribute {name!r}")
+
 
 __all__ = [
     "MEAN",
     "SMALL",
     "STD",
     "Batches",
+    "Card",
     "DataError",
     "Dataset",
     "base",
     "cache_folder",
+    "card",
     "default_root",
     "load",
     "shrink",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nbrepro._suggest import choose
+from nbrepro.data import cards
 from nbrepro.spec import Spec
 
 #: How much is spent. Only ``quick`` and ``full`` can carry a verdict.
@@ -38,8 +39,8 @@ class Experiment:
 
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
-            dataset: instead of CIFAR-10 (an arm that uses its small form uses that of this one);
-                ``smoke`` always uses the embedded digits.
+            dataset: instead of the arms' own (an arm that uses a small form uses that of this
+                one); ``smoke`` always uses the embedded digits.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -51,5 +52,9 @@ class Experiment:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
         if dataset is not None and profile != "smoke":
-            arms = [arm.replace(dataset=arm.dataset.replace("cifar10", dataset)) for arm in arms]
+            whole = cards.base(dataset)
+            arms = [
+                arm.replace(dataset=whole + cards.SMALL if cards.is_small(arm.dataset) else dataset)
+                for arm in arms
+            ]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

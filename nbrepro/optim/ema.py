@@ -28,7 +28,12 @@ class EMA:
     """An exponential moving average of a model's weights (NFNets, appendix A.1).
 
     Averages the trainable parameters and the floating-point buffers (running statistics), copies
-    other buffers, and leaves frozen parameters out. It starts as a copy of the model.
+    other buffers, and leaves frozen parameters out. It starts as a copy of the model. (The authors
+    average the running statistics of BatchNorm like the weights; other codes copy them.)
+
+    ``torch.optim.swa_utils.AveragedModel`` would do the same, but its update reads a counter back
+    from the device, which stalls a GPU and cannot be captured in a CUDA graph, and it copies and
+    averages what is frozen too.
 
     Args:
         model: the model to follow, on its device and with what is trained already chosen.

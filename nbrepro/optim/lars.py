@@ -1,4 +1,4 @@
-"""Layer-wise adaptive rate scaling."""
+"""Layer-wise adaptive rate scaling, the rival of clipping by unit (2102.06171, section 4)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +15,10 @@ class LARS(torch.optim.Optimizer):
     ``v = momentum v + lr ratio (g + weight_decay w)`` and ``w = w - v``, where a weight's
     ``ratio = trust |w| / (|g| + weight_decay |w|)``. The ratio is 1 for biases, gains and scalars
     (what :func:`parameter_groups` does not decay) and where ``w`` or ``g`` is zero.
+
+    The learning rate lies inside the momentum, as in the paper, so that a change of rate does not
+    rescale the past. ``timm.optim.Lars`` has it outside (at a constant rate the two are the same),
+    and timm is an independent witness in the tests, not needed to train.
 
     Args:
         params: parameters, or groups as :func:`parameter_groups` gives them.

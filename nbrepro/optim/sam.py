@@ -1,7 +1,4 @@
-"""Sharpness-aware minimization (arXiv 2010.01412), as NFNets use it (2102.06171, appendix A.4).
-
-Nothing here waits for the device, so all of it may run inside a captured CUDA graph.
-"""
+"""Sharpness-aware minimization (arXiv 2010.01412), as NFNets use it (2102.06171, appendix A.4)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +19,7 @@ def sam_gradient(
     share: float = 0.2,
     other: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """The gradient of sharpness-aware minimisation, added to ``.grad`` (NFNets, appendix A.4).
+    """The gradient of sharpness-aware minimization, added to ``.grad`` (NFNets, appendix A.4).
 
     Args:
         model: its trainable parameters are moved and put back, bit for bit.
@@ -94,7 +91,7 @@ def ascended(
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Normalise with the batch's statistics as always, but leave the running ones alone."""
+    """Normalize with the batch's statistics as always, but leave the running ones alone."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     layers = [layer for layer in layers if layer.training]
     for layer in layers:

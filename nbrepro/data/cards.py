@@ -1,0 +1,82 @@
+"""Data cards: what is known about a data set without loading it, or torch."""
+
+from dataclasses import dataclass, replace
+
+#: Ending of the name of a data set's small form, see :func:`nbrepro.data.shrink`.
+SMALL = "-16px"
+
+#: The small form keeps one image in so many of each class.
+SMALL_SHARE = 5
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known about a data set; ``None`` is not known.
+
+    Attributes:
+        name: as passed to :func:`nbrepro.data.load`.
+        classes: how many.
+        train_images: how many; ``test_images`` likewise.
+        side: height and width of the images in pixels.
+        original: whether these are the pixels that the papers' CIFAR-10 networks were trained on.
+    """
+
+    name: str
+    classes: int | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    side: int | None = None
+    original: bool = False
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing, where test images are spread evenly over the classes."""
+        return None if self.classes is None else 1 / self.classes
+
+
+_KNOWN = {
+    card.name: card
+    for card in (
+        Card("digits", 10, 1_437, 360, 8),
+        Card("cifar10", 10, 50_000, 10_000, 32, original=True),
+        Card("cifar10-jpeg", 10, 50_000, 10_000, 32),
+        Card("cifar100", 100, 50_000, 10_000, 32),
+    )
+}
+
+
+def card(name: str) -> Card:
+    """The card of a data set; of a folder that is not known, one with nothing but its name.
+
+    What such a folder holds is known once it is loaded: ``load(name).card``.
+    """
+    if not is_small(name):
+        return _KNOWN.get(name, Card(name))
+    whole = card(base(name))
+    if whole.classes is None or whole.side is None:
+        return Card(name)
+    return replace(
+        whole,
+        name=name,
+        train_images=_a_share(whole.train_images, whole.classes),
+        test_images=_a_share(whole.test_images, whole.classes),
+        side=whole.side // 2,
+        original=False,
+    )
+
+
+def _a_share(images: int | None, classes: int) -> int | None:
+    """How many images the small form keeps; not known if classes differ in size."""
+    if images is None or images % (classes * SMALL_SHARE):
+        return None
+    return images // SMALL_SHARE
+
+
+def base(name: str) -> str:
+    """The data set that ``name`` is, or is the small form of: ``cifar10-16px`` → ``cifar10``."""
+    return name.removesuffix(SMALL)
+
+
+def is_small(name: str) -> bool:
+    """Whether ``name`` is the small form of a data set."""
+    return name.endswith(SMALL)

@@ -1,0 +1,216 @@
+"""Folder trees of images: checked, decoded once, and cached.
+
+A tree is ``<root>/<name>/{train,test}/<class>/<image>``; ``val`` is accepted for ``test``, and
+folders below a class are looked into. Images may have any size, square or not, but one size for
+all: batches are cut from one tensor, which must fit into memory (3 bytes per pixel). Nothing is
+resized here, since how it is done would be part of the result.
+"""
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nbrepro._files import replacing
+
+#: uint8 images ``[N, H, W, 3]`` and their labels ``[N]``.
+Part = tuple[np.ndarray, np.ndarray]
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_TEST_FOLDERS = ("test", "val")
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """A folder tree whose content is known."""
+
+    classes: tuple[str, ...]
+    side: int
+    files_per_class: dict[str, int]
+    digest: str
+
+
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_KNOWN_TREES = {
+    "cifar10-jpeg": _Tree(
+        classes=tuple(_CIFAR10.split()),
+        side=32,
+        files_per_class={"train": 5000, "test": 1000},
+        digest="3f8acc60b8946a2f",
+    ),
+}
+
+
+class DataError(Exception):
+    """A data set is missing or wrong; the message names the file and the remedy."""
+
+
+def default_root() -> Path:
+    """Where data sets lie: ``$NBREPRO_DATA`` or ``./data``."""
+    return Path(os.environ.get("NBREPRO_DATA", "data"))
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
+    return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
+
+
+def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
+    """Decode the tree ``<root>/<name>``, or take it from the cache.
+
+    Returns:
+        Names of the classes; the training and the test images with their labels.
+
+    Raises:
+        DataError: if the tree is missing or wrong; the message names the file and what to do.
+    """
+    base = root / name
+    if not (base / "train").is_dir():
+        hint = "Known without files: digits; fetched on request: cifar10, cifar100."
+        raise DataError(
+            f"data set {name!r}: no folder {base / 'train'}. Put the images there as "
+            f"train/<class>/*.jpg and test/<class>/*.jpg, or set NBREPRO_DATA. {hint}"
+        )
+    test_folder = next((t for t in _TEST_FOLDERS if (base / t).is_dir()), None)
+    if test_folder is None:
+        raise DataError(f"{name}: no folder {base / 'test'} (or val) beside {base / 'train'}")
+    listing = {part: _list(base / part) for part in ("train", test_folder)}
+    classes = sorted(listing["train"])
+    _check_tree(name, base, listing, classes, test_folder)
+
+    stamp = hashlib.sha256(str(base.resolve()).encode())
+    for files in listing.values():
+        for paths in files.values():
+            for path in paths:
+                status = path.stat()
+                # ctime and inode change even when files trade places, size and time alike
+                marks = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                stamp.update(f"{path}\0{marks}\n".encode())
+    cached = cache_folder() / f"{name}-{stamp.hexdigest()[:16]}.npz"
+    arrays = _read_cache(cached)
+    if arrays is None:
+        _check_digest(name, base, listing)
+        arrays = {}
+        known = _KNOWN_TREES.get(name)
+        shape: tuple[int, ...] | None = (known.side, known.side, 3) if known else None
+        for part, key in (("train", "train"), (test_folder, "test")):
+            images, labels, shape = _decode(name, listing[part], classes, shape)
+            arrays |= {f"{key}_images": images, f"{key}_labels": labels}
+        _write_cache(cached, arrays)
+    return (
+        classes,
+        (arrays["train_images"], arrays["train_labels"]),
+        (arrays["test_images"], arrays["test_labels"]),
+    )
+
+
+def _list(folder: Path) -> dict[str, list[Path]]:
+    """Class name → its image files, sorted; folders below a class are looked into."""
+    return {
+        entry.name: sorted(p for p in entry.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir()
+    }
+
+
+def _check_tree(
+    name: str,
+    base: Path,
+    listing: dict[str, dict[str, list[Path]]],
+    classes: list[str],
+    test_folder: str,
+) -> None:
+    if not classes:
+        raise DataError(f"{name}: {base / 'train'} holds no class folders")
+    for part, files in listing.items():
+        for empty in (c for c in files if not files[c]):
+            raise DataError(f"{name}: {base / part / empty} holds no .jpg, .jpeg or .png file")
+    odd = sorted(set(listing["train"]) ^ set(listing[test_folder]))
+    if odd:
+        raise DataError(
+            f"{name}: class {odd[0]!r} is not in both {base / 'train'} and {base / test_folder}"
+        )
+    known = _KNOWN_TREES.get(name)
+    if known is None:
+        return
+    if classes != list(known.classes):
+        raise DataError(f"{name}: classes in {base} are {classes}; expected {list(known.classes)}")
+    for part, files in listing.items():
+        for label, paths in files.items():
+            if len(paths) != known.files_per_class.get(part):
+                raise DataError(
+                    f"{name}: {base / part / label} holds {len(paths)} images, expected "
+                    f"{known.files_per_class.get(part)}; unpack the archive again"
+                )
+
+
+def _check_digest(name: str, base: Path, listing: dict[str, dict[str, list[Path]]]) -> None:
+    """Compare all files of a known tree with its digest: catches swapped and altered files."""
+    known = _KNOWN_TREES.get(name)
+    if known is None:
+        return
+    if tree_digest(base, listing) != known.digest:
+        raise DataError(
+            f"{name}: some file below {base} is not the archive's (altered, or under another "
+            "class); unpack the archive again, or give the folder another name to use it as it is"
+        )
+
+
+def tree_digest(base: Path, listing: dict[str, dict[str, list[Path]]]) -> str:
+    """SHA-256 over the relative paths and contents of all listed files, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for files in listing.values():
+        for paths in files.values():
+            for path in paths:
+                inner = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{path.relative_to(base).as_posix()} {inner}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _decode(
+    name: str,
+    files: dict[str, list[Path]],
+    classes: list[str],
+    shape: tuple[int, ...] | None,
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    from PIL import Image, UnidentifiedImageError
+
+    images, labels = [], []
+    for label, class_name in enumerate(classes):
+        for path in files[class_name]:
+            try:
+                with Image.open(path) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+            except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+                raise DataError(
+                    f"{name}: {path} cannot be decoded ({error}); restore or delete this file"
+                ) from error
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise DataError(
+                    f"{name}: {path} is {pixels.shape[1]}×{pixels.shape[0]}, the others are "
+                    f"{shape[1]}×{shape[0]}; all images of a data set must have one size: resize "
+                    "or remove this one"
+                )
+            images.append(pixels)
+            labels.append(label)
+    assert shape is not None
+    return np.stack(images), np.asarray(labels), shape
+
+
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+    """The cached arrays; ``None`` if there are none or they are damaged (then: decode again)."""
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except Exception:  # whatever a damaged zip file makes numpy raise, the remedy is the same
+        return None
+
+
+def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write atomically; if it cannot be written, images are decoded again the next time."""
+    with contextlib.suppress(OSError), replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
