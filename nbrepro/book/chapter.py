@@ -375,6 +375,7 @@ def paired_table(records: "Sequence[Record]", setting: str, before: str, after: 
     """
     from nbrepro.book import figures
     from nbrepro.claims import verdicts
+    from nbrepro.claims.rules import Arm
 
     sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
     for record in records:
@@ -399,7 +400,7 @@ def paired_table(records: "Sequence[Record]", setting: str, before: str, after: 
         if len(pairs) > 1:
             low, high = verdicts.interval(differences)
             change += f' <span class="seen">[{low:.1f}, {high:.1f}]</span>'
-        name = verdicts.label({"model": spec.model, "train": spec.train})
+        name = verdicts.label(Arm({"model": spec.model, "train": spec.train}))
         if spec.clip == "agc":
             name += f", AGC {spec.clipping}, rate {spec.lr}"
         rows.append((name, *means, change, str(len(pairs))))
