@@ -164,8 +164,9 @@ def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
     result = loop.train(spec, data.load("digits"), device="cpu")
     drawn = loop.initial_model(spec, 10)
-    assert torch.equal(result.model.conv.weight, drawn.conv.weight)
-    assert int(result.model.bn.num_batches_tracked) == 6
+    name = "conv.weight"
+    assert torch.equal(result.model.get_parameter(name), drawn.get_parameter(name))
+    assert int(result.model.get_buffer("bn.num_batches_tracked")) == 6
     copy.deepcopy(drawn).load_state_dict(result.model.state_dict(), strict=True)
     assert result.how["step"] == "eager"
 

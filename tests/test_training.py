@@ -91,7 +91,7 @@ def test_draws_cover_every_image_and_every_offset() -> None:
 
 
 def test_draws_are_a_function_of_seed_and_epoch() -> None:
-    strong = {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0}
+    strong: dict[str, Any] = {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0}
     keys = [(0, 0), (0, 1), (1, 0), (1, 11), (11, 1)]
     drawn = {key: epoch_draws(*key, 100, 4, **strong) for key in keys}
     again = epoch_draws(0, 1, 100, 4, **strong)
@@ -120,11 +120,12 @@ def test_draws_leave_the_callers_generator_alone() -> None:
 
 def trained_by_hand(model: nn.Module, policy: str) -> list[nn.Parameter]:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    return {
+    chosen: dict[str, list[nn.Parameter]] = {
         "all": list(model.parameters()),
         "batchnorm": [p for m in norms for p in (m.weight, m.bias)],
-        "output": [model.fc.weight, model.fc.bias],
-    }[policy]
+        "output": list(model.get_submodule("fc").parameters()),
+    }
+    return chosen[policy]
 
 
 def prepare(image: Tensor, row: int, column: int, flip: bool, pad: int) -> Tensor:
