@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import agc, models
+from nbrepro.models import nfnet
 from nbrepro.records import timings
 from nbrepro.train.device import accelerator_for
 
