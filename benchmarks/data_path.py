@@ -3,7 +3,7 @@
 The peer is the pipeline of every CIFAR tutorial, ``RandomCrop(32, padding=4)``,
 ``RandomHorizontalFlip``, ``ToTensor``, ``Normalize`` on one image after another, with the images
 decoded in memory and no DataLoader around it, which would only add to it. Ours is
-:class:`nbrepro.data.Batches` with the plan of an epoch. Both draw their own augmentation. What the
+:class:`nbrepro.data.Batches` with the draws of an epoch. Both draw their own augmentation. What the
 peer drew is drawn again from its seed and given to ours, to check that both make the same pixels.
 Rounds are interleaved; a row is the ratio of times, round by round.
 
@@ -22,8 +22,10 @@ from torch import Tensor
 from torchvision import transforms
 
 from nbrepro import _malloc, data
+from nbrepro.data.batches import epoch_draws
 from nbrepro.records import timings
 from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 BATCH = 128
 TOLERANCE = 1e-6  # of pixels between -2.5 and 2.8
@@ -102,7 +104,7 @@ def main() -> None:
     if given.smoke:
         given.images, given.rounds = 2 * BATCH, 2
     torch.set_num_threads(given.threads)
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
     try:
         dataset = noise() if given.smoke else data.load(given.dataset)
     except data.DataError as error:
@@ -115,13 +117,11 @@ def main() -> None:
     difference = check(dataset, batches, plain)
 
     def ours(random_transforms: bool) -> None:
-        plan = loop.epoch_plan(0, 0, given.images, loop.PAD)
-        order, offset, flip = (part.to(device) for part in plan)
-        for part in torch.arange(given.images, device=device).split(BATCH):
-            if random_transforms:
-                batches(order[part], offset[part], flip[part])
-            else:
-                plain(order[part])
+        draws = epoch_draws(0, 0, given.images, loop.PAD if random_transforms else 0)
+        draws = {name: rows.to(device) for name, rows in draws.items()}
+        source = batches if random_transforms else plain
+        for start in range(0, given.images, BATCH):
+            source.batch({name: rows[start : start + BATCH] for name, rows in draws.items()})
 
     def theirs(random_transforms: bool) -> None:
         pipeline = transforms.Compose([*augmented(side) * random_transforms, *NORMALIZED])

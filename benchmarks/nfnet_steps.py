@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from nbrepro import agc, models
 from nbrepro.models.nfnet import NFNet
 from nbrepro.records import timings
-from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 try:
     import timm
@@ -304,7 +304,7 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.benchmark = True
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
 
     if given.smoke:
         shown(steps(SMOKE, device))

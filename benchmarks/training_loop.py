@@ -4,8 +4,8 @@ The plain loop is what one writes first: torchvision's transforms on PIL images 
 frozen weights by ``requires_grad=False``, default SGD over all parameters that are left, float32,
 no memory format. Ours is :func:`nbrepro.train.loop.train` itself, in float32 and with the precision
 it chooses; on a GPU, where it captures the step, also as its own eager loop. Each has a process of
-its own, since ours changes how the process keeps its memory. They take turns, and ratios are taken
-round by round, so that a busy machine slows all of them.
+its own, since ours keeps freed memory, as under ``nbrepro run``. They take turns, and ratios are
+taken round by round, so that a busy machine slows all of them.
 
     python benchmarks/training_loop.py --models cifar_resnet14 cifar_resnet56
 """
@@ -32,6 +32,7 @@ from nbrepro.freezing import freeze
 from nbrepro.records import timings
 from nbrepro.spec import Spec
 from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 
 class Pictures(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -75,15 +76,15 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     return time.perf_counter() - start
 
 
-@_malloc.kept()  # as train() itself
+@_malloc.kept()  # as `nbrepro run`
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     """Seconds of the second epoch of :func:`nbrepro.train.loop.train`, evaluation left out."""
-    run = loop._Run(spec, dataset, loop.accelerator_for(device))
-    if device == "cuda" and not eager:
-        run.capture()
+    accelerator = accelerator_for(device)
+    run, _ = loop.assemble(spec, dataset, accelerator)
+    driver = loop.captured(run) if device == "cuda" and not eager else loop.Eager(run)
     for epoch in range(2):
         start = time.perf_counter()
-        run.train_epoch(epoch, lambda _: None)
+        loop.train_epoch(driver, accelerator, epoch)
     return time.perf_counter() - start
 
 
@@ -110,7 +111,7 @@ def main() -> None:
     if given.smoke:
         given.models, given.images, given.rounds = ["cifar_resnet8"], 128, 2
     torch.set_num_threads(given.threads)
-    device = loop.accelerator_for(given.device).device
+    device = accelerator_for(given.device).device
 
     generator = torch.Generator().manual_seed(0)
     shape = (given.images, 32, 32, 3)

@@ -3,6 +3,9 @@
 A training step on the CPU allocates and frees every activation. By default glibc gives such large
 blocks back to the system, which clears each of their pages when it hands them out again: for
 ResNet-56 that takes up to a third of a step. On a GPU torch's own allocator keeps freed memory.
+
+The setting is the whole process's, so no function of the library makes it: whoever owns the process
+does, around all of its training.
 """
 
 import contextlib

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-from nbrepro.data import augment
+from nbrepro.data import MEAN, STD, Batches, augment
 from nbrepro.data.augment import FILL, OPS
+from nbrepro.data.batches import epoch_draws
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -395,3 +397,71 @@ def test_bad_input_is_named() -> None:
         augment.randaugment(images.permute(0, 2, 3, 1), torch.rand(4, 2, 4), 5)
     with pytest.raises(ValueError, match="magnitude is -1"):
         augment.randaugment(images, torch.rand(4, 2, 4), -1)
+
+
+# A batch: all of it in one place
+
+
+def loaded(pad: int = 0, **options: Any) -> Batches:
+    images = pictures(12, 20, 20).permute(0, 2, 3, 1).contiguous()
+    return Batches(images, torch.arange(12) % 4, pad, classes=4, **options)
+
+
+@pytest.mark.parametrize(
+    "strong",
+    [
+        {},
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"randaugment": 5.0},
+        {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0},
+    ],
+    ids=lambda strong: "+".join(strong) or "weak",
+)
+def test_a_batch_is_cropped_then_mixed_then_altered_then_normalized(
+    strong: dict[str, float],
+) -> None:
+    batches = loaded(pad=2, magnitude=5.0)
+    draws = epoch_draws(0, 0, 12, 2, **strong)
+    order = draws["order"]
+    padded = F.pad(batches.images[order, 2:-2, 2:-2], (0, 0, 2, 2, 2, 2)).permute(0, 3, 1, 2)
+    images = torch.stack(
+        [
+            picture[:, row : row + 20, column : column + 20].flip(2 if mirror else ())
+            for picture, (row, column), mirror in zip(
+                padded, draws["offset"].tolist(), draws["flip"].tolist(), strict=True
+            )
+        ]
+    )
+    labels = targets = order % 4
+    if "mixup" in strong or "cutmix" in strong:
+        targets = F.one_hot(labels, 4).float()
+        images, targets = augment.mix(images, targets, draws.get("mixup"), draws.get("cutmix"))
+    if "randaugment" in strong:
+        images = augment.randaugment(images, draws["randaugment"], 5.0, 20 / 224)
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
+    batch = batches.batch(draws)
+    torch.testing.assert_close(batch.images, (images / 255 - mean) / std, rtol=0, atol=1e-5)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch.labels, labels)
+    assert torch.equal(batch.targets, targets)
+    assert batch.size == 12
+
+
+def test_the_parts_of_a_batch_are_the_batch() -> None:
+    """Mixed before it is divided; sizes are those that make averaged gradients the whole's."""
+    draws = epoch_draws(0, 0, 12, 2, mixup=0.2, cutmix=1.0, randaugment=5.0)
+    draws = {name: rows[:11] for name, rows in draws.items()}
+    whole = loaded(2, magnitude=5.0).batch(draws)
+    parts = [loaded(2, magnitude=5.0, part=(rank, 2)).batch(draws) for rank in range(2)]
+    for name in ("images", "labels", "targets"):
+        together = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(together, getattr(whole, name)), name
+    assert [len(part.labels) for part in parts] == [6, 5]
+    assert [part.size for part in parts] == [5.5, 5.5]
+
+
+def test_to_mix_the_number_of_classes_must_be_known() -> None:
+    batches = Batches(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.zeros(4).long())
+    with pytest.raises(ValueError, match="number of classes"):
+        batches.batch(epoch_draws(0, 0, 4, mixup=0.2))

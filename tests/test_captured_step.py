@@ -15,28 +15,39 @@ from typing import Any
 import pytest
 import torch
 from test_step_cost import Operations
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nbrepro import data
 from nbrepro.spec import Spec
-from nbrepro.train import loop
-from nbrepro.train.loop import _Graphs, _Run
+from nbrepro.train import device, loop
+from nbrepro.train.cuda_graph import Captured
+from nbrepro.train.device import accelerator_for
+from nbrepro.train.loop import Eager
+from nbrepro.train.run import Run
 
 SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, precision="float32")
 
 
-def trained(spec: Spec, *, graphs: type[_Graphs] | None) -> _Run:
-    run = _Run(spec, data.load("digits"), loop.accelerator_for("cpu"))
-    if graphs is not None:
-        run._graphs = graphs(run)
-        run._graphs.record()
-    run.evaluate(0)
+def trained(spec: Spec, driver: Callable[[Run], Eager | Captured]) -> tuple[nn.Module, list[Any]]:
+    """The network that a driver leaves, as a user gets it, and everything measured on the way."""
+    accelerator = accelerator_for("cpu")
+    run, finished = loop.assemble(spec, data.load("digits"), accelerator)
+    driven = driver(run)
+    rows = [loop.evaluate(driven, accelerator)]
     for epoch in range(spec.epochs):
-        run.train_epoch(epoch, lambda _: None)
-        run.evaluate(epoch + 1)
-    return run
+        rows.append(loop.train_epoch(driven, accelerator, epoch))
+        rows.append(loop.evaluate(driven, accelerator))
+    return finished(0), rows
+
+
+def assert_same(one: tuple[nn.Module, list[Any]], other: tuple[nn.Module, list[Any]]) -> None:
+    """To the bit."""
+    weights = other[0].state_dict()
+    for name, weight in one[0].state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    assert one[1] == other[1]
 
 
 RECIPES: list[dict[str, object]] = [
@@ -57,25 +68,22 @@ RECIPES: list[dict[str, object]] = [
 def test_the_tensor_step_is_the_eager_step(changes: dict[str, object]) -> None:
     """Tail batch included: 1,437 training images are two batches of 500 and one of 437."""
     spec = SPEC.replace(**changes)
-    eager, tensors = trained(spec, graphs=None), trained(spec, graphs=_Graphs)
-    for name, weight in eager.model.state_dict().items():
-        assert torch.equal(weight, tensors.model.state_dict()[name]), name
-    assert eager.curve == tensors.curve
+    assert_same(trained(spec, Eager), trained(spec, Captured))
 
 
 def test_a_tensor_step_never_waits_for_the_device() -> None:
     spec = SPEC.replace(
         model="cifar_nf_resnet8", clip="agc", ema=0.999, mixup=0.2, cutmix=1.0, randaugment=5.0
     )
-    run = _Run(spec, data.load("digits"), loop.accelerator_for("cpu"))
-    graphs = run._graphs = _Graphs(run)
-    graphs.record()
-    graphs.begin_epoch(run.plan(0), 0)
+    run, _ = loop.assemble(spec, data.load("digits"), accelerator_for("cpu"))
+    driver = Captured(run)
+    driver.begin(run.draws(0), 0)
+    run.model.train()
     with Operations() as operations:
-        graphs.step(500)
-        graphs.step(437)
+        driver.train_on(500)
+        driver.train_on(437)
     # On the CPU the fused optimizer reads its rate; on a GPU its kernel does.
-    allowed = 2 * len(run.optimizer.param_groups)
+    allowed = 2 * len(run.state.optimizer.param_groups)
     assert operations.counts["_local_scalar_dense"] <= allowed
     assert operations.counts["nonzero"] == 0
 
@@ -115,21 +123,22 @@ def test_a_recorded_step_stays_on_the_device(
     monkeypatch.setattr(sgd, "_device_dtype_check_for_fused", lambda *_, **__: None)
     monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda _: True)
     monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
-    device: Any = SimpleNamespace(
+    accelerator: Any = SimpleNamespace(
         device=torch.device("meta"),
         num_processes=1,
         process_index=0,
         prepare=lambda *parts: parts,
         backward=lambda loss: loss.backward(),
     )
-    run = _Run(SPEC.replace(**changes), data.load("digits"), device)
-    graphs = _Graphs(run)
-    graphs._step(500)  # as a warm-up does, for what is made once
+    run, _ = loop.assemble(SPEC.replace(**changes), data.load("digits"), accelerator)
+    driver = Captured(run)
+    run.model.train()
+    driver.train_on(500)  # as a warm-up does, for what is made once
     with HostTensors() as host:
-        graphs._step(500)
-        graphs._step(437)
+        driver.train_on(500)
+        driver.train_on(437)
         run.model.eval()
-        graphs._evaluation_step(360)
+        driver.test_on(360)
     assert host.seen == []
 
 
@@ -137,15 +146,17 @@ def test_frozen_weights_rounded_once_train_as_those_rounded_in_every_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
-    once = trained(spec, graphs=None)
-    assert once.model.blocks[0].conv1.weight.dtype == torch.bfloat16
-    monkeypatch.setattr(loop, "_round_frozen", lambda model: {})
-    always = trained(spec, graphs=None)
-    assert always.model.blocks[0].conv1.weight.dtype == torch.float32
-    assert once.curve == always.curve
-    first, second = once.finished_model().state_dict(), always.finished_model().state_dict()
-    for name, weight in first.items():
-        assert torch.equal(weight, second[name]), name
+    types: list[torch.dtype] = []
+
+    def noting(run: Run) -> Eager:
+        types.append(run.state.model.get_parameter("blocks.0.conv1.weight").dtype)
+        return Eager(run)
+
+    once = trained(spec, noting)
+    monkeypatch.setattr(device, "round_frozen", lambda model: {})
+    always = trained(spec, noting)
+    assert types == [torch.bfloat16, torch.float32]
+    assert_same(once, always)
 
 
 def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
@@ -153,22 +164,23 @@ def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
     result = loop.train(spec, data.load("digits"), device="cpu")
     drawn = loop.initial_model(spec, 10)
-    assert torch.equal(result.model.conv.weight, drawn.conv.weight)
-    assert int(result.model.bn.num_batches_tracked) == 6
+    name = "conv.weight"
+    assert torch.equal(result.model.get_parameter(name), drawn.get_parameter(name))
+    assert int(result.model.get_buffer("bn.num_batches_tracked")) == 6
     copy.deepcopy(drawn).load_state_dict(result.model.state_dict(), strict=True)
     assert result.how["step"] == "eager"
 
 
-class Recorded(_Graphs):
+class Recorded(Captured):
     """Goes through recording on a machine without a GPU: nothing is kept, so steps run again."""
 
-    def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
-        device, self.run.device = self.run.device, torch.device("cuda")
+    def recorded(self, step: Callable[[int], None], size: int) -> Callable[[], object]:
+        own, self.device = self.device, torch.device("cuda")
         try:
-            super()._record(step, batch)
+            super().recorded(step, size)
         finally:
-            self.run.device = device
-        return partial(step, batch)
+            self.device = own
+        return partial(step, size)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +197,7 @@ def test_recording_leaves_no_trace(
 ) -> None:
     """Warm-up steps train; weights, statistics, momentum, averages and sums go back."""
     spec = SPEC.replace(**changes)
-    eager = trained(spec, graphs=None)
-    recorded = trained(spec, graphs=Recorded)
-    for name, weight in eager.model.state_dict().items():
-        assert torch.equal(weight, recorded.model.state_dict()[name]), name
-    assert eager.curve == recorded.curve
+    assert_same(trained(spec, Eager), trained(spec, Recorded))
 
 
 def test_a_step_that_cannot_be_captured_is_run_eagerly(
@@ -199,12 +207,12 @@ def test_a_step_that_cannot_be_captured_is_run_eagerly(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     without_cuda.setattr(torch.cuda, "graph", refuse)
-    without_cuda.setattr(loop, "_Graphs", Recorded)
-    run = _Run(SPEC, data.load("digits"), loop.accelerator_for("cpu"))
+    without_cuda.setattr(loop, "Captured", Recorded)
+    run, _ = loop.assemble(SPEC, data.load("digits"), accelerator_for("cpu"))
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
-    run.capture()
-    assert run._graphs is None
-    assert run.how["step"] == "eager"
+    driver = loop.captured(run)
+    assert driver.name == "eager"
+    assert "training goes on without" in caplog.text
     assert "not permitted when stream is capturing" in caplog.text
     for name, weight in run.model.state_dict().items():
         assert torch.equal(weight, before[name]), name

@@ -35,6 +35,7 @@ from nbrepro.sweep import runner
 from nbrepro.sweep.executors import Settings
 from nbrepro.sweep.runner import Planned
 from nbrepro.train import loop, seed_checkpoint
+from nbrepro.train.checkpoint import State
 
 BYTES = (0, 1, 1000, 2000)  # of a longer record
 LONG = "Größer" * 300
@@ -226,15 +227,15 @@ def test_no_room_for_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A failed run that names the cause; the checkpoint before stays and is gone on from."""
-    save = loop._Run.save
+    save = State.save
 
-    def full_from_the_second_on(self: Any, path: Path) -> None:
+    def full_from_the_second_on(self: State, path: Path, owner: str) -> None:
         full = room(int(share * path.stat().st_size)) if path.exists() else contextlib.nullcontext()
         with full:
-            save(self, path)
+            save(self, path, owner)
 
     with monkeypatch.context() as context:
-        context.setattr(loop._Run, "save", full_from_the_second_on)
+        context.setattr(State, "save", full_from_the_second_on)
         (failed,) = run([quickly], ledger, checkpoints)
     assert failed.status == "failed"
     assert "OSError: [Errno 27] File too large" in (failed.error or "").splitlines()[-1]

@@ -1,11 +1,12 @@
-"""Freed memory is kept while a network trains, and goes back afterwards."""
+"""Freed memory is kept while a sweep trains, and goes back afterwards."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from nbrepro import _malloc, data
+from nbrepro import _malloc, cli, data
 from nbrepro.spec import Spec
 from nbrepro.train import loop
 
@@ -44,10 +45,10 @@ def test_a_step_meets_no_page_fault_and_memory_goes_back() -> None:
     assert returned > 0.9 * held
 
 
-def test_training_keeps_memory_and_gives_it_back_after_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, int]]:
+    """What the C library is asked for, in place of doing it."""
+    calls: list[tuple[object, int]] = []
 
     class Library:
         def __init__(self, _: None) -> None: ...
@@ -61,11 +62,31 @@ def test_training_keeps_memory_and_gives_it_back_after_an_error(
             calls.append(("trim", pad))
 
     monkeypatch.setattr("ctypes.CDLL", Library)
-    with pytest.raises(ValueError, match="data set"):
-        loop.train(Spec(model="cifar_resnet8", dataset="cifar10"), data.load("digits"))
-    first, *_, last = calls
-    assert first == (-3, 32 * 2**20)
-    assert last == ("trim", 0)
+    return calls
+
+
+def test_a_sweep_keeps_memory_and_gives_it_back_after_an_error(
+    calls: list[tuple[object, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    during: list[tuple[object, int]] = []
+
+    def fails(*_: object, **__: object) -> None:
+        during.extend(calls)
+        raise RuntimeError("this run fails")
+
+    monkeypatch.setattr(loop, "train", fails)
+    run = ["run", "precision", "--profile", "smoke", "--seeds", "1", "--results", str(tmp_path)]
+    assert cli.main(run) == 1
+    assert during[0] == (-3, 32 * 2**20)
+    assert during[-1] != ("trim", 0)
+    assert calls[-1] == ("trim", 0)
+
+
+def test_training_leaves_the_allocator_to_whoever_owns_the_process(
+    calls: list[tuple[object, int]], spec: Spec, few_digits: data.Dataset
+) -> None:
+    loop.train(spec.replace(epochs=1), few_digits, device="cpu")
+    assert calls == []
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nbrepro import data
 from nbrepro.spec import Spec
 from nbrepro.train import loop
+from nbrepro.train.device import accelerator_for
 
 NO_WORK = {
-    *("detach", "empty", "expand", "permute", "slice", "t", "unsqueeze", "view"),
+    *("detach", "empty", "expand", "permute", "select", "slice", "t", "unsqueeze", "view"),
     *("_record_function_enter_new", "_record_function_exit"),
 }
 
@@ -52,9 +53,10 @@ def one_step(model: str, train: str) -> tuple[Counter[str], int]:
         spec = Spec(
             model=model, train=train, dataset="digits", batch_size=8, epochs=1, precision="float32"
         )
-        run = loop._Run(spec, part, loop.accelerator_for("cpu"))
+        accelerator = accelerator_for("cpu")
+        run, _ = loop.assemble(spec, part, accelerator)
         with Operations() as operations:
-            run.train_epoch(0, lambda _: None)
+            loop.train_epoch(loop.Eager(run), accelerator, 0)
         seen.append(operations)
     counts = seen[1].counts - seen[0].counts
     return counts, seen[1].weight_gradients - seen[0].weight_gradients

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nbrepro import models
-from nbrepro.data import MEAN, STD, Dataset
+from nbrepro.data import MEAN, STD, Batches, Dataset
+from nbrepro.data.batches import epoch_draws
 from nbrepro.spec import Spec
 from nbrepro.train import loop
-from nbrepro.train.loop import Interrupted, Result, epoch_plan, learning_rate, train
+from nbrepro.train.loop import Interrupted, Result, train
+from nbrepro.train.schedule import learning_rate
+from nbrepro.train.step import train_step
 
 
 def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
@@ -78,25 +81,36 @@ def test_constant() -> None:
 # --- order and augmentation ----------------------------------------------------------------------
 
 
-def test_plan_covers_every_image_and_every_offset() -> None:
-    order, offset, flip = epoch_plan(0, 0, 5_000, 4)
+def test_draws_cover_every_image_and_every_offset() -> None:
+    draws = epoch_draws(0, 0, 5_000, 4)
+    order, offset, flip = draws["order"], draws["offset"], draws["flip"]
     assert torch.equal(order.sort().values, torch.arange(5_000))
     assert offset.shape == (5_000, 2)
     assert sorted(offset.unique().tolist()) == list(range(9))
     assert abs(float(flip.float().mean()) - 0.5) < 4 * 0.5 / math.sqrt(5_000)
 
 
-def test_plan_is_a_function_of_seed_and_epoch() -> None:
-    plans = {key: epoch_plan(*key, 100, 4) for key in [(0, 0), (0, 1), (1, 0), (1, 11), (11, 1)]}
-    again = epoch_plan(0, 1, 100, 4)
-    assert all(torch.equal(a, b) for a, b in zip(plans[0, 1], again, strict=True))
-    for part in range(3):
-        assert len({tuple(plan[part].flatten().tolist()) for plan in plans.values()}) == 5
+def test_draws_are_a_function_of_seed_and_epoch() -> None:
+    strong: dict[str, Any] = {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0}
+    keys = [(0, 0), (0, 1), (1, 0), (1, 11), (11, 1)]
+    drawn = {key: epoch_draws(*key, 100, 4, **strong) for key in keys}
+    again = epoch_draws(0, 1, 100, 4, **strong)
+    assert list(again) == ["order", "offset", "flip", "mixup", "cutmix", "randaugment"]
+    for name, rows in again.items():
+        assert torch.equal(drawn[0, 1][name], rows)
+        assert len({tuple(draws[name].flatten().tolist()) for draws in drawn.values()}) == 5
 
 
-def test_plan_leaves_the_callers_generator_alone() -> None:
+def test_strong_augmentation_leaves_order_and_crops_alone() -> None:
+    weak, strong = epoch_draws(0, 1, 100, 4), epoch_draws(0, 1, 100, 4, mixup=0.2, randaugment=5.0)
+    assert list(weak) == ["order", "offset", "flip"]
+    assert all(torch.equal(rows, strong[name]) for name, rows in weak.items())
+    assert list(epoch_draws(0, 1, 100)) == ["order"]
+
+
+def test_draws_leave_the_callers_generator_alone() -> None:
     before = torch.get_rng_state()
-    epoch_plan(0, 0, 10, 4)
+    epoch_draws(0, 0, 10, 4, mixup=0.2, cutmix=1.0, randaugment=5.0)
     loop.initial_model(PAPER, 10)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -106,11 +120,12 @@ def test_plan_leaves_the_callers_generator_alone() -> None:
 
 def trained_by_hand(model: nn.Module, policy: str) -> list[nn.Parameter]:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    return {
+    chosen: dict[str, list[nn.Parameter]] = {
         "all": list(model.parameters()),
         "batchnorm": [p for m in norms for p in (m.weight, m.bias)],
-        "output": [model.fc.weight, model.fc.bias],
-    }[policy]
+        "output": list(model.get_submodule("fc").parameters()),
+    }
+    return chosen[policy]
 
 
 def prepare(image: Tensor, row: int, column: int, flip: bool, pad: int) -> Tensor:
@@ -142,15 +157,16 @@ def plain_training(spec: Spec, dataset: Dataset) -> tuple[nn.Module, list[float]
         rate = spec.lr * 0.1 ** ((epoch >= spec.epochs / 2) + (epoch >= spec.epochs * 3 / 4))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        order, offset, flip = epoch_plan(spec.seed, epoch, n, pad)
+        draws = epoch_draws(spec.seed, epoch, n, pad)
         model.train()
         for start in range(0, n, spec.batch_size):
             images, labels = [], []
             for k in range(start, min(start + spec.batch_size, n)):
-                row, column = offset[k].tolist() if pad else (0, 0)
-                mirror = bool(flip[k]) and pad > 0
-                images.append(prepare(dataset.train_images[order[k]], row, column, mirror, pad))
-                labels.append(dataset.train_labels[order[k]])
+                row, column = draws["offset"][k].tolist() if pad else (0, 0)
+                mirror = pad > 0 and bool(draws["flip"][k])
+                image = draws["order"][k]
+                images.append(prepare(dataset.train_images[image], row, column, mirror, pad))
+                labels.append(dataset.train_labels[image])
             batch = torch.stack(images).contiguous(memory_format=torch.channels_last)
             loss = nn.functional.cross_entropy(model(batch), torch.stack(labels))
             optimizer.zero_grad()
@@ -180,6 +196,27 @@ def test_equal_to_a_plain_loop(
     assert result.metrics["train_loss"] == pytest.approx(mean, abs=2e-6)
 
 
+def test_a_step_stands_alone(spec: Spec, few_digits: Dataset) -> None:
+    """Model, optimizer, batch and spec are all it takes; mean loss, default arguments."""
+    spec = spec.replace(train="all", label_smoothing=0.1)
+    batches = Batches(few_digits.train_images, few_digits.train_labels)
+    batch = batches.batch({"order": torch.arange(32)})
+    ours, theirs = (loop.initial_model(spec, 10) for _ in range(2))
+    first, second = (torch.optim.SGD(m.parameters(), 1.0, 0.9) for m in (ours, theirs))
+    measured = train_step(ours, first, batch, spec, 0.1)
+
+    logits = theirs(batch.images)
+    loss = nn.functional.cross_entropy(logits, batch.labels, label_smoothing=0.1)
+    loss.backward()
+    for group in second.param_groups:
+        group["lr"] = 0.1
+    second.step()
+    for weight, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-7)
+    hits = int((logits.argmax(1) == batch.labels).sum())
+    assert measured.tolist() == pytest.approx([32 * loss.item(), hits, 0])
+
+
 def by_hand(weight: Tensor, gradient: Tensor, clipping: float) -> Tensor:
     """Equation 3 of arXiv 2102.06171, unit by unit."""
     rows = [...] if weight.squeeze().ndim <= 1 else list(range(len(weight)))
@@ -206,7 +243,7 @@ def test_the_nfnet_recipe_equals_a_plain_loop(spec: Spec, few_digits: Dataset) -
     average = {n: p.detach().clone() for n, p in model.named_parameters()}
     step = 0
     for epoch in range(2):
-        order, _, _ = epoch_plan(recipe.seed, epoch, 90, 0)
+        order = epoch_draws(recipe.seed, epoch, 90)["order"]
         for part in order.split(recipe.batch_size):
             images = torch.stack(
                 [prepare(few_digits.train_images[k], 0, 0, False, 0) for k in part]
@@ -263,7 +300,7 @@ def test_curve_and_metrics(spec: Spec, few_digits: Dataset) -> None:
 
 def test_the_short_last_batch_is_trained_on(spec: Spec, few_digits: Dataset) -> None:
     spec = spec.replace(epochs=1, batch_size=89)
-    last = int(epoch_plan(spec.seed, 0, 90, 0)[0][-1])
+    last = int(epoch_draws(spec.seed, 0, 90)["order"][-1])
     labels = few_digits.train_labels.clone()
     labels[last] = (labels[last] + 1) % 10
     other = Dataset(**{**vars(few_digits), "train_labels": labels})
@@ -314,6 +351,14 @@ def test_bfloat16(spec: Spec, few_digits: Dataset) -> None:
     assert rounded.how["precision"] == "bfloat16"
     difference = abs(rounded.metrics["test_loss"] - exact.metrics["test_loss"])
     assert 0 < difference < 0.02 * exact.metrics["test_loss"]
+
+
+def test_the_callers_generator_is_left_alone(spec: Spec, few_digits: Dataset) -> None:
+    """Though dropout and stochastic depth draw from it."""
+    drawing = {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2}
+    before = torch.get_rng_state()
+    train(spec.replace(**drawing), few_digits, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_epochs_evaluates_the_untrained_network(spec: Spec, few_digits: Dataset) -> None:
@@ -378,6 +423,52 @@ def test_unknown_device(spec: Spec, few_digits: Dataset) -> None:
 def test_wrong_data(spec: Spec, few_digits: Dataset) -> None:
     with pytest.raises(ValueError, match="names the data set 'cifar10', given was 'digits'"):
         train(spec.replace(dataset="cifar10"), few_digits, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_DYNAMO_BACKEND", "NO"),  # as `accelerate launch` sets it
+    ],
+)
+def test_the_environment_changes_no_number(
+    spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    spec = spec.replace(epochs=1)
+    plain = train(spec, few_digits, device="cpu")
+    monkeypatch.setenv(name, value)
+    other = train(spec, few_digits, device="cpu")
+    assert other.curve == plain.curve
+    assert other.how["precision"] == "float32"
+    assert_same_weights(other.model, plain.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_USE_FSDP", "true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+    ],
+)
+def test_an_environment_that_replaces_the_step_is_refused(
+    spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}={value}.*unset it"):
+        train(spec, few_digits, device="cpu")
+
+
+def test_a_device_from_the_environment_is_not_taken_for_the_one_asked_for(
+    spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    with pytest.raises(RuntimeError, match="'cpu' was asked for, Accelerate gave meta"):
+        train(spec, few_digits, device="cpu")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -459,6 +550,9 @@ DAMAGES: dict[str, Damage] = {
     "text": lambda p: p.write_text("no checkpoint"),
     "another file of torch": lambda p: torch.save({"weights": torch.zeros(3)}, p),
     "a bare tensor": lambda p: torch.save(torch.zeros(3), p),
+    "of an earlier version": lambda p: torch.save(
+        {name: part for name, part in torch.load(p).items() if name != "sums"}, p
+    ),
 }
 
 
@@ -579,7 +673,7 @@ def run(**options):
     )
     with (
         mock.patch.object(models, "create", without_batchnorm),
-        mock.patch.object(training, "EVALUATION_BATCH", 44),
+        mock.patch.object(loop, "EVALUATION_BATCH", 44),
     ):
         return loop.train(SPEC, few, device="cpu", **options)
 

@@ -1,6 +1,6 @@
 """One network trained by two processes on the CPU: by torchrun, and from within a notebook.
 
-Without BatchNorm the number of processes does not matter. With it every process normalises its own
+Without BatchNorm the number of processes does not matter. With it every process normalizes its own
 half of a batch, as everywhere without synchronised statistics: that is the gradient of two
 micro-batches, written out in :func:`by_halves`, and another experiment.
 """
@@ -21,10 +21,12 @@ from torch.nn import functional as F
 
 from nbrepro.book import build
 from nbrepro.data import Batches, Dataset
+from nbrepro.data.batches import epoch_draws
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 from nbrepro.train import loop
 from nbrepro.train.loop import Result
+from nbrepro.train.schedule import learning_rate
 
 # 1,437 images: 45 batches, halves of 16 and 16, in the last one of 15 and 14. At this rate a change
 # of the weights in their last digit stays there; at 0.1 the kink of some ReLU makes 4e-3 of it.
@@ -37,7 +39,11 @@ NF = Spec(
     lr=0.03,
     precision="float32",
 )
-SPECS = {"NF": NF, "BN": NF.replace(model="cifar_resnet8")}
+SPECS = {
+    "NF": NF,
+    "BN": NF.replace(model="cifar_resnet8"),
+    "AGC": NF.replace(clip="agc", clipping=0.02),
+}
 MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
 
 WORKER = """
@@ -119,6 +125,15 @@ def test_without_batchnorm_two_processes_equal_one(two: Reports, one: dict[str, 
             )
 
 
+def test_the_share_of_clipped_units_is_that_of_one_process(
+    two: Reports, one: dict[str, Result]
+) -> None:
+    alone = one["AGC"].metrics["clipped"]
+    assert 0.01 < alone < 0.99
+    for report in two["AGC"]:
+        assert report["metrics"]["clipped"] == pytest.approx(alone, abs=1e-3)
+
+
 def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
     """What two processes do, in one: both halves of a batch apart, their gradients added.
 
@@ -129,12 +144,12 @@ def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
         model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
     )
     batches = Batches(dataset.train_images, dataset.train_labels)
-    order, _, _ = loop.epoch_plan(spec.seed, 0, len(batches), pad=0)
+    order = epoch_draws(spec.seed, 0, len(batches))["order"]
     parts = order.split(spec.batch_size)
     model.train()
     for step, part in enumerate(parts):
         for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate(spec, step, len(parts))
+            group["lr"] = learning_rate(spec, step, len(parts))
         optimizer.zero_grad()
         statistics = []
         for half in part.tensor_split(2):

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from nbrepro.data.cards import SMALL, Card, base, card
 
 if TYPE_CHECKING:
-    from nbrepro.data.datasets import MEAN, STD, Batches, Dataset, load, shrink
+    from nbrepro.data.batches import Batches
+    from nbrepro.data.datasets import MEAN, STD, Dataset, load, shrink
     from nbrepro.data.folder import DataError, default_root, tree_digest
 else:
     _HOMES = {
-        "datasets": ("MEAN", "STD", "Batches", "Dataset", "load", "shrink"),
+        "batches": ("Batches",),
+        "datasets": ("MEAN", "STD", "Dataset", "load", "shrink"),
         "folder": ("DataError", "default_root", "tree_digest"),
     }
 

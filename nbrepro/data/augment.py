@@ -1,11 +1,12 @@
 """The strong augmentation of NFNets: MixUp, CutMix and RandAugment, on whole batches.
 
-Randomness and arithmetic are apart. ``draw_*`` make one row of numbers an image, on the CPU, from a
-generator; the other functions take rows ``[B, ...]`` of such a draw, lie where the images lie, and
-are pure: nothing waits for the device and no shape depends on data, so all of them run inside a
+Randomness and arithmetic are apart. ``draw_*`` make one row of numbers per image, on the CPU, from
+a generator; the other functions take rows ``[B, ...]`` of such a draw, lie where the images lie,
+and are pure: nothing waits for the device and no shape depends on data, so all of them run inside a
 captured CUDA graph as they do outside.
 
-Order in the recipe: crop and flip, :func:`mix`, :func:`randaugment`, normalise.
+Order in the recipe: crop and flip, :func:`mix`, :func:`randaugment`, normalize. A batch goes
+through all of it in :meth:`nbrepro.data.Batches.batch`.
 
 The authors' code decides (github.com/google-deepmind/deepmind-research, nfnets/dataset.py and
 nfnets/autoaugment.py). It differs from the papers and from other libraries in this:
@@ -191,9 +192,9 @@ def _inside(length: int, centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def randaugment(images: Tensor, draw: Tensor, magnitude: float, scale: float = 1.0) -> Tensor:
-    """Apply random ops of one magnitude in turn, one a layer and image (arXiv 1909.13719).
+    """Apply random ops of one magnitude in turn, one per layer and image (arXiv 1909.13719).
 
-    Every op here is either a table of 256 values an image and channel, a blend with grey or blur,
+    Every op here is either a table of 256 values per image and channel, a blend with grey or blur,
     or a move of pixels. A layer does all three to the whole batch, with parameters that change
     nothing in images whose op is of another kind.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nbrepro import claims, data
+from nbrepro import _malloc, claims, data
 from nbrepro.claims import verdicts
 from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
@@ -233,6 +233,7 @@ def run(planned: list[Planned], settings: Settings) -> Iterator[Record]:
             log.info("time budget spent")
             return
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_malloc.kept())
             if not _together():
                 try:
                     lock = settings.checkpoints / f"{item.spec.hash}.lock"

@@ -1,55 +1,45 @@
-"""The one training loop.
+"""The one training loop: epochs, evaluation, progress, checkpoints, and when to stop.
 
 Accelerate owns the device and the processes: the same code runs on a CPU, on one GPU, and in
 several processes under ``torchrun`` or ``accelerate launch``. Order, crops and flips are functions
 of (seed, epoch) alone, so a run resumed at the end of an epoch ends bit for bit as an uninterrupted
 one does, and several processes see together what one would see alone.
 
-A step never waits for the device. On a CUDA GPU, where launching the small kernels of a CIFAR
-network takes longer than running them, the whole step (gather and augment, forward, loss, backward,
-clipping, optimizer) is captured once as a CUDA graph and replayed, evaluation likewise; order,
-augmentation, learning rate and step counter are device tensors for that. The eager loop remains the
-reference, and the fallback where a step cannot be captured; records say which one ran (``step``).
+A step is :func:`nbrepro.train.step.train_step`. It never waits for the device. On a single CUDA GPU
+it is recorded once as a CUDA graph and replayed (:mod:`nbrepro.train.cuda_graph`). :class:`Eager`
+remains the reference, and the fallback where a step cannot be captured. Records say which one ran
+(``step``).
 """
 
-import contextlib
-import hashlib
 import logging
-import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from tqdm import tqdm
 
-from nbrepro import _malloc, agc, freezing, models
-from nbrepro._files import replacing
-from nbrepro.data import Batches, Dataset, augment
-from nbrepro.optim import EMA, LARS, parameter_groups, sam
+from nbrepro import freezing, models
+from nbrepro.data import Batches, Dataset
+from nbrepro.data.batches import Draws
+from nbrepro.optim import EMA, LARS, parameter_groups
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
+from nbrepro.train.checkpoint import State, Sums
+from nbrepro.train.cuda_graph import Captured
+from nbrepro.train.device import accelerator_for, has_bfloat16, place, seeded
+from nbrepro.train.run import EVALUATION_BATCH, Run, batch_sizes
+from nbrepro.train.schedule import learning_rate
 
 log = logging.getLogger("nbrepro")
 
+#: Pixels of border that crops may move into.
 PAD = 4
-EVALUATION_BATCH = 1000
-_WARM_UPS = 3
-DECAY = 0.1
-
-#: What is drawn for an epoch (or a batch of it), by name: ``order``, ``offset``, ``flip``, ...
-Plan = dict[str, Tensor]
 
 
 class Interrupted(Exception):
@@ -65,7 +55,7 @@ class Result:
         metrics: of the last epoch: ``test_accuracy``, ``test_top5``, ``test_loss``,
             ``train_accuracy``, ``train_loss`` (fractions and nats); ``diverged_at`` is the step.
         curve: the same by epoch, with ``epoch`` and ``step``.
-        how: device, precision, memory format, processes, threads; seconds and images a second.
+        how: device, precision, memory format, processes, threads; seconds and images per second.
         model: the trained network, on the CPU.
     """
 
@@ -83,76 +73,6 @@ def initial_model(spec: Spec, num_classes: int) -> nn.Module:
         return models.create(spec.model, num_classes, **spec.model_options())
 
 
-def learning_rate(spec: Spec, step: int, steps_per_epoch: int) -> float:
-    """The rate of the global step ``step`` (from 0)."""
-    total = spec.epochs * steps_per_epoch
-    warmup = round(spec.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return spec.lr * (step + 1) / warmup
-    if spec.schedule == "cosine":
-        return spec.lr * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1))) / 2
-    if spec.schedule == "step":
-        return spec.lr * DECAY ** sum(step >= round(m * total) for m in spec.milestones)
-    return spec.lr
-
-
-def epoch_plan(seed: int, epoch: int, images: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Order ``[N]``, crop offsets ``[N, 2]`` and flips ``[N]`` of one epoch, drawn on the CPU."""
-    generator = _generator(f"{seed}/{epoch}")
-    order = torch.randperm(images, generator=generator)
-    offset = torch.randint(2 * pad + 1, (images, 2), generator=generator)
-    flip = torch.rand(images, generator=generator) < 0.5
-    return order, offset, flip
-
-
-def _generator(name: str) -> torch.Generator:
-    """A random generator on the CPU that is a function of its name."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix work is done by the hardware rather than emulated."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
-    """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda``.
-
-    Args:
-        device: where to run.
-        track: one of Accelerate's trackers, such as ``tensorboard``; off by default.
-        logs: folder of a tracker that writes files.
-
-    Raises:
-        RuntimeError: if a GPU was asked for and there is none.
-        ValueError: for an unknown device, or a tracker that is unknown or not installed.
-    """
-    if track is not None:
-        installed = [str(t) for t in get_available_trackers()]
-        if track not in installed:
-            have = ", ".join(installed) or "none"
-            raise ValueError(
-                f"tracker {track!r} is not installed; pip install it. Installed: {have}"
-            )
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
-    if "RANK" not in os.environ:
-        # Accelerate keeps the first device for the whole process; every run may choose its own.
-        AcceleratorState._reset_state(reset_partial_state=True)
-    # Without cpu=True, Accelerate would ignore torchrun's other processes on a machine with no GPU.
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, log_with=track, project_dir=logs)
-    if device == "cuda" and accelerator.device.type != "cuda":
-        raise RuntimeError(f"device='cuda' was asked for, Accelerate gave {accelerator.device}")
-    return accelerator
-
-
-@_malloc.kept()
 def train(
     spec: Spec,
     dataset: Dataset,
@@ -167,13 +87,16 @@ def train(
 ) -> Result:
     """Train and evaluate one network as ``spec`` says.
 
+    Steps on a CPU are faster in a process that keeps freed memory, as ``nbrepro run`` does; a
+    script enters :func:`nbrepro._malloc.kept` for that.
+
     Args:
         spec: the run.
         dataset: the data; must be the one that ``spec`` names.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: file to write after every epoch and to resume from; the caller deletes it.
         progress: show a bar with the time left (on a terminal only).
-        track: send one row an epoch to this Accelerate tracker, such as ``tensorboard``.
+        track: send one row per epoch to this Accelerate tracker, such as ``tensorboard``.
         logs: folder of the tracker's files.
         eager: do not capture the step even where that helps; the reference to compare with.
         should_stop: asked at the end of every epoch but the last.
@@ -181,7 +104,8 @@ def train(
     Raises:
         Interrupted: when ``should_stop`` said so.
         RuntimeError: if ``device`` asks for a GPU that is not there.
-        ValueError: if the data set is not the spec's.
+        ValueError: if the data set is not the spec's, or the environment would change what is
+            computed.
     """
     if dataset.name != spec.dataset:
         raise ValueError(
@@ -192,15 +116,16 @@ def train(
     if track is not None:
         settings = {k: str(v) for k, v in spec.to_dict().items()}
         accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
-    run = _Run(spec, dataset, accelerator)
-    done = run.load(checkpoint) if checkpoint else 0
-    if run.device.type == "cuda" and accelerator.num_processes == 1 and not eager:
-        run.capture()
+    run, finished = assemble(spec, dataset, accelerator)
+    state, per_epoch = run.state, run.steps_per_epoch
+    done = state.load(checkpoint, spec.hash) if checkpoint else 0
+    helps = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+    driver = captured(run) if helps and not eager else Eager(run)
     trained_images, training_seconds = 0, 0.0
 
     bar = tqdm(
-        total=spec.epochs * run.steps_per_epoch,
-        initial=done * run.steps_per_epoch,
+        total=spec.epochs * per_epoch,
+        initial=done * per_epoch,
         desc=f"{spec.model} {spec.train} seed {spec.seed}",
         unit="step",
         dynamic_ncols=True,
@@ -209,427 +134,180 @@ def train(
         disable=None if progress and accelerator.is_main_process else True,
     )
     with bar:
-        if not run.curve:
-            run.evaluate(0)
+        if not state.curve:
+            state.curve.append(_row(0, 0, evaluate(driver, accelerator)))
         for epoch in range(done, spec.epochs):
-            if run.diverged_at is not None:
+            if state.diverged_at is not None:
                 break
             tick = time.perf_counter()
-            run.train_epoch(epoch, bar.update)
+            trained = train_epoch(driver, accelerator, epoch, bar.update)
             training_seconds += time.perf_counter() - tick
-            trained_images += len(run.batches)
-            run.evaluate(epoch + 1)
-            last = run.curve[-1]
+            trained_images += len(run.training)
+            tested = evaluate(driver, accelerator)
+            last = _row(epoch + 1, (epoch + 1) * per_epoch, trained | tested)
+            state.curve.append(last)
             accelerator.log(last, step=epoch + 1)
             bar.set_postfix_str(f"test accuracy {last['test_accuracy']:.1%}")
             log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch + 1, spec.epochs,
                      100 * last["test_accuracy"])  # fmt: skip
             if checkpoint and accelerator.is_main_process:
-                run.save(checkpoint)
-            if epoch + 1 < spec.epochs and run.diverged_at is None and run.any(should_stop()):
-                raise Interrupted(f"{spec}: stopped after epoch {epoch + 1} of {spec.epochs}")
+                state.save(checkpoint, spec.hash)
+            if epoch + 1 < spec.epochs and state.diverged_at is None:
+                # Any process may say so; all must leave the loop together.
+                stop = torch.tensor([should_stop()], device=accelerator.device)
+                if accelerator.gather(stop).any():
+                    raise Interrupted(f"{spec}: stopped after epoch {epoch + 1} of {spec.epochs}")
 
     for tracker in accelerator.trackers:  # end_training() would end the process group too
         tracker.finish()
-    metrics = {k: v for k, v in run.curve[-1].items() if k not in ("epoch", "step")}
-    if run.diverged_at is not None:
-        metrics["diverged_at"] = run.diverged_at
+    metrics = {k: v for k, v in state.curve[-1].items() if k not in ("epoch", "step")}
+    if state.diverged_at is not None:
+        metrics["diverged_at"] = state.diverged_at
     how = {
-        **run.how,
+        "device": device_name(accelerator.device),
+        "precision": "bfloat16" if _bfloat16(spec, accelerator.device) else "float32",
+        "memory_format": "channels_last",
+        "step": driver.name,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started, 1),
         "resumed_at_epoch": done,
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
     }
-    status = "completed" if run.diverged_at is None else "diverged"
-    return Result(status, metrics, run.curve, how, run.finished_model())
+    status = "completed" if state.diverged_at is None else "diverged"
+    return Result(status, metrics, state.curve, how, finished(int(state.curve[-1]["step"])))
 
 
-class _Run:
-    """State of one run: network, optimizer, data on the device, curve."""
+def assemble(
+    spec: Spec, dataset: Dataset, accelerator: Accelerator
+) -> tuple[Run, Callable[[int], nn.Module]]:
+    """Put network, optimizer and data on the device.
 
-    def __init__(self, spec: Spec, dataset: Dataset, accelerator: Accelerator) -> None:
-        self.spec, self.accelerator = spec, accelerator
-        self.device = accelerator.device
-        bfloat16 = spec.precision == "bfloat16" or (
-            spec.precision == "auto" and has_bfloat16(self.device)
-        )
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
-        model = initial_model(spec, len(dataset.classes))
-        freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._uncounted = _stop_counting_batches(self.model)
-        self._rounded = _round_frozen(self.model) if bfloat16 else {}
-        self.prepared, self.optimizer = accelerator.prepare(self.model, _optimizer(spec, model))
-        self.pad = PAD if spec.augmentation == "crop-flip" else 0
-        self.batches = Batches(dataset.train_images, dataset.train_labels, self.pad, self.device)
-        self.test = Batches(dataset.test_images, dataset.test_labels, 0, self.device)
-        self._classes = torch.arange(len(dataset.classes), device=self.device)
-        self.top = min(5, len(dataset.classes))
-        self.steps_per_epoch = math.ceil(len(self.batches) / spec.batch_size)
-        self.average = EMA(self.model, spec.ema) if spec.ema else None
-        self.curve: list[dict[str, float]] = []
-        self.diverged_at: int | None = None
-        # Sums over an epoch, on the device: loss, hits, share of units clipped.
-        self._parameters = list(self.model.named_parameters())  # those frozen have no gradient
-        self._frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad}
-        self._nothing = torch.zeros((), device=self.device)
-        self._never = torch.tensor(torch.iinfo(torch.int64).max, device=self.device)
-        self._first_bad = self._never.clone()
-        self._train_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self._test_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self._graphs: _Graphs | None = None
-        self.how: dict[str, Any] = {
-            "device": device_name(self.device),
-            "precision": "bfloat16" if bfloat16 else "float32",
-            "memory_format": "channels_last",
-            "step": "eager",
-            "processes": accelerator.num_processes,
-            "threads": torch.get_num_threads(),
-        }
+    Returns:
+        The run, and what makes its network one that a user gets, see
+        :func:`nbrepro.train.device.place`.
+    """
+    device, classes = accelerator.device, len(dataset.classes)
+    bfloat16 = _bfloat16(spec, device)
+    model = initial_model(spec, classes)
+    freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
+    model, finished = place(model, device, bfloat16=bfloat16)
+    prepared, optimizer = accelerator.prepare(model, _optimizer(spec, model))
+    average = EMA(model, spec.ema) if spec.ema else None
+    part = (accelerator.process_index, accelerator.num_processes)
+    pad = PAD if spec.augmentation == "crop-flip" else 0
+    training = Batches(
+        *(dataset.train_images, dataset.train_labels, pad, device),
+        classes=classes,
+        magnitude=spec.randaugment,
+        part=part,
+    )
+    run = Run(
+        spec=spec,
+        state=State(model, optimizer, average, Sums(device)),
+        model=prepared,
+        training=training,
+        test=Batches(dataset.test_images, dataset.test_labels, 0, device, part=part),
+        autocast=torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
+        backward=accelerator.backward,
+    )
+    return run, finished
 
-    def capture(self) -> None:
-        """Record the steps, if they can be; otherwise the eager loop goes on."""
-        graphs = _Graphs(self)
-        try:
-            graphs.record()
-        except RuntimeError as error:
-            log.warning("the step cannot be captured, training goes on without: %s", error)
-            return
-        self._graphs = graphs
-        self.how["step"] = "captured"
 
-    def any(self, mine: bool) -> bool:
-        """Whether any process says so: all must leave the loop together."""
-        return bool(self.accelerator.gather(torch.tensor([mine], device=self.device)).any())
+class Eager:
+    """The driver that launches every step from Python: the reference."""
 
-    def plan(self, epoch: int) -> Plan:
-        """What is drawn for an epoch, image by image in the order of training, on the device."""
-        spec, images = self.spec, len(self.batches)
-        order, offset, flip = epoch_plan(spec.seed, epoch, images, self.pad)
-        plan = {"order": order}
-        if self.pad:
-            plan |= {"offset": offset, "flip": flip}
-        generator = _generator(f"{spec.seed}/{epoch}/strong")
-        if spec.mixup:
-            plan["mixup"] = augment.draw_mixup(images, generator, spec.mixup)
-        if spec.cutmix:
-            plan["cutmix"] = augment.draw_cutmix(images, generator, spec.cutmix)
-        if spec.randaugment:
-            plan["randaugment"] = augment.draw_randaugment(images, generator)
-        return {name: part.to(self.device) for name, part in plan.items()}
+    name = "eager"
 
-    def tensors(self) -> list[Tensor]:
-        """Every tensor that a step changes."""
-        state = [v for s in self.optimizer.state.values() for v in s.values()]
-        averages = self.average.state_dict().values() if self.average is not None else []
-        sums = [self._first_bad, self._train_sums, self._test_sums]
-        changed = [*self.model.parameters(), *self.model.buffers(), *state, *averages, *sums]
-        return [t for t in changed if isinstance(t, Tensor)]
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
-    def _mine(self, items: Tensor) -> Tensor:
-        """This process's share of the items of a batch."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return items.tensor_split(processes)[rank] if processes > 1 else items
-
-    def train_epoch(self, epoch: int, tick: Callable[[int], object]) -> None:
-        """One pass over the training set, the short last batch included."""
-        spec, size = self.spec, self.spec.batch_size
-        plan = self.plan(epoch)
-        self._first_bad.copy_(self._never)
-        self._train_sums.zero_()
-        self.prepared.train()
-        first = epoch * self.steps_per_epoch
-        if self._graphs is not None:
-            self._graphs.begin_epoch(plan, first)
-        torch.manual_seed(spec.seed * 100_003 + epoch)  # for layers that draw, such as dropout
-        for number in range(self.steps_per_epoch):
-            part = slice(number * size, (number + 1) * size)
-            if self._graphs is not None:
-                self._graphs.step(len(plan["order"][part]))
-            else:
-                lr = learning_rate(spec, first + number, self.steps_per_epoch)
-                now = {name: items[part] for name, items in plan.items()}
-                self.step(now, lr=lr, number=first + number)
-            tick(1)
-        sums = self.accelerator.reduce(self._train_sums, "sum")
-        self._train_means = (sums / len(self.batches)).tolist()
-        bad = int(self.accelerator.gather(self._first_bad.reshape(1)).min())
-        if bad != int(self._never):
-            self.diverged_at = bad
-
-    def _batch(self, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's images, their labels, and what the loss compares with."""
-        if "mixup" in plan or "cutmix" in plan:  # partners are found before the batch is divided
-            mine = plan
-        else:
-            mine = {name: self._mine(items) for name, items in plan.items()}
-        images = self.batches.pixels(mine["order"], mine.get("offset"), mine.get("flip"))
-        targets = labels = self.batches.labels[mine["order"]]
-        if mine is plan:
-            targets = (labels[:, None] == self._classes).float()  # one_hot would wait
-            images, targets = augment.mix(images, targets, plan.get("mixup"), plan.get("cutmix"))
-            images, labels, targets = (self._mine(t) for t in (images, labels, targets))
-        if "randaugment" in plan:
-            # Lengths are in pixels of 224; ours are in proportion.
-            scale = self.batches.width / 224
-            draw = self._mine(plan["randaugment"])
-            images = augment.randaugment(images, draw, self.spec.randaugment, scale)
-        return self.batches.normalise(images), labels, targets
-
-    def step(self, plan: Plan, *, lr: float | Tensor, number: int | Tensor) -> None:
-        """Train on one batch: a function of tensors that never waits for the device.
+    def epoch(self, draws: Draws, first: int, tick: Callable[[], object]) -> None:
+        """Train on every image once.
 
         Args:
-            plan: the batch's rows of the epoch's plan.
-            lr: the rate, a number or a tensor of one.
-            number: of the step, from the start of training.
+            draws: of the epoch.
+            first: number of the epoch's first step, from the start of training.
+            tick: called after every step.
         """
-        batch = len(plan["order"])
-        images, labels, targets = self._batch(plan)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._ascended(images, targets):
-            logits, loss = self._loss(self.prepared, images, targets)
-            # The mean over the whole batch, whatever this process's share of it is: processes
-            # average their gradients, so each contributes its sum times processes / batch.
-            self.accelerator.backward(loss * (self.accelerator.num_processes / batch))
-        clipped = self._clip()
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(number)
-        with torch.no_grad():
-            hits = (logits.argmax(1) == labels).sum()
-            self._train_sums += torch.stack([loss, hits, clipped * batch]).double()
-            bad = torch.where(loss.isfinite(), self._never, number)
-            torch.minimum(self._first_bad, bad, out=self._first_bad)
+        run, start = self.run, 0
+        for step, size in enumerate(batch_sizes(len(run.training), run.spec.batch_size), first):
+            part = {name: rows[start : start + size] for name, rows in draws.items()}
+            run.train_on(part, learning_rate(run.spec, step, run.steps_per_epoch), step)
+            start += size
+            tick()
 
-    def _loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the sum of the examples' losses."""
-        with self.autocast:
-            logits = model(images)
-        smoothing = self.spec.label_smoothing
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
-        return logits, loss
-
-    def _ascended(self, images: Tensor, targets: Tensor) -> contextlib.AbstractContextManager[None]:
-        """SAM's ascent from a part of the batch, if the spec asks for it."""
-        if not self.spec.sam:
-            return contextlib.nullcontext()
-        part = sam.subset([images, targets], self.spec.sam_share)
-
-        def mean_loss(images: Tensor, targets: Tensor) -> Tensor:
-            return self._loss(self.model, images, targets)[1] / len(images)
-
-        return sam.ascended(self.model, mean_loss, part, self.spec.sam)
-
-    @torch.no_grad()
-    def evaluation_step(self, index: Tensor) -> None:
-        """Add loss, hits and top-5 hits of the test images ``index`` to the sums."""
-        images, labels = self.test(self._mine(index))
-        with self.autocast:
-            logits = self.model(images).float()
-        hits = logits.topk(self.top, dim=1).indices == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        self._test_sums += torch.stack([loss, hits[:, 0].sum(), hits.sum()]).double()
-
-    def _clip(self) -> Tensor:
-        """Clip the gradients as the spec says; the share of units (or steps) clipped."""
-        spec = self.spec
-        if spec.clip == "none":
-            return self._nothing
-        if spec.clip == "norm":
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), spec.clipping, foreach=True)
-            return (norm > spec.clipping).float()
-        units = "layer" if spec.clip == "agc-layer" else "official"
-        clipped = agc.clip_grads_(
-            self._parameters, spec.clipping, exclude=spec.unclipped, units=units
-        )
-        return agc.share(clipped)
-
-    def evaluate(self, epoch: int) -> None:
-        """Measure the test set and append a row to the curve; every test image counts once."""
-        row: dict[str, float] = {"epoch": epoch, "step": epoch * self.steps_per_epoch}
-        if epoch:
-            row["train_loss"], row["train_accuracy"], clipped = self._train_means
-            if self.spec.clip != "none":
-                row["clipped"] = clipped
-        row |= self._evaluate()
-        if epoch and self.average is not None:
-            with self.average.applied():
-                row |= {f"ema_{name}": number for name, number in self._evaluate().items()}
-        self.curve.append({k: v if isinstance(v, int) else round(v, 6) for k, v in row.items()})
-
-    def _evaluate(self) -> dict[str, float]:
-        self.model.eval()
-        # Every process has running statistics of its own images; the first one's are kept.
-        broadcast(list(self.model.buffers()))
-        self._test_sums.zero_()
-        everything = torch.arange(len(self.test), device=self.device)
-        if self._graphs is not None:
-            self._graphs.begin_evaluation()
-        for index in torch.split(everything, EVALUATION_BATCH):
-            if self._graphs is not None:
-                self._graphs.evaluation_step(len(index))
-            else:
-                self.evaluation_step(index)
-        sums = self.accelerator.reduce(self._test_sums, "sum")
-        loss, top1, top5 = (sums / len(self.test)).tolist()
-        return {"test_loss": loss, "test_accuracy": top1, "test_top5": top5}
-
-    def finished_model(self) -> nn.Module:
-        """The network as a user gets it: on the CPU, frozen weights as they were drawn."""
-        for weight, drawn in self._rounded.items():
-            weight.data = drawn
-        for module in self._uncounted:
-            module.num_batches_tracked = torch.tensor(int(self.curve[-1]["step"]))
-        model: nn.Module = self.model.cpu()
-        return model
-
-    def save(self, path: Path) -> None:
-        """Write the checkpoint atomically."""
-        state = {
-            "hash": self.spec.hash,
-            # Frozen weights are drawn again from the seed.
-            "model": {n: t for n, t in self.model.state_dict().items() if n not in self._frozen},
-            "average": self.average.state_dict() if self.average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
-            "curve": self.curve,
-            "diverged_at": self.diverged_at,
-        }
-        with replacing(path) as file:
-            torch.save(state, file)
-
-    def load(self, path: Path) -> int:
-        """Take up a checkpoint, if there is a sound one of this run; return the epochs done."""
-        if not path.exists():
-            return 0
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            owner = state["hash"]
-        except Exception as error:  # damage raises errors of many kinds; all mean the same
-            log.warning("%s cannot be read (%r); starting from the beginning", path, error)
-            return 0
-        if owner != self.spec.hash:
-            log.warning("%s is of another run; starting from the beginning", path)
-            return 0
-        whole = self.model.state_dict()  # with its metadata, which tells BatchNorm its version
-        whole.update(state["model"])
-        self.model.load_state_dict(whole)
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.curve, self.diverged_at = state["curve"], state["diverged_at"]
-        return int(self.curve[-1]["epoch"])
+    def evaluate(self) -> None:
+        """Add up what is measured on every test image."""
+        images = torch.arange(len(self.run.test), device=self.run.device)
+        for index in images.split(EVALUATION_BATCH):
+            self.run.test_on(index)
 
 
-class _Graphs:
-    """The steps of a run, recorded as CUDA graphs: for whole batches and for the short last one.
-
-    A replay repeats the same kernels on the same memory, so whatever changes from step to step is
-    read from tensors: the epoch's plan, the table of rates and counters that every replay advances.
-    Without a GPU the same functions run unrecorded, which lets tests compare them with the eager
-    loop anywhere.
-    """
-
-    def __init__(self, run: "_Run") -> None:
-        self.run, device = run, run.device
-        steps = range(max(1, run.spec.epochs * run.steps_per_epoch))
-        rates = [learning_rate(run.spec, step, run.steps_per_epoch) for step in steps]
-        self.rates = torch.tensor(rates, device=device)
-        self.lr = torch.tensor(run.spec.lr, device=device)
-        self.number = torch.zeros((), dtype=torch.int64, device=device)
-        self.position = torch.zeros((), dtype=torch.int64, device=device)
-        self.plan = run.plan(0)
-        self.index = torch.arange(max(run.spec.batch_size, EVALUATION_BATCH), device=device)
-        self.recorded: dict[tuple[str, int], Callable[[], object]] = {}
-        self.memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-    def record(self) -> None:
-        """Record every step of the run.
-
-        Raises:
-            RuntimeError: if one cannot be captured; the run is as it was.
-        """
-        run = self.run
-        if run.spec.epochs:
-            run.prepared.train()
-            for batch in _sizes(len(run.batches), run.spec.batch_size):
-                self.recorded["train", batch] = self._record(self._step, batch)
-        run.model.eval()
-        for batch in _sizes(len(run.test), EVALUATION_BATCH):
-            self.recorded["test", batch] = self._record(self._evaluation_step, batch)
-
-    def begin_epoch(self, plan: Plan, number: int) -> None:
-        """Take in the epoch's plan and the number of its first step."""
-        for name, items in plan.items():
-            self.plan[name].copy_(items)
-        self.number.fill_(number)
-        self.position.zero_()
-
-    def step(self, batch: int) -> None:
-        """Train on the next ``batch`` images of the plan."""
-        self.recorded["train", batch]()
-
-    def begin_evaluation(self) -> None:
-        """Start at the first test image."""
-        self.position.zero_()
-
-    def evaluation_step(self, batch: int) -> None:
-        """Evaluate the next ``batch`` test images."""
-        self.recorded["test", batch]()
-
-    def _step(self, batch: int) -> None:
-        index = self.position + self.index[:batch]
-        self.lr.copy_(self.rates.index_select(0, self.number.view(1)).squeeze(0))
-        plan = {name: items.index_select(0, index) for name, items in self.plan.items()}
-        self.run.step(plan, lr=self.lr, number=self.number)
-        self.position += batch
-        self.number += 1
-
-    def _evaluation_step(self, batch: int) -> None:
-        self.run.evaluation_step(self.position + self.index[:batch])
-        self.position += batch
-
-    def _record(self, step: Callable[[int], None], batch: int) -> Callable[[], object]:
-        """Run ``step`` a few times, record it, and undo what that did to the run."""
-        if self.run.device.type != "cuda":
-            return partial(step, batch)
-        optimizer = self.run.optimizer.state
-        had_state = bool(optimizer)
-        before = [(tensor, tensor.clone()) for tensor in self.run.tensors()]
-        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        try:
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UPS):
-                    self._rewind()
-                    step(batch)
-                self._rewind()
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(graph, pool=self.memory):
-                step(batch)
-        finally:
-            with torch.no_grad():
-                for tensor, old in before:
-                    tensor.copy_(old)
-                if not had_state:  # momentum that starts at zero is momentum that was never there
-                    for state in optimizer.values():
-                        for value in state.values():
-                            if isinstance(value, Tensor):
-                                value.zero_()
-            self._rewind()
-        return graph.replay
-
-    def _rewind(self) -> None:
-        """Go back to the first step, lest a warm-up reads beyond the epoch or the table."""
-        self.number.zero_()
-        self.position.zero_()
+def captured(run: Run) -> Captured | Eager:
+    """The driver that replays; the eager one, with a warning, if a step cannot be captured."""
+    try:
+        with seeded(run.spec.seed, run.device):
+            return Captured(run)
+    except RuntimeError as error:
+        log.warning("the step cannot be captured, training goes on without: %s", error)
+        return Eager(run)
 
 
-def _sizes(images: int, batch: int) -> set[int]:
-    """The sizes of the batches of one pass: the whole ones and the short last one."""
-    return {min(batch, images), images % batch} - {0}
+def train_epoch(
+    driver: Eager | Captured,
+    accelerator: Accelerator,
+    epoch: int,
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """One pass over the training set; what it measured, over the images of all processes."""
+    run = driver.run
+    spec, sums = run.spec, run.state.sums
+    draws = run.draws(epoch)
+    sums.trained.zero_()
+    run.model.train()
+    with seeded(spec.seed * 100_003 + epoch, run.device):
+        driver.epoch(draws, epoch * run.steps_per_epoch, tick)
+    sums.first_bad.copy_(accelerator.gather(sums.first_bad.reshape(1)).min())
+    total = accelerator.reduce(sums.trained, "sum")
+    loss, accuracy, clipped = (total / len(run.training)).tolist()
+    trained = {"train_loss": loss, "train_accuracy": accuracy}
+    return trained if spec.clip == "none" else trained | {"clipped": clipped}
+
+
+def evaluate(driver: Eager | Captured, accelerator: Accelerator) -> dict[str, float]:
+    """Measure the test set, with the averaged weights too if there are any."""
+    state = driver.run.state
+    row = _measure(driver, accelerator)
+    if state.average is not None and state.curve:  # before training the average is the network
+        with state.average.applied():
+            measured = _measure(driver, accelerator)
+        row |= {f"ema_{name}": number for name, number in measured.items()}
+    return row
+
+
+def _measure(driver: Eager | Captured, accelerator: Accelerator) -> dict[str, float]:
+    """Loss and accuracies on the test set; every test image counts once."""
+    run = driver.run
+    model, tested = run.state.model, run.state.sums.tested
+    model.eval()
+    # Every process has running statistics of its own images; the first one's are kept.
+    broadcast(list(model.buffers()))
+    tested.zero_()
+    driver.evaluate()
+    total = accelerator.reduce(tested, "sum")
+    loss, top1, top5 = (total / len(run.test)).tolist()
+    return {"test_loss": loss, "test_accuracy": top1, "test_top5": top5}
+
+
+def _row(epoch: int, step: int, measured: dict[str, float]) -> dict[str, float]:
+    """A row of the curve, rounded as it is recorded."""
+    return {"epoch": epoch, "step": step} | {k: round(v, 6) for k, v in measured.items()}
+
+
+def _bfloat16(spec: Spec, device: torch.device) -> bool:
+    """Whether the run computes in bfloat16 on this device."""
+    return spec.precision == "bfloat16" or (spec.precision == "auto" and has_bfloat16(device))
 
 
 def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
@@ -642,27 +320,3 @@ def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
         return LARS(groups, lr=spec.lr, momentum=spec.momentum)
     nesterov = spec.optimizer == "nesterov"
     return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)
-
-
-def _stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
-    """Save one operation a BatchNorm layer and step: the counter has no use at fixed momentum."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
-    for layer in layers:
-        layer.num_batches_tracked = None
-    return layers
-
-
-def _round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
-    """Store frozen convolution and linear weights in bfloat16; return them as they were drawn.
-
-    Autocast would round the same weights in the same way in every step: results are equal bit for
-    bit. (Scaled weight standardization reads its weights in float32: those are left alone.)
-    """
-    drawn = {}
-    for module in model.modules():
-        if type(module) in (nn.Conv2d, nn.Linear):
-            for weight in module.parameters(recurse=False):
-                if not weight.requires_grad:
-                    drawn[weight] = weight.data
-                    weight.data = weight.data.bfloat16()
-    return drawn

@@ -33,7 +33,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> int:
     """Store a trained network as its spec's seed plus what was trained.
 
     Args:
-        model: trained as ``spec`` says, such as ``training.train(spec, ...).model``.
+        model: trained as ``spec`` says, such as ``loop.train(spec, ...).model``.
         spec: the run.
         path: file to write, whole or not at all (safetensors format).
 

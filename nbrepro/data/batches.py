@@ -1,0 +1,207 @@
+"""From uint8 images to a batch that a network trains on, whole batches at a time on the device.
+
+Randomness and arithmetic are apart: :func:`epoch_draws` draws an epoch's numbers, one row per
+image, on the CPU; :meth:`Batches.batch` turns rows of them into a batch and is a pure function of
+tensors, so that it runs inside a captured CUDA graph as it does outside.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nbrepro.data import augment
+from nbrepro.data.datasets import MEAN, STD
+
+#: What is drawn for an epoch, or for a batch of it, one row per image in the order of training:
+#: ``order`` int64 ``[N]``, which images; ``offset`` int64 ``[N, 2]`` in ``[0, 2 * pad]``, the upper
+#: left corner (row, column) of the crop; ``flip`` bool ``[N]``, mirror left to right; ``mixup``,
+#: ``cutmix`` and ``randaugment`` as the ``draw_*`` functions of :mod:`nbrepro.data.augment` give
+#: them. All but ``order`` may be missing.
+Draws = dict[str, Tensor]
+
+
+def epoch_draws(
+    seed: int,
+    epoch: int,
+    images: int,
+    pad: int = 0,
+    *,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    randaugment: float = 0.0,
+) -> Draws:
+    """Draw the order and the augmentation of one epoch: a function of ``(seed, epoch)`` alone.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        images: N, of the training set.
+        pad: pixels of border that crops may move into; without any nothing is cropped or flipped.
+        mixup: α of MixUp; 0 for none.
+        cutmix: α of CutMix; 0 for none.
+        randaugment: magnitude of RandAugment; 0 for none.
+
+    Returns:
+        Draws of N rows, on the CPU. The caller's random generator is left alone.
+    """
+    generator = _generator(f"{seed}/{epoch}")
+    draws = {"order": torch.randperm(images, generator=generator)}
+    if pad:
+        draws["offset"] = torch.randint(2 * pad + 1, (images, 2), generator=generator)
+        draws["flip"] = torch.rand(images, generator=generator) < 0.5
+    # A generator of their own: order and crops are the same with strong augmentation and without.
+    generator = _generator(f"{seed}/{epoch}/strong")
+    if mixup:
+        draws["mixup"] = augment.draw_mixup(images, generator, mixup)
+    if cutmix:
+        draws["cutmix"] = augment.draw_cutmix(images, generator, cutmix)
+    if randaugment:
+        draws["randaugment"] = augment.draw_randaugment(images, generator)
+    return draws
+
+
+def _generator(name: str) -> torch.Generator:
+    """A random generator on the CPU that is a function of its name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        images: float32 ``[B, 3, H, W]``, normalized, in channels-last memory format.
+        labels: int64 ``[B]``.
+        targets: what the loss compares with: the labels, or probabilities ``[B, classes]`` if the
+            images are mixed.
+        size: by what the sum of the losses is divided: B, or where several processes share a batch
+            the whole batch's size over their number, whatever this process's part. Processes
+            average their gradients, which are then those of the whole batch's mean loss.
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    size: float
+
+
+class Batches:
+    """A labelled image set on a device that hands out augmented, normalized batches.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``.
+        labels: int64 ``[N]``.
+        pad: pixels of black border the crop may move into; 0 for none.
+        device: where the images stay.
+        classes: how many there are; needed to mix images.
+        magnitude: of RandAugment, where there are draws for it.
+        part: which part of every batch is this process's, and of how many parts.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        pad: int = 0,
+        device: torch.device | str = "cpu",
+        *,
+        classes: int | None = None,
+        magnitude: float = 0.0,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.pad, self.magnitude, self.part = pad, magnitude, part
+        self.height, self.width = images.shape[1:3]
+        self.images = torch.nn.functional.pad(images.to(device), (0, 0, pad, pad, pad, pad))
+        self.labels = labels.to(device)
+        self._classes = None if classes is None else torch.arange(classes, device=device)
+        # A crop is gathered row by row. Row p of this view, which copies nothing, holds the 3 W
+        # bytes from pixel p on, pixels of all images counted through; so rows overlap.
+        pixels = self.images.numel() // 3
+        self._runs = self.images.as_strided((pixels - self.width + 1, 3 * self.width), (3, 1))
+        width = self.images.shape[2]
+        self._row_starts = torch.arange(0, self.height * width, width, device=device)
+        self._middle = torch.tensor([[pad, pad]], device=device)
+        # (x / 255 - mean) / std as one multiply and one add, on whole rows of pixels
+        std = torch.tensor(STD, device=device) * 255
+        self._scale = (1 / std).repeat(self.width)
+        self._shift = (-torch.tensor(MEAN, device=device) * 255 / std).repeat(self.width)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, draws: Draws) -> Batch:
+        """Make a batch: crop and flip, mix, RandAugment, normalize, in this order.
+
+        Args:
+            draws: the batch's rows, see :data:`Draws`.
+
+        Returns:
+            This process's part of the batch.
+
+        Raises:
+            ValueError: if images are to be mixed and the number of classes is not known.
+        """
+        order = draws["order"]
+        images = self._crop(order, draws.get("offset"), draws.get("flip"))
+        targets = labels = self.labels[order]
+        if "mixup" in draws or "cutmix" in draws:
+            targets = self._probabilities(labels)
+            images, targets = augment.mix(images, targets, draws.get("mixup"), draws.get("cutmix"))
+        # Not before: partners are neighbours in the whole batch.
+        images, labels, targets = (self._mine(items) for items in (images, labels, targets))
+        if "randaugment" in draws:
+            # Its lengths are in pixels of images of 224; ours are in proportion.
+            rows, scale = self._mine(draws["randaugment"]), self.width / 224
+            images = augment.randaugment(images, rows, self.magnitude, scale)
+        return Batch(self._normalize(images), labels, targets, len(order) / self.part[1])
+
+    def __call__(
+        self, index: Tensor, offset: Tensor | None = None, flip: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch that is cropped and flipped at most.
+
+        Args:
+            index: int64 ``[B]``, which images.
+            offset: as in :data:`Draws`; default the middle.
+            flip: as in :data:`Draws`; default no.
+
+        Returns:
+            float32 images ``[B, 3, H, W]`` and int64 labels ``[B]``.
+        """
+        named = {"order": index, "offset": offset, "flip": flip}
+        batch = self.batch({name: rows for name, rows in named.items() if rows is not None})
+        return batch.images, batch.labels
+
+    def _crop(self, index: Tensor, offset: Tensor | None, flip: Tensor | None) -> Tensor:
+        """Images before normalization: uint8 ``[B, 3, H, W]``; the border is black there."""
+        shape = (len(index), self.height, self.width, 3)
+        height, width = self.images.shape[1:3]
+        row, column = (self._middle if offset is None else offset).unbind(1)
+        start = torch.add(column, torch.add(row, index, alpha=height), alpha=width)
+        rows = (start[:, None] + self._row_starts).flatten()
+        pixels = self._runs.index_select(0, rows).view(shape)
+        if flip is not None:
+            # Taking whole images from both forms is a third of the time of torch.where.
+            both = torch.cat([pixels, pixels.flip(2)])
+            first = torch.arange(len(index), device=index.device)
+            pixels = both.index_select(0, torch.add(first, flip, alpha=len(index)))
+        return pixels.permute(0, 3, 1, 2)
+
+    def _probabilities(self, labels: Tensor) -> Tensor:
+        """Labels as float32 ``[B, classes]``; unlike ``one_hot`` this does not wait."""
+        if self._classes is None:
+            raise ValueError("to mix images, Batches needs the number of classes: classes=10")
+        return (labels[:, None] == self._classes).float()
+
+    def _mine(self, items: Tensor) -> Tensor:
+        """This process's part of the items of a batch."""
+        rank, processes = self.part
+        return items.tensor_split(processes)[rank] if processes > 1 else items
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels in 0..255 ``[B, 3, H, W]`` → float32, channel by channel ``(x / 255 - m) / s``."""
+        pixels = pixels.permute(0, 2, 3, 1)
+        rows = torch.mul(pixels.flatten(2), self._scale).add_(self._shift)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)

@@ -1,0 +1,144 @@
+"""Where a run takes place: the accelerator, and a network laid out for its hardware."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+#: Settings of Accelerate by environment variable that would have another program train the network.
+_REFUSED = (
+    "ACCELERATE_DYNAMO_BACKEND",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix work is done by the hardware rather than emulated."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
+    """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda`` that changes no number of a run.
+
+    What a run computes is its spec's to say. So precision and accumulation are set here, whatever
+    ``accelerate launch`` or the environment ask for, and what would replace the training step (a
+    compiler, DeepSpeed, FSDP, Megatron-LM) is refused.
+
+    Args:
+        device: where to run.
+        track: one of Accelerate's trackers, such as ``tensorboard``; off by default.
+        logs: folder of a tracker that writes files.
+
+    Raises:
+        RuntimeError: if a GPU was asked for and there is none, or if Accelerate gives another
+            device than was asked for.
+        ValueError: for an unknown device, a tracker that is unknown or not installed, or an
+            environment that would change what is computed.
+    """
+    if track is not None:
+        installed = [str(t) for t in get_available_trackers()]
+        if track not in installed:
+            have = ", ".join(installed) or "none"
+            raise ValueError(
+                f"tracker {track!r} is not installed; pip install it. Installed: {have}"
+            )
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
+    for name in _REFUSED:
+        value = os.environ.get(name, "no")
+        if value.lower() not in ("", "no", "false", "0"):
+            raise ValueError(
+                f"the environment has {name}={value}, which would change what a run computes "
+                "without a trace in its record; unset it"
+            )
+    if "RANK" not in os.environ:
+        # Accelerate keeps the first device for the whole process; every run may choose its own.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        # Without cpu=True, Accelerate would ignore torchrun's other processes where no GPU is.
+        cpu=device == "cpu" or not torch.cuda.is_available(),
+        mixed_precision="no",  # the spec's precision is our own autocast
+        # A plugin, as gradient_accumulation_steps=1 gives way to the environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=track,
+        project_dir=logs,
+    )
+    if device != "auto" and accelerator.device.type != device:
+        raise RuntimeError(f"device={device!r} was asked for, Accelerate gave {accelerator.device}")
+    return accelerator
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, for layers that draw, such as dropout; put them back after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def place(
+    model: nn.Module, device: torch.device, *, bfloat16: bool
+) -> tuple[nn.Module, Callable[[int], nn.Module]]:
+    """Lay out a network for training: on the device, channels-last, nothing computed in vain.
+
+    Args:
+        model: with what is trained already chosen.
+        device: where to.
+        bfloat16: whether it runs under autocast to bfloat16.
+
+    Returns:
+        The network, and a function that makes it what a user gets once so many steps are taken: on
+        the CPU, frozen weights as they were drawn, batches counted.
+    """
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    uncounted = stop_counting_batches(model)
+    rounded = round_frozen(model) if bfloat16 else {}
+
+    def finished(steps: int) -> nn.Module:
+        for weight, drawn in rounded.items():
+            weight.data = drawn
+        for layer in uncounted:
+            layer.num_batches_tracked = torch.tensor(steps)
+        network: nn.Module = model.cpu()
+        return network
+
+    return model, finished
+
+
+def stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
+    """Save one operation per BatchNorm layer and step: the counter has no use at fixed momentum."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
+    for layer in layers:
+        layer.num_batches_tracked = None
+    return layers
+
+
+def round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Store frozen convolution and linear weights in bfloat16; return them as they were drawn.
+
+    Autocast would round the same weights in the same way in every step: results are equal bit for
+    bit. (Scaled weight standardization reads its weights in float32: those are left alone.)
+    """
+    drawn = {}
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            for weight in module.parameters(recurse=False):
+                if not weight.requires_grad:
+                    drawn[weight] = weight.data
+                    weight.data = weight.data.bfloat16()
+    return drawn
