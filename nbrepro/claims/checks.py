@@ -53,6 +53,7 @@ def registry() -> Mapping[str, Check]:
     from nbrepro.claims.nfnets import (  # noqa: F401
         batchnorm,
         counts,
+        design,
         numerics,
         printed,
         signal,
