@@ -185,7 +185,7 @@ class Check:
     Attributes:
         check: name of a function of :mod:`nbrepro.claims.checks`.
         bounds: each value that it computes, and where it must lie, ends included.
-        evidence: what kind of evidence it gives.
+        evidence: what kind of thing it computes.
     """
 
     check: str
