@@ -8,8 +8,10 @@ import torch
 
 from nbrepro import agc, layers
 from nbrepro.claims import checks
-from nbrepro.claims.checks import CHECKS
+from nbrepro.claims.nfnets import batchnorm, counts, numerics, printed
 from nbrepro.optim import recipe
+
+CHECKS = checks.registry()
 
 #: Name → whether the claim holds, and numbers that its note must have.
 KNOWN: dict[str, tuple[bool, tuple[str, ...]]] = {
@@ -76,33 +78,33 @@ def test_the_same_whatever_was_drawn_before() -> None:
 @pytest.mark.parametrize(
     ("name", "owner", "attribute", "wrong"),
     [
-        ("gamma_constants", checks, "GAMMA", layers.GAMMA | {"silu": 2.218}),
+        ("gamma_constants", numerics, "GAMMA", layers.GAMMA | {"silu": 2.218}),
         ("weight_standardization", layers.ScaledStdConv2d, "_standardize", lambda s, g: s.weight),
-        ("variance_rule", checks.models.nfnet, "expected_stds", lambda d, _: [[1] * n for n in d]),
-        ("test_resolution", checks, "VARIANTS", {
+        ("variance_rule", counts.models.nfnet, "expected_stds", lambda d, _: [[1] * n for n in d]),
+        ("test_resolution", printed, "VARIANTS", {
             name: replace(variant, test_pixels=variant.train_pixels)
-            for name, variant in checks.VARIANTS.items()
+            for name, variant in printed.VARIANTS.items()
         }),
         ("ema_horizon", recipe, "ema_decay", lambda step: 0.99999),
-        ("transfer_gaps", checks, "_TRANSFER", [[(78.1, 79.5), (79.6, 79.5)]]),
-        ("parameters", checks, "_NFNETS", {
-            **checks._NFNETS, "f2": checks._NFNETS["f2"]._replace(params=193.9)
+        ("transfer_gaps", printed, "_TRANSFER", [[(78.1, 79.5), (79.6, 79.5)]]),
+        ("parameters", counts, "_NFNETS", {
+            **printed._NFNETS, "f2": printed._NFNETS["f2"]._replace(params=193.9)
         }),
-        ("arithmetic_speedup", checks, "_NFNETS", {
-            **checks._NFNETS, "f1": checks._NFNETS["f1"]._replace(tpu=160.5)
+        ("arithmetic_speedup", printed, "_NFNETS", {
+            **printed._NFNETS, "f1": printed._NFNETS["f1"]._replace(tpu=160.5)
         }),
-        ("memory", checks, "_TWINS", {"BatchNorm": "cifar_nf_resnet20"}),
+        ("memory", batchnorm, "_TWINS", {"BatchNorm": "cifar_nf_resnet20"}),
     ],
 )  # fmt: skip
 def test_the_other_outcome_is_possible(
     monkeypatch: pytest.MonkeyPatch, name: str, owner: Any, attribute: str, wrong: Any
 ) -> None:
     monkeypatch.setattr(owner, attribute, wrong)
-    checks._meta.cache_clear()
+    counts.blueprint.cache_clear()
     try:
         assert CHECKS[name].__wrapped__()[0] is not KNOWN[name][0]  # type: ignore[attr-defined]
     finally:
-        checks._meta.cache_clear()
+        counts.blueprint.cache_clear()
 
 
 def test_agc_by_layer_is_not_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_networks_without_batchnorm_pass_neither_check_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     twins = {name: "cifar_nf_resnet8" for name in ("BatchNorm", "normalizer-free")}
-    monkeypatch.setattr(checks, "_TWINS", twins)
+    monkeypatch.setattr(batchnorm, "_TWINS", twins)
     for name in ("independence", "train_eval_gap", "micro_batches"):
         assert not CHECKS[name].__wrapped__()[0]  # type: ignore[attr-defined]
 
@@ -147,7 +149,7 @@ def test_a_finding_is_kept_until_our_source_changes(
         asked.append(1)
         return True, "found"
 
-    monkeypatch.setitem(checks.CHECKS, "sam_cost", check)
+    monkeypatch.setitem(checks._CHECKS, "sam_cost", check)
     assert checks.outcome("sam_cost") == checks.outcome("sam_cost") == (True, "found")
     assert len(asked) == 1
     monkeypatch.setattr(checks, "_source_digest", lambda: "other")

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from nbrepro import freezing, models
+from nbrepro.claims.nfnets.counts import count_macs
 from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d, StochasticDepth
 from nbrepro.models import nfnet, pretrained
-from nbrepro.models.macs import count_macs
 from nbrepro.models.nfnet import VARIANTS, Block, NFNet, Variant
 
 # Number → parameters, multiply-adds in G at test and training size, dropout, training and test
