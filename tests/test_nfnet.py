@@ -367,13 +367,6 @@ def test_a_step_reaches_every_parameter() -> None:
             assert parameter.grad.any(), key
 
 
-def test_every_listed_name_builds() -> None:
-    for name in nfnet.NAMES:
-        models.check(name)
-    assert set(nfnet.NAMES) <= set(models.names())
-    assert models.options("nfnet_f0") == nfnet.OPTIONS
-
-
 @pytest.mark.parametrize(
     "name", ["nfnet_f9", "nfnet_f", "nfnet_F0", "nfnet_f0++", "nfnet_f0x2", "bn_nfnet", "nfnet_l0"]
 )
