@@ -13,7 +13,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from nbrepro.claims.labels import TRAINED, network, trained
-from nbrepro.claims.verdicts import matches, value
+from nbrepro.claims.rules import matches
+from nbrepro.claims.verdicts import value
+from nbrepro.models import size
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 
@@ -110,13 +112,6 @@ def _chance(records: Sequence[Record]) -> float | None:
     return 100 / number if number else None
 
 
-# For the integrator: nbrepro.models.size(name).
-def _size(model: str) -> tuple[int, int]:
-    """Depth and width multiple of a model; depth 0 if its name ends without one."""
-    size = re.search(r"(\d+)b?(?:x(\d+))?$", model)
-    return (int(size[1]), int(size[2] or 1)) if size else (0, 1)
-
-
 def ended(records: Sequence[Record]) -> list[Record]:
     """The records of runs that ended with a result: completed or diverged, not failed."""
     return [record for record in records if record.status != "failed"]
@@ -165,7 +160,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     }
     rows = []
     for record in records:
-        depth, width = _size(record.spec.model)
+        depth, width = size(record.spec.model)
         failed = record.status == "failed"
         rows.append(
             {
@@ -237,8 +232,8 @@ def accuracy(records: Sequence[Record]) -> Figure:
     if widths.max() > 1:
         panels.append(("width", table[table["depth"] == widths.idxmax()]))
     chance = _chance(shown)
-    size = {"figsize": (4.75 * len(panels) + 0.8 * (len(panels) == 1), 4.2)}
-    with _drawing(1, len(panels), sharey=True, squeeze=False, **size) as (figure, axes):
+    shape: Any = {"figsize": (4.75 * len(panels) + 0.8 * (len(panels) == 1), 4.2)}
+    with _drawing(1, len(panels), sharey=True, squeeze=False, **shape) as (figure, axes):
         for axis, (by, part) in zip(axes[0], panels, strict=True):
             for (name, arm), colour in zip(arms.items(), _colours(arms), strict=True):
                 runs = part[part["train"] == arm["train"]]
@@ -291,8 +286,8 @@ def curves(
     if not used:
         return _no_records()
     factor, label = (1, "share clipped") if metric == "clipped" else (100, _PERCENT[metric])
-    size = {"figsize": (3.3 * len(panels) if len(panels) > 1 else 7.6, 3.8)}
-    with _drawing(1, len(panels), sharey=True, squeeze=False, **size) as (figure, axes):
+    shape: Any = {"figsize": (3.3 * len(panels) if len(panels) > 1 else 7.6, 3.8)}
+    with _drawing(1, len(panels), sharey=True, squeeze=False, **shape) as (figure, axes):
         for axis, (title, arms) in zip(axes[0], panels.items(), strict=True):
             for (name, _), colour in zip(arms.items(), _colours(arms), strict=True):
                 lines = [

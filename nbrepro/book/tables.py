@@ -1,14 +1,14 @@
 """Every table and card of the book, as HTML that also reads well without our style sheet.
 
-Templates (``templates/*.html.j2``) hold the HTML and escape all text that they are given. Numbers
-are rounded and put into words here, once, and no number is ever read back out of a text.
+Templates (``templates/*.html.j2``) hold the HTML and escape all text that they are given. A number
+is rounded and put into words once, here or in :class:`~nbrepro.claims.verdicts.Finding`, and never
+read back out of a text.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from nbrepro.claims import Claim
-    from nbrepro.claims.verdicts import Finding, Verdict
+    from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
     from nbrepro.records.timings import Benchmark
     from nbrepro.spec import Spec
@@ -91,43 +91,6 @@ def _nothing(note: str) -> "HTML":
 # --- numbers in words ---
 
 
-@dataclass(frozen=True)
-class Words:
-    """A finding for readers: the parts of a line such as ``A over B: +5.5 points [+3, +8], n = 3``.
-
-    Attributes:
-        label: what was compared.
-        value: the effect, rounded.
-        unit: ``points``, ``%``, or empty for a ratio.
-        interval: both ends in brackets; empty with a single replicate.
-        seeds: replicates of each arm, once if all have as many; empty for a ratio.
-    """
-
-    label: str
-    value: str
-    unit: str
-    interval: str
-    seeds: tuple[str, ...]
-
-
-# For the integrator: rules adds Finding.numbers and Finding.seeds; one of the two goes.
-def words(finding: "Finding") -> Words:
-    """Put a finding's numbers into words."""
-    if finding.ratio:
-        times, digits, unit = 1, ".2f", ""
-    elif finding.difference:
-        times, digits, unit = 100, "+.1f", "points"
-    else:
-        times, digits, unit = 100, ".1f", "%"
-    return Words(
-        finding.label,
-        "×" * finding.ratio + f"{times * finding.effect:{digits}}",
-        unit,
-        _interval(times * finding.low, times * finding.high, digits),
-        () if finding.ratio else tuple(dict.fromkeys(map(str, finding.n))),
-    )
-
-
 def _interval(low: float, high: float, digits: str) -> str:
     """Both ends in brackets; empty if there is no interval."""
     return "" if math.isnan(low) else f"[{low:{digits}}, {high:{digits}}]"
@@ -167,7 +130,7 @@ def _sorted(verdicts: Iterable["Verdict"]) -> list["Verdict"]:
 def verdict_table(verdicts: Iterable["Verdict"]) -> "HTML":
     """What was found for each claim, every comparison with its interval."""
     head = ("claim", "what we found", "verdict")
-    return _render("verdicts", head=head, verdicts=_sorted(verdicts), colours=_COLOURS, words=words)
+    return _render("verdicts", head=head, verdicts=_sorted(verdicts), colours=_COLOURS)
 
 
 def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
@@ -180,17 +143,8 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
         untrained={"not run": "no runs yet", "cited only": "no runs"},
         seen=_SEEN,
         colours=_COLOURS,
-        words=words,
-        weakest=_weakest,
         page=_page,
     )
-
-
-# For the integrator: the choice that Verdict.ours makes, whose text is no longer used.
-def _weakest(verdict: "Verdict") -> "Finding":
-    """The finding that carries least: the one nearest to failing."""
-    order = {"no": 0, "open": 1, "yes": 2}
-    return min(verdict.findings, key=lambda f: (order[f.answer], f.low))
 
 
 def tally(verdicts: Iterable["Verdict"]) -> str:
@@ -299,7 +253,7 @@ def over_best(
         rivals: name → settings.
     """
     from nbrepro.book import figures
-    from nbrepro.claims.verdicts import welch
+    from nbrepro.claims.statistics import welch
 
     def accuracies(settings: Mapping[str, Any]) -> list[float]:
         return [100 * r.metrics["test_accuracy"] for r in figures.runs_of(records, settings)]
@@ -323,7 +277,7 @@ def twins_table(records: Sequence["Record"], twins: Mapping[str, Mapping[str, An
         twins: reader's name → settings of its runs, for two arms.
     """
     from nbrepro.book import figures
-    from nbrepro.claims.verdicts import welch
+    from nbrepro.claims.statistics import welch
 
     rows: list[Sequence[object]] = []
     gains: dict[tuple[int, float], dict[int, float]] = {}
@@ -334,14 +288,14 @@ def twins_table(records: Sequence["Record"], twins: Mapping[str, Mapping[str, An
             continue
         before, after = ([100 * r.metrics["test_accuracy"] for r in a] for a in (first, second))
         gain = gains.setdefault((batch, rate), {})[epochs] = mean(after) - mean(before)
-        interval = _interval(*welch(before, after), "+.1f")
+        ends = _interval(*welch(before, after), "+.1f")
         trained = " and ".join(
             f"{100 * mean(r.metrics.get('train_accuracy', math.nan) for r in arm):.1f}"
             for arm in (first, second)
         )
         seeds = " and ".join(dict.fromkeys((str(len(first)), str(len(second)))))
         times = Cell(case, f"{rate / (0.1 * batch / 256):.3g} times the published rule")
-        rows.append((times, Cell(f"{gain:+.1f}", interval), trained, seeds))
+        rows.append((times, Cell(f"{gain:+.1f}", ends), trained, seeds))
     if not rows:
         return _nothing(_NO_RECORDS)
     old, new = twins
@@ -398,7 +352,8 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
         after: its value on the other, which the difference is counted for.
     """
     from nbrepro.book import figures
-    from nbrepro.claims import verdicts
+    from nbrepro.claims.labels import network, trained
+    from nbrepro.claims.statistics import interval
 
     sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
     for record in figures.ended(records):
@@ -420,11 +375,11 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
             for values, runs in zip(columns, sides_of_pairs, strict=True)
         ]
         differences = [b - a for a, b in zip(*columns, strict=True)]
-        interval = _interval(*verdicts.interval(differences), ".1f")
-        name = verdicts.label({"model": spec.model, "train": spec.train})
+        ends = _interval(*interval(differences), ".1f")
+        name = f"{network(spec.model)}, {trained(spec.train)}"
         if spec.clip == "agc":
             name += f", AGC {spec.clipping}, rate {spec.lr}"
-        rows.append((name, *means, Cell(f"{mean(differences):+.1f}", interval), len(pairs)))
+        rows.append((name, *means, Cell(f"{mean(differences):+.1f}", ends), len(pairs)))
     head = ("run", f"{before}, %", f"{after}, %", "difference, points", "seeds")
     scale = figures.scale_of([r for side in sides.values() for r in side.values()])
     note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
