@@ -581,7 +581,7 @@ def trade_offs(
     families: Mapping[str, Mapping[str, Sequence[float]]],
     hollow: str,
     costs: Sequence[str],
-    named: Mapping[str, Sequence[str]],
+    named: Mapping[str, Mapping[str, tuple[float, float]]],
     note: str,
 ) -> Figure:
     """Accuracy against several costs (log scales), one panel per cost, one line per family.
@@ -590,7 +590,7 @@ def trade_offs(
         families: family → network → its costs, then its top-1 accuracy in percent.
         hollow: the family that is drawn as hollow markers in the colour of the first one.
         costs: labels of the axes.
-        named: family → networks that get their name beside the marker.
+        named: family → network whose name is shown → where, in points from the marker.
         note: where the values are from.
     """
     with _drawing(1, len(costs), figsize=(9.5, 3.9), sharey=True) as (figure, axes):
@@ -604,8 +604,8 @@ def trade_offs(
                     axis.plot(prices, tops, "o", mfc="none", color=_PALETTE[0], label=name)
                 else:
                     axis.plot(prices, tops, "-", marker=mark, color=colour, label=name)
-                for known in named.get(name, ()):
-                    axis.annotate(known, (rows[known][column], rows[known][-1]), (5, -11),
+                for known, offset in named.get(name, {}).items():
+                    axis.annotate(known, (rows[known][column], rows[known][-1]), offset,
                                   textcoords="offset points", fontsize=10, color="0.3")  # fmt: skip
             axis.set_xscale("log")
             axis.set_xlabel(label)

@@ -178,7 +178,10 @@ def cost_figure() -> "Figure":
         with_sam: points("NFNet-F5 + SAM", "NFNet-F6 + SAM"),
     }
     costs = ("10⁹ multiply-adds", "10⁶ parameters", "ms per training step (TPUv3)")
-    named = {"NFNet": ("F0", "F1", "F5"), "EfficientNet": ("B0", "B4", "B7")}
+    named = {
+        "NFNet": {"F0": (4, -12), "F1": (-4, 8), "F5": (0, -14)},
+        "EfficientNet": {"B0": (7, -3), "B4": (5, -11), "B7": (4, -13)},
+    }
     note = f"all values as printed: {ARXIV}, {_IMAGENET.place}"
     return figures.trade_offs(families, with_sam, costs, named, note)
 
