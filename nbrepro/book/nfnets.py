@@ -179,8 +179,8 @@ def cost_figure() -> "Figure":
     }
     costs = ("10⁹ multiply-adds", "10⁶ parameters", "ms per training step (TPUv3)")
     named = {
-        "NFNet": {"F0": (4, -12), "F1": (-4, 8), "F5": (0, -14)},
-        "EfficientNet": {"B0": (7, -3), "B4": (5, -11), "B7": (4, -13)},
+        "NFNet": {"F0": (4, -12), "F1": (5, -12), "F5": (0, -14)},
+        "EfficientNet": {"B0": (7, -3), "B4": (5, -11), "B7": (-18, 5)},
     }
     note = f"all values as printed: {ARXIV}, {_IMAGENET.place}"
     return figures.trade_offs(families, with_sam, costs, named, note)
