@@ -1,7 +1,4 @@
-"""The grammar of freezing policies, without torch: ``batchnorm+output``, ``random:2``.
-
-The groups are described in :mod:`nbrepro.freezing`.
-"""
+"""The grammar of freezing policies, such as ``batchnorm+output``; what they do: ``freezing``."""
 
 from nbrepro._suggest import choose
 
@@ -30,3 +27,14 @@ def parse(train: str) -> tuple[set[str], int]:
     if k and "all" in groups:
         raise ValueError(f"{train!r}: with all parameters trained, random:{k} selects nothing more")
     return groups, k
+
+
+def canonical(train: str) -> str:
+    """The policy with ``random:k`` first and each group once, in the order of :data:`GROUPS`.
+
+    Raises:
+        ValueError: as :func:`parse` does.
+    """
+    groups, k = parse(train)
+    ordered = [group for group in GROUPS if group in groups]
+    return "+".join([f"random:{k}", *ordered] if k else ordered)

@@ -33,8 +33,8 @@ class Spec:
 
     Attributes:
         model: name for :func:`nbrepro.models.create`.
-        train: policy for :func:`nbrepro.freezing.freeze`; the order of its parts says nothing, and
-            is always that of ``random:k`` and the table at the top of :mod:`nbrepro.freezing`.
+        train: policy for :func:`nbrepro.freezing.freeze`. The order in which its parts are given
+            says nothing; here ``random:k`` is first, then groups as that module's table has them.
         statistics: whether BatchNorm layers use batch statistics and update the running ones.
         weight_init: one of :data:`WEIGHT_INITS`.
         batchnorm_init: one of :data:`BATCHNORM_INITS`.
@@ -56,7 +56,7 @@ class Spec:
         clipping: AGC's λ, or the largest norm of the whole gradient.
         unclipped: parameters left out of AGC, by name or pattern.
         label_smoothing: of the cross-entropy.
-        sam: ρ of sharpness-aware minimisation; 0 for none.
+        sam: ρ of sharpness-aware minimization; 0 for none.
         sam_share: share of the batch that SAM's ascent step sees.
         ema: decay of an exponential moving average of the weights, evaluated beside them; 0 for
             none.
@@ -115,7 +115,7 @@ class Spec:
             value = _typed(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         models.check(self.model)
-        object.__setattr__(self, "train", _ordered(self.train))
+        object.__setattr__(self, "train", _policy.canonical(self.train))
         choose("weight_init", self.weight_init, WEIGHT_INITS)
         choose("batchnorm_init", self.batchnorm_init, BATCHNORM_INITS)
         choose("augmentation", self.augmentation, AUGMENTATIONS)
@@ -222,12 +222,6 @@ class Spec:
 
 _MODEL_OPTIONS = ("weight_init", "batchnorm_init", "dropout", "stochastic_depth")
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
-
-
-def _ordered(train: str) -> str:
-    """The policy with its parts in one order, so that one run has one name."""
-    groups, k = _policy.parse(train)
-    return "+".join([f"random:{k}"] * bool(k) + sorted(groups, key=_policy.GROUPS.index))
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

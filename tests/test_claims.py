@@ -1,6 +1,6 @@
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -34,7 +34,7 @@ def record(
 
 
 def records(
-    accuracies: dict[tuple[str, str], Sequence[float]],
+    accuracies: Mapping[tuple[str, str], Sequence[float]],
     profile: str = "quick",
     dataset: str = "cifar10",
     *,
@@ -97,8 +97,6 @@ def test_every_claim_is_complete(claim: Claim) -> None:
     if claim.experiment is not None:
         assert claim.chapter == experiments.get(claim.experiment).chapter
     assert (claim.experiment is None) == (not isinstance(claim.rule, Ordered | Level))
-    if isinstance(claim.rule, Check):
-        assert claim.rule.check in checks.registry()
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_twins_have_the_same_shapes(name: str) -> None:
         assert rates == [m.rate for m in model.modules() if isinstance(m, StochasticDepth)]
 
 
-def test_batchnorm_twin_normalises_before_each_activation() -> None:
+def test_batchnorm_twin_normalizes_before_each_activation() -> None:
     model = _meta("bn_nfnet_f0")
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     activations = [m for m in model.modules() if isinstance(m, Activation)]
@@ -342,7 +342,7 @@ def test_batchnorm_twin_normalises_before_each_activation() -> None:
         )
 
 
-def test_plain_twin_normalises_nothing_and_keeps_the_second_moment() -> None:
+def test_plain_twin_normalizes_nothing_and_keeps_the_second_moment() -> None:
     torch.manual_seed(0)
     model = _create("plain_cifar_nfnet_f0", 10)
     assert freezing.count(model)["batchnorm"] == 0

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from nbrepro import claims
+from nbrepro.claims.rules import Counts
 from nbrepro.claims.tables import _table, printed
 from nbrepro.models.nfnet import VARIANTS
 
@@ -48,7 +49,7 @@ def test_a_row_that_lacks_a_number_is_refused() -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    code = "import sys; from nbrepro.claims import tables; tables.printed('nfnets')"
+    code = "import sys; from nbrepro.claims import checks, tables; tables.printed('nfnets')"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
 
 
@@ -65,10 +66,10 @@ def test_the_networks_are_those_of_the_family_table() -> None:
 
 def test_counts_are_those_of_the_claim() -> None:
     rule = claims.get("PAR-1").rule
-    assert rule is not None
+    assert isinstance(rule, Counts)
     table = printed("bn_only")["counts"]
     assert table.columns == ("all", "batchnorm", "output", "shortcut")
-    assert {row: list(cells.values()) for row, cells in table.rows.items()} == rule["printed"]
+    assert {row: tuple(cells.values()) for row, cells in table.rows.items()} == rule.printed
 
 
 def quoted(claim: str) -> str:
@@ -107,6 +108,8 @@ def test_values_that_claims_quote_are_the_printed_ones() -> None:
         "T6-a-print": ", ".join(f"{100 * (r - 1):.0f}" for r in ratio) + " % longer",
         "S5-a": f"{b0['flops']} against {r50['flops']:.2f} B; {b0['tpu']} against {r50['tpu']} ms "
         f"(TPUv3), {b0['v100']} against {r50['v100']} (V100)",
+        "S5-a-print": f"{b0['flops']} against {r50['flops']:.2f} B; {b0['tpu']} against "
+        f"{r50['tpu']} ms (TPUv3); {b0['top1']} against {r50['top1']} %",
         "S5-c": ", ".join(f"{b['tpu'] / a['tpu']:.2f}" for a, b in pairwise(family[:6])),
         "S5-d": "{train_pixels}/{test_pixels} to ".format(**tables["family"].rows["NFNet-F0"])
         + "{train_pixels}/{test_pixels} pixels".format(**tables["family"].rows["NFNet-F6"]),

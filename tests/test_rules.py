@@ -345,6 +345,13 @@ def test_a_file_that_is_refused(old: str, new: str, words: str) -> None:
         read_claims(parse(TEXT.replace(old, new), "f.yaml"), "f.yaml")
 
 
+@pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan])
+def test_bounds_that_no_number_meets(end: float) -> None:
+    with pytest.raises(ValueError, match="no number lies in"):
+        Bounds(end, end)
+    assert 0.5 in Bounds(0.5, 0.5)
+
+
 def test_merged_settings_may_be_overridden() -> None:
     """``<<`` and a key of one's own are no duplicates."""
     text = "a: &a {lr: 1, epochs: 2}\nb: &b {<<: *a, lr: 3}\nc: {<<: *b, lr: 4}"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Profile: TypeAlias = Literal["full", "quick"]
 #: Profiles that can carry a verdict, the better one first.
-PROFILES: tuple[Profile, ...] = ("full", "quick")
+DECISIVE: tuple[Profile, ...] = get_args(Profile)
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class Bounds:
     high: float
 
     def __post_init__(self) -> None:
-        if not self.low <= self.high:  # also refuses what is not a number
+        # Put so that what is not a number is refused too.
+        if not (self.low <= self.high and self.low < math.inf and self.high > -math.inf):
             raise ValueError(f"no number lies in [{self.low}, {self.high}]; low comes first")
 
     def __contains__(self, number: float) -> bool:
         return self.low <= number <= self.high
 
     def check(self, what: str, least: float, most: float) -> None:
-        """Refuse bounds that cannot decide about an interval within ``least`` and ``most``.
+        """Refuse bounds that cannot decide about an interval between ``least`` and ``most``.
 
         Raises:
             ValueError: if an end is out of that range (per cent for a fraction, say), or no
@@ -121,7 +122,7 @@ class Ordered:
     pairs: tuple[Pair, ...] = ()
     rising: tuple[Arm, ...] = ()
     between: Bounds = Bounds(0.0, math.inf)
-    profiles: tuple[Profile, ...] = PROFILES
+    profiles: tuple[Profile, ...] = DECISIVE
 
     def __post_init__(self) -> None:
         if len(self.rising) == 1 or not (self.pairs or self.rising):
@@ -158,7 +159,7 @@ class Level:
     between: Bounds
     metric: Literal["test_accuracy", "untrained_accuracy"]
     over: Literal["each network", "all runs"]
-    profiles: tuple[Profile, ...] = PROFILES
+    profiles: tuple[Profile, ...] = DECISIVE
 
     def __post_init__(self) -> None:
         self.between.check("an accuracy", 0, 1)

@@ -22,7 +22,7 @@ from nbrepro import experiments
 from nbrepro.claims.labels import network, trained
 from nbrepro.claims.register import Claim
 from nbrepro.claims.rules import (
-    PROFILES,
+    DECISIVE,
     Arm,
     Bounds,
     Check,
@@ -204,7 +204,7 @@ def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """Profiles and data sets that can carry a verdict, the best first."""
     found = {_base(r.spec.dataset) for r in records}
     datasets = sorted(found, key=lambda d: (d != "cifar10", d))
-    for profile in PROFILES:
+    for profile in DECISIVE:
         for dataset in datasets:
             yield profile, dataset
 
@@ -259,7 +259,7 @@ def _judge_runs(claim: Claim, rule: Ordered | Level, records: Sequence[Record]) 
             first = first or verdict
     if first:
         return first
-    if set(rule.profiles) == set(PROFILES):
+    if set(rule.profiles) == set(DECISIVE):
         return Verdict(claim, "not run", note="no records yet")
     return Verdict(claim, "not run", note=f"needs the {' or '.join(rule.profiles)} profile")
 

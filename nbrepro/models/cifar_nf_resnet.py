@@ -7,7 +7,7 @@ and three stages of n blocks, w the width multiple.
 ===========================  ==========================  ============================
 name                         depth                       output channels of the stages
 ===========================  ==========================  ============================
-``cifar_nf_resnet20x2``      6n + 2, two 3×3 a block     16w, 32w, 64w
+``cifar_nf_resnet20x2``      6n + 2, two 3×3 per block   16w, 32w, 64w
 ``cifar_nf_resnet29bx2``     9n + 2, bottlenecks         64w, 128w, 256w
 ===========================  ==========================  ============================
 """

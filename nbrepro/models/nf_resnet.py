@@ -29,6 +29,7 @@ pass. With
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,15 @@ KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
 
 @dataclass(frozen=True)
 class Design:
-    """What the blocks of a network are made of; see :class:`NFResNet` for the meaning."""
+    """What the blocks of a network are made of; see :class:`NFResNet` for the meaning.
+
+    Attributes:
+        activation_class: what computes the activation.
+        convolution_class: what computes the convolutions with scaled weight standardization.
+    """
+
+    activation_class: ClassVar[type[Activation]] = Activation
+    convolution_class: ClassVar[type[ScaledStdConv2d]] = ScaledStdConv2d
 
     kind: str = "nf"
     activation: str = "relu"
@@ -114,7 +123,9 @@ class Design:
     def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
         """What stands before a convolution whose input is expected to have deviation ``beta``."""
         scaled = self.standardized and not self.folded
-        activation = Activation(self.activation, scaled, beta=1.0 if self.folded else beta)
+        activation = self.activation_class(
+            self.activation, scaled, beta=1.0 if self.folded else beta
+        )
         if self.kind != "bn":
             return activation
         parts: list[tuple[str, nn.Module]] = [
@@ -137,7 +148,7 @@ class Design:
         mode = self.padding_mode
         if self.standardized:
             scale = GAMMA[self.activation] / beta if self.folded and beta is not None else 1.0
-            return ScaledStdConv2d(
+            return self.convolution_class(
                 channels_in,
                 channels,
                 kernel,
@@ -284,6 +295,14 @@ class Block(PreactivationBlock):
         return torch.add(shortcut, self.stochastic_depth(self.branch(out, scale)))
 
 
+def classifier(features: int, classes: int) -> nn.Linear:
+    """A linear layer whose weight starts as N(0, 0.01²) and whose bias starts as zeros."""
+    fc = nn.Linear(features, classes)
+    nn.init.normal_(fc.weight, std=0.01)
+    nn.init.zeros_(fc.bias)
+    return fc
+
+
 class NFResNet(nn.Module):
     """A stem, stages of pre-activation blocks, activation, global average pooling, ``fc``.
 
@@ -351,9 +370,7 @@ class NFResNet(nn.Module):
                 width = wider
         self.act = replace(design, fold=False).preactivation(width)  # no convolution behind it
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = classifier(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""

@@ -47,7 +47,7 @@ from nbrepro.layers import (
     expected_stds,
 )
 from nbrepro.models.family import Family
-from nbrepro.models.nf_resnet import KINDS, Design, PreactivationBlock
+from nbrepro.models.nf_resnet import KINDS, Design, PreactivationBlock, classifier
 
 FAMILY = Family(
     names=(
@@ -234,7 +234,8 @@ class NFNet(nn.Module):
         kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
         fold: fold γ and β into the gains of the convolutions, and α, SkipInit and the mask of
             stochastic depth into the gate of squeeze-excite (``nf``): the same function and the
-            same parameters with fewer passes over activations. ``branch`` does not run then.
+            same parameters with fewer passes over activations.
+        design_class: what makes activations and convolutions.
 
     Raises:
         ValueError: for an unknown name, a bottleneck that cannot be divided into groups, or
@@ -252,11 +253,12 @@ class NFNet(nn.Module):
         round_bottleneck: bool = True,
         kind: str = "nf",
         fold: bool = False,
+        design_class: type[Design] = Design,
     ) -> None:
         super().__init__()
         if fold and kind != "nf":
             raise ValueError("fold=True folds scalars into standardized weights: there are none")
-        design = Design(kind, ACTIVATION, fold=fold)
+        design = design_class(kind, ACTIVATION, fold=fold)
         channels = variant.widths[0] // 2
         if choose("images", images, ("imagenet", "cifar")) == "cifar":
             self.stem = _stem(design, (3, channels), (1,))
@@ -285,9 +287,7 @@ class NFNet(nn.Module):
         self.final_conv = design.convolution(channels, 2 * channels, beta=None)
         self.act = replace(design, fold=False).preactivation(2 * channels)  # nothing to fold into
         self.dropout = nn.Dropout(variant.dropout)
-        self.fc = nn.Linear(2 * channels, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = classifier(2 * channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
@@ -381,4 +381,11 @@ def build(
         variant = replace(variant, stochastic_depth=stochastic_depth)
     if group_width is None:
         group_width = 32 if images == "cifar" else 128
-    return NFNet(variant, num_classes, images=images, group_width=group_width, kind=kind, **options)
+    return NFNet(
+        variant,
+        num_classes,
+        images=images,
+        group_width=group_width,
+        kind=kind,
+        **options,  # type: ignore[arg-type]
+    )

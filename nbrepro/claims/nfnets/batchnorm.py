@@ -1,13 +1,14 @@
-"""BatchNorm against its twin without."""
+"""What a network with BatchNorm depends on, and its normalizer-free twin does not."""
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import models
-from nbrepro.claims.checks import check, each
+from nbrepro.claims.checks import Outcome, check, each
 from nbrepro.claims.nfnets.counts import size
 
 _TWINS = {"BatchNorm": "bn_cifar_nf_resnet20", "normalizer-free": "cifar_nf_resnet20"}
@@ -20,11 +21,10 @@ def _twin(name: str) -> nn.Module:
 
 
 @check
-def independence() -> tuple[bool, str]:
-    """With BatchNorm an example's output depends on the others of its batch.
+def independence() -> Outcome:
+    """Change of the logits of 31 images when one more of their batch is replaced (section 1).
 
-    Criterion: with 1 of 32 images replaced, the logits of the 31 others change by more than 1 % of
-    their standard deviation; in the normalizer-free twin by exactly 0.
+    The largest change, in standard deviations of the logits.
     """
     change = {}
     for name in _TWINS:
@@ -34,20 +34,20 @@ def independence() -> tuple[bool, str]:
         with torch.no_grad():
             before, after = model(images)[1:], model(replaced)[1:]
         change[name] = float((after - before).abs().max() / before.std())
-    return change["BatchNorm"] > 0.01 and change["normalizer-free"] == 0, (
-        f"one of 32 images replaced: logits of the others move by up to "
-        f"{100 * change['BatchNorm']:.0f} % of their deviation with BatchNorm, by "
-        f"{change['normalizer-free']:g} without"
+    bn, nf = change["BatchNorm"], change["normalizer-free"]
+    return Outcome(
+        {"batchnorm": bn, "normalizer_free": nf},
+        f"one of 32 images replaced: logits of the others move by up to {100 * bn:.0f} % of their "
+        f"deviation with BatchNorm, by {nf:g} without",
     )
 
 
 @check
-def train_eval_gap() -> tuple[bool, str]:
-    """A BatchNorm network is another function in training than in evaluation.
+def train_eval_gap() -> Outcome:
+    """Difference of a batch's logits between training and evaluation (section 1).
 
-    Criterion: logits of one training batch differ between the modes (relative norm) by more than
-    10 % after 1 update of the running statistics and more than 1 % after 50, on independent noise;
-    in the normalizer-free twin by exactly 0.
+    As a share of their norm; with BatchNorm after 1 update of the running statistics and after
+    50, on independent noise; in the normalizer-free twin the larger of the two.
     """
     gaps: dict[str, list[float]] = {}
     for name in _TWINS:
@@ -61,18 +61,21 @@ def train_eval_gap() -> tuple[bool, str]:
                     change = model.eval()(images) - train
                     gaps[name].append(float(change.norm() / train.norm()))
     (one, fifty), nf = gaps["BatchNorm"], gaps["normalizer-free"]
-    return one > 0.1 and fifty > 0.01 and nf == [0, 0], (
+    without = np.max(nf)
+    return Outcome(
+        {"batchnorm_after_1": one, "batchnorm_after_50": fifty, "normalizer_free": without},
         f"logits of a batch in the two modes differ with BatchNorm by {100 * one:.0f} % after 1 "
-        f"update of the running statistics and {100 * fifty:.0f} % after 50, without by {max(nf):g}"
+        f"update of the running statistics and {100 * fifty:.0f} % after 50, without by "
+        f"{without:g}",
     )
 
 
 @check
-def micro_batches() -> tuple[bool, str]:
-    """Splitting a batch, as over devices, changes what a BatchNorm network computes.
+def micro_batches() -> Outcome:
+    """Difference of the gradient of 32 examples and the mean over equal parts (section 1).
 
-    Criterion: the gradient of 32 examples and the mean over 2, 4, 8, 16 equal parts differ by more
-    than 10 % (relative norm) with BatchNorm, by less than 1e-5 in the normalizer-free twin.
+    As a share of its norm, for 2, 4, 8 and 16 parts, as on so many devices: the smallest with
+    BatchNorm, the largest in the normalizer-free twin.
     """
     difference: dict[str, list[float]] = {}
     for name in _TWINS:
@@ -93,20 +96,20 @@ def micro_batches() -> tuple[bool, str]:
             for k in (2, 4, 8, 16)
         ]
     bn, nf = difference["BatchNorm"], difference["normalizer-free"]
-    return min(bn) > 0.1 and max(nf) < 1e-5, (
+    return Outcome(
+        {"batchnorm": np.min(bn), "normalizer_free": np.max(nf)},
         f"gradient of 32 images against the mean of 2, 4, 8, 16 parts: relative difference "
         f"{each(bn)} with BatchNorm, under 1e-5 without"
         if max(nf) < 1e-5
-        else f"the gradient of the normalizer-free twin changes by {max(nf):.0e}"
+        else f"the gradient of the normalizer-free twin changes by {max(nf):.0e}",
     )
 
 
 @check
-def memory() -> tuple[bool, str]:
-    """BatchNorm needs extra memory in training.
+def memory() -> Outcome:
+    """Bytes that a training step keeps for the backward pass (section 1).
 
-    Criterion: a training step of the BatchNorm network keeps more bytes for the backward pass than
-    that of its normalizer-free twin with folded scalars.
+    Those of the BatchNorm network over those of its normalizer-free twin with folded scalars.
     """
     kept = {}
     for name, options in {
@@ -116,10 +119,11 @@ def memory() -> tuple[bool, str]:
     }.items():
         model = models.create(_TWINS.get(name, "cifar_nf_resnet20"), **options)
         kept[name] = _kept(model, torch.randn(32, 3, 16, 16)) / 2**20
-    return kept["BatchNorm"] > kept["folded"], (
+    return Outcome(
+        {"ratio": kept["BatchNorm"] / kept["folded"]},
         f"MiB kept for the backward pass of 32 images: BatchNorm {kept['BatchNorm']:.1f}; "
         f"normalizer-free {kept['folded']:.1f} with γ, β, α and SkipInit folded into the weights, "
-        f"but {kept['unfolded']:.1f} with operations of their own"
+        f"but {kept['unfolded']:.1f} with operations of their own",
     )
 
 

@@ -1,7 +1,6 @@
 """Parameters and multiply-adds of the family."""
 
 from copy import deepcopy
-from functools import cache
 from typing import Any
 
 import torch
@@ -9,12 +8,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbrepro import models
-from nbrepro.claims.checks import check, each
-from nbrepro.claims.nfnets.printed import _NFNETS, _SAM
+from nbrepro.claims.checks import Outcome, check, each
+from nbrepro.claims.tables import printed
 from nbrepro.models.nfnet import VARIANTS
 
 
-@cache
 def blueprint(name: str, **options: Any) -> nn.Module:
     """A network for ImageNet without memory for its weights."""
     with torch.device("meta"):
@@ -44,44 +42,51 @@ def count_macs(model: nn.Module, pixels: int) -> int:
     return operations // 2  # a multiplication and an addition
 
 
-@check
-def parameters() -> tuple[bool, str]:
-    """The networks have the printed numbers of parameters.
+def _printed(variant: str, column: str) -> float:
+    """What Table 3 prints of a variant, which for F6 is trained with SAM."""
+    rows = printed("nfnets")["imagenet"].rows
+    name = f"NFNet-{variant.upper()}"
+    return float(rows[name if name in rows else f"{name} + SAM"][column])
 
-    Criterion: F0 to F6, rounded to 0.1 million, are as printed.
+
+@check
+def parameters() -> Outcome:
+    """Parameters of F0 to F6 as built, in millions to one digit, against Table 3.
+
+    The value counts networks for which the two differ.
     """
-    printed = {**_NFNETS, "f6": _SAM["f6"]}
-    counts = {name: size(blueprint(f"nfnet_{name}")) for name in printed}
-    wrong = [name for name, row in printed.items() if round(counts[name] / 1e6, 1) != row.params]
-    return not wrong, (
-        f"{len(counts) - len(wrong)} of {len(counts)} agree: F0 {counts['f0']:,} to F6 "
-        f"{counts['f6']:,}, in equal steps of {counts['f1'] - counts['f0']:,}"
+    counts = {f"f{n}": size(blueprint(f"nfnet_f{n}")) for n in range(7)}
+    wrong = sum(round(n / 1e6, 1) != _printed(name, "params") for name, n in counts.items())
+    return Outcome(
+        {"wrong": wrong},
+        f"{len(counts) - wrong} of {len(counts)} agree: F0 {counts['f0']:,} to F6 "
+        f"{counts['f6']:,}, in equal steps of {counts['f1'] - counts['f0']:,}",
     )
 
 
 @check
-def flops() -> tuple[bool, str]:
-    """The printed FLOPs are the networks' multiply-adds at test resolution.
+def flops() -> Outcome:
+    """Multiply-adds of F0 to F6 at test resolution, in billions to two digits, against Table 3.
 
-    Criterion: F0 to F6, rounded to 0.01 billion, are as printed.
+    The value counts networks for which the two differ.
     """
-    printed = {**_NFNETS, "f6": _SAM["f6"]}
     counts = {
         name: count_macs(blueprint(f"nfnet_{name}"), VARIANTS[name].test_pixels) / 1e9
-        for name in printed
+        for name in (f"f{n}" for n in range(7))
     }
-    wrong = [name for name, row in printed.items() if round(counts[name], 2) != row.flops]
-    return not wrong, (
-        f"{len(counts) - len(wrong)} of {len(counts)} agree as multiply-adds at test resolution: "
-        f"{each(list(counts.values()))} billion"
+    wrong = sum(round(n, 2) != _printed(name, "flops") for name, n in counts.items())
+    return Outcome(
+        {"wrong": wrong},
+        f"{len(counts) - wrong} of {len(counts)} agree as multiply-adds at test resolution: "
+        f"{each(counts.values())} billion",
     )
 
 
 @check
-def f4_plus() -> tuple[bool, str]:
-    """NFNet-F4+ has 527M parameters and 367B FLOPs.
+def f4_plus() -> Outcome:
+    """Millions of parameters and billions of multiply-adds at 512 pixels of NFNet-F4+.
 
-    Criterion: the network of the released code, rounded to millions and billions at 512 pixels.
+    The network is that of the released code. Table 5 prints 527 and 367.
     """
     pixels = VARIANTS["f4+"].test_pixels
     found = []
@@ -89,38 +94,40 @@ def f4_plus() -> tuple[bool, str]:
         model = blueprint("nfnet_f4+", round_bottleneck=rounded)
         found.append((size(model) / 1e6, count_macs(model, pixels) / 1e9))
     (params, macs), (wider_params, wider_macs) = found
-    return (round(params), round(macs)) == (527, 367), (
+    row = printed("nfnets")["extra_data"].rows["NFNet-F4+"]
+    return Outcome(
+        {"millions": params, "billions": macs},
         f"the released code builds {params:.1f}M and {macs:.1f}B, as it rounds the first stage's "
         f"bottleneck from 192 down to 128; with 192 it would be {wider_params:.1f}M and "
-        f"{wider_macs:.1f}B (printed: 527M, 367B)"
+        f"{wider_macs:.1f}B (printed: {row['params']}M, {row['flops']}B)",
     )
 
 
 @check
-def width_and_conv() -> tuple[bool, str]:
-    """The rows of Table 2 are these networks: default widths, and no second 3×3 convolution.
+def width_and_conv() -> Outcome:
+    """Parameters of F0 to F3 with a ResNet's widths, and without the second 3×3 convolution.
 
-    Criterion: parameters of F0 to F3 in both forms equal to the counts of timm's implementation.
+    These are the networks of Table 2's rows. The value counts those of the eight whose number is
+    not that of timm's implementation.
     """
-    default = (256, 512, 1024, 2048)
+    options: dict[str, Any] = {"widths": (256, 512, 1024, 2048), "second_conv": False}
     independent = {
         "widths": (68_638_724, 123_285_648, 177_932_572, 232_579_496),
         "second_conv": (62_774_276, 115_204_240, 167_634_204, 220_064_168),
     }
-    options: dict[str, Any] = {"widths": default, "second_conv": False}
-    ours = {
-        key: tuple(size(blueprint(f"nfnet_f{n}", **{key: value})) for n in range(4))
-        for key, value in options.items()
-    }
+    wrong = sum(
+        size(blueprint(f"nfnet_f{n}", **{option: options[option]})) != count
+        for option, counts in independent.items()
+        for n, count in enumerate(counts)
+    )
     pixels = VARIANTS["f0"].test_pixels
     full = count_macs(blueprint("nfnet_f0"), pixels)
-    less = {
-        key: 100 * (full / count_macs(blueprint("nfnet_f0", **{key: value}), pixels) - 1)
-        for key, value in options.items()
+    more = {
+        option: 100 * (full / count_macs(blueprint("nfnet_f0", **{option: value}), pixels) - 1)
+        for option, value in options.items()
     }
-    return ours == independent, (
-        f"8 counts agree; in F0 the modified widths cost {less['widths']:+.0f} % multiply-adds, "
-        f"the second convolution {less['second_conv']:+.0f} %"
-        if ours == independent
-        else f"counted {ours}"
+    return Outcome(
+        {"wrong": wrong},
+        f"{8 - wrong} counts agree; in F0 the modified widths cost {more['widths']:+.0f} % "
+        f"multiply-adds, the second convolution {more['second_conv']:+.0f} %",
     )
