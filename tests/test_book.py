@@ -266,7 +266,15 @@ def test_papermill_itself_stops_at_a_misspelt_parameter(tmp_path: Path) -> None:
     """The literal command, where papermill alone would run the default and say nothing."""
     tool = Path(sys.executable).with_name("papermill")
     chapter = ROOT / "book" / "08_training_only_batchnorm.ipynb"
-    command = [tool, chapter, tmp_path / "out.ipynb", "-p", "profil", "full", "--no-progress-bar"]
+    command = [
+        str(tool),
+        str(chapter),
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "profil",
+        "full",
+        "--no-progress-bar",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "did you mean 'profile'" in done.stderr

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nbrepro import experiments
 from nbrepro.book import figures
@@ -31,6 +33,14 @@ def records() -> list[Record]:
     return made
 
 
+def xs(line: Line2D) -> list[float]:
+    return np.asarray(line.get_xdata(), float).tolist()
+
+
+def ys(line: Line2D) -> list[float]:
+    return np.asarray(line.get_ydata(), float).tolist()
+
+
 def texts(figure: Figure) -> str:
     (axis,) = figure.axes
     labels = [label.get_text() for label in [*axis.get_yticklabels(), *axis.get_xticklabels()]]
@@ -45,7 +55,7 @@ def test_dots_show_every_seed_and_say_how_many(records: list[Record]) -> None:
     assert "never run" not in texts(figure)
     assert "cifar10-16px, 6 epochs, n = 2 seeds" in texts(figure)
     (axis,) = figure.axes
-    shown = [x for line in axis.lines if line.get_marker() == "o" for x in line.get_xdata()]
+    shown = [x for line in axis.lines if line.get_marker() == "o" for x in xs(line)]
     assert sorted(shown) == pytest.approx([40.0, 40.0, 41.0, 41.0])
 
 
@@ -59,7 +69,7 @@ def test_a_sweep_goes_through_the_means(records: list[Record]) -> None:
     figure = figures.sweep(records, ARMS, by="lr", label="rate")
     (axis,) = figure.axes
     (line,) = [li for li in axis.lines if li.get_label() == "BatchNorm"]
-    assert list(line.get_xdata()) == [0.4, 1.6, 6.4]
+    assert xs(line) == [0.4, 1.6, 6.4]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.4", "1.6", "6.4"]
     assert "n = 2 seeds" in texts(figure)
 
@@ -69,7 +79,7 @@ def test_a_level_is_drawn_at_the_mean_of_its_runs(records: list[Record]) -> None
     figure = figures.sweep(records, {"all": ARMS["BatchNorm"]}, by="lr", levels=levels)
     (axis,) = figure.axes
     (line,) = [li for li in axis.lines if li.get_label() == "without (n = 2)"]
-    assert list(line.get_ydata()) == pytest.approx([40.5, 40.5])
+    assert ys(line) == pytest.approx([40.5, 40.5])
     assert not any("never run" in str(li.get_label()) for li in axis.lines)
 
 
@@ -132,7 +142,7 @@ def test_chance_is_that_of_the_data(dataset: str, chance: float) -> None:
     for figure in (figures.accuracy(runs), figures.dots(runs, {"all": {}})):
         (axis,) = figure.axes
         (line,) = [li for li in axis.lines if li.get_linestyle() == ":"]
-        assert chance in (line.get_xdata()[0], line.get_ydata()[0])
+        assert chance in (xs(line)[0], ys(line)[0])
 
 
 def test_chance_is_not_drawn_where_it_is_unknown() -> None:
@@ -168,7 +178,7 @@ def test_curves_show_another_metric_in_panels_of_arms(records: list[Record]) -> 
     figure = figures.curves(records, {"": {"all": {}}}, metric="clipped")
     (axis,) = figure.axes
     assert axis.get_ylabel() == "share clipped"
-    assert {float(y) for line in axis.lines for y in line.get_ydata()} == {0.25}
+    assert {y for line in axis.lines for y in ys(line)} == {0.25}
 
 
 @pytest.mark.parametrize(
