@@ -87,7 +87,7 @@ def ended(spec: Spec, accuracy: float) -> Record:
     status = "diverged" if accuracy < 0.3 else "completed"
     metrics = {"test_accuracy": accuracy, "test_top5": 0.5}
     curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
-    return Record("precision", spec, status, metrics, curve, {})
+    return Record(spec, status, metrics, curve, {})
 
 
 def test_pairs_differ_in_one_setting() -> None:

@@ -47,7 +47,7 @@ def records(
             curve = [{"test_accuracy": untrained}, {"test_accuracy": accuracy}]
             spec = specs[arm].replace(seed=seed)
             metrics = {} if status == "failed" else {"test_accuracy": accuracy}
-            made.append(Record(STUDY.name, spec, status, metrics, curve, {}))
+            made.append(Record(spec, status, metrics, curve, {}))
     return made
 
 
@@ -304,7 +304,7 @@ def test_level_over_fewer_networks_than_the_profile_has(claim: str) -> None:
 def test_smoke_runs_never_carry_a_verdict() -> None:
     specs = [s.replace(seed=seed) for s in STUDY.specs("smoke") for seed in range(3)]
     curve = [{"test_accuracy": 0.1}]
-    smoke = [Record(STUDY.name, s, "completed", {"test_accuracy": 0.9}, curve, {}) for s in specs]
+    smoke = [Record(s, "completed", {"test_accuracy": 0.9}, curve, {}) for s in specs]
     for claim in claims.register().values():
         if claim.experiment is not None:
             assert judge(claim, smoke) == judge(claim, [])
@@ -325,8 +325,8 @@ def test_full_comes_before_quick_and_cifar10_before_other_pixels() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"experiment": "another"}, {"status": "failed", "metrics": {}}, {"spec": {"lr": 0.2}}],
-    ids=["another experiment", "failed", "another recipe"],
+    [{"status": "failed", "metrics": {}}, {"spec": {"lr": 0.2}}],
+    ids=["failed", "another recipe"],
 )
 def test_records_that_do_not_count(changes: dict[str, Any]) -> None:
     odd = []
@@ -370,7 +370,7 @@ def clipped(
             curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
             metrics = {"test_accuracy": accuracy}
             run = spec.replace(seed=seed)
-            found.append(Record(chosen.experiment, run, "completed", metrics, curve, {}))
+            found.append(Record(run, "completed", metrics, curve, {}))
     return judge(chosen, found)
 
 

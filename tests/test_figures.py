@@ -24,7 +24,7 @@ def records() -> list[Record]:
         row = {"test_accuracy": accuracy, "test_top5": 0.9, "epoch": 1}
         status = "diverged" if diverged else "completed"
         curve = [row | {"test_accuracy": 0.1, "epoch": 0}, row]
-        made.append(Record("adaptive_gradient_clipping", spec, status, row, curve, {}))
+        made.append(Record(spec, status, row, curve, {}))
     return made
 
 

@@ -200,13 +200,7 @@ def of_scale(
 ) -> list[Record]:
     """The records of a profile of an experiment on one data set; failed runs are left out."""
     arms = {s.hash for s in experiments.get(experiment).specs(profile, dataset, seeds=1)}
-    return [
-        r
-        for r in records
-        if r.experiment == experiment
-        and r.status != "failed"
-        and r.spec.replace(seed=0).hash in arms
-    ]
+    return [r for r in records if r.status != "failed" and r.spec.replace(seed=0).hash in arms]
 
 
 def value(record: Record, metric: str) -> float:
