@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from nbrepro.spec import Spec
     from nbrepro.sweep.runner import Planned
 
+#: Ledger of smoke runs, with a work folder of its own beside it.
+SMOKE = Path("runs", "smoke", "results")
+
 _DESCRIPTION = """\
 A reproduction book that can be checked. Every claim of a paper has an id, an experiment that could
 prove it wrong, recorded runs, and a verdict computed from them."""
@@ -222,7 +225,9 @@ def _planned(
     selected = experiments.select(claim.experiment if claim and claim.experiment else options.name)
     # Smoke runs prove the code and never belong to the evidence.
     apart = options.profile == "smoke" and options.results is None
-    ledger = Ledger(Path("runs") / "smoke" if apart else options.results)
+    ledger = Ledger(SMOKE if apart else options.results)
+    if options.command == "run":
+        ledger.check_writable()
     planned = []
     for experiment in selected:
         runs = runner.plan(
@@ -233,7 +238,7 @@ def _planned(
         raise ValueError(
             f"no {options.profile} run feeds {claim.id}; take --profile quick or --profile full"
         )
-    records, damaged = ledger.scan()
+    records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
     return ledger, runner.most_informative(planned, records), records, damaged
 
 
@@ -260,7 +265,7 @@ def _run(options: argparse.Namespace) -> int:
             accuracy = 100 * record.metrics["test_accuracy"]
             seconds = record.provenance["seconds"]
             print(f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s", flush=True)
-    found = [ledger.find(p.experiment, p.spec) for p in planned]
+    found = [ledger.find(p.spec) for p in planned]
     failed = sum(record is not None and record.status == "failed" for record in found)
     print(f"{found.count(None)} left to do. Records: {ledger.root}")
     if failed:
@@ -334,7 +339,7 @@ def _verify(options: argparse.Namespace) -> int:
     from nbrepro import claims
     from nbrepro.claims import verdicts
     from nbrepro.records import timings
-    from nbrepro.records.ledger import Ledger
+    from nbrepro.records.ledger import RUNS, Ledger
 
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
@@ -352,7 +357,7 @@ def _verify(options: argparse.Namespace) -> int:
             if verdict.note:
                 print(f"  note: {verdict.note}")
             for name in verdict.records:
-                print(f"  record: {ledger.root / str(claim.experiment) / name}.json")
+                print(f"  record: {ledger.root / RUNS / name}.json")
     print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
     for entry in damaged:
         print(f"damaged: {entry}", file=sys.stderr)

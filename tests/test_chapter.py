@@ -74,8 +74,8 @@ def test_a_misspelt_parameter_is_reported_before_torch_is_loaded() -> None:
 
 
 def test_a_damaged_record_stops_the_page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "training_only_batchnorm").mkdir()
-    (tmp_path / "training_only_batchnorm" / "00.json").write_text("{")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "00.json").write_text("{")
     monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"00\.json"):
         chapter.recorded()
@@ -123,7 +123,7 @@ def ended(spec: Spec, accuracy: float) -> Record:
     status = "diverged" if accuracy < 0.3 else "completed"
     metrics = {"test_accuracy": accuracy, "test_top5": 0.5}
     curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
-    return Record("precision", spec, status, metrics, curve, {})
+    return Record(spec, status, metrics, curve, {})
 
 
 def test_pairs_differ_in_one_setting() -> None:

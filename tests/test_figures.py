@@ -29,7 +29,7 @@ def records() -> list[Record]:
         row = {"test_accuracy": accuracy, "test_top5": 0.9, "epoch": 1}
         status = "diverged" if diverged else "completed"
         curve = [row | {"test_accuracy": 0.1, "epoch": 0}, row]
-        made.append(Record("adaptive_gradient_clipping", spec, status, row, curve, {}))
+        made.append(Record(spec, status, row, curve, {}))
     return made
 
 
@@ -108,7 +108,7 @@ def ended(spec: Spec, status: str = "completed") -> Record:
     if status == "failed":
         row, curve = {}, []
     provenance = {"device": "a GPU", "precision": "bfloat16", "commit": "c0ffee", "seconds": 1.5}
-    return Record("study", spec, status, row, curve, provenance)
+    return Record(spec, status, row, curve, provenance)
 
 
 @pytest.mark.parametrize("draw", [figures.accuracy, figures.curves])

@@ -64,7 +64,7 @@ class Chapter:
                 for record in runner.run(planned, settings):
                     if record.status == "failed":
                         raise RuntimeError(f"{record.spec} failed:\n{record.error}")
-                records += [r for p in planned if (r := ledger.find(p.experiment, p.spec))]
+                records += [r for p in planned if (r := ledger.find(p.spec))]
         return records
 
     def verdicts(self) -> "list[Verdict]":
