@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from nbrepro.claims.labels import TRAINED, network, trained
 from nbrepro.claims.rules import matches
 from nbrepro.claims.verdicts import value
+from nbrepro.data.cards import card
 from nbrepro.models import size
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
@@ -104,12 +105,9 @@ def _colours(arms: Arms) -> list[Any]:
 # For the integrator: nbrepro.data.cards.card(dataset).chance, and nothing else.
 def _chance(records: Sequence[Record]) -> float | None:
     """Accuracy of guessing in percent; None if unknown or not the same for all runs."""
-    from nbrepro.data import base
-
-    classes = {"cifar10": 10, "cifar10-jpeg": 10, "digits": 10, "cifar100": 100}
-    found = {classes.get(base(record.spec.dataset)) for record in records}
-    number = found.pop() if len(found) == 1 else None
-    return 100 / number if number else None
+    found = {card(record.spec.dataset).chance for record in records}
+    chance = found.pop() if len(found) == 1 else None
+    return None if chance is None else 100 * chance
 
 
 def ended(records: Sequence[Record]) -> list[Record]:
