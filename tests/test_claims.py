@@ -2,7 +2,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -137,7 +136,7 @@ def test_every_claim_gets_a_verdict_without_records() -> None:
         expected = {
             type(None): {"cited only"},
             Counts: {"reproduced"},
-            Check: {"reproduced", "contradicted"},
+            Check: {"reproduced", "contradicted", "inconclusive"},
         }.get(type(claim.rule), {"not run"})
         assert found[claim.id] in expected, claim.id
     assert set(found.values()) <= set(VERDICTS)
@@ -480,7 +479,8 @@ def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
 def test_the_bounds_of_a_check_decide(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, float], expected: str
 ) -> None:
-    found = SimpleNamespace(values=values, note="as computed")
+    points = {name: checks.Estimate.of([value]) for name, value in values.items()}
+    found = checks.Summary(points, "as computed")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     rule = Check("agc_formula", {"wrong": Bounds(0, 0), "share": Bounds(0.4, math.inf)})
     result = judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
@@ -488,10 +488,10 @@ def test_the_bounds_of_a_check_decide(
 
 
 def test_bounds_of_another_value_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = SimpleNamespace(values={"share": 0.5}, note="")
+    found = checks.Summary({"share": checks.Estimate.of([0.5])}, "")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     rule = Check("agc_formula", {"shre": Bounds(0, 1)})
-    message = "M-13: the check agc_formula computes share; its rule has bounds for shre"
+    message = "M-13: agc_formula: the check computes share; its rule has bounds for shre"
     with pytest.raises(ValueError, match=message):
         judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
 

@@ -376,14 +376,13 @@ def _judge_check(claim: Claim, rule: Check) -> Verdict:
     """Compute the values and compare each with its bounds."""
     from nbrepro.claims import checks
 
-    outcome = checks.outcome(rule.check)
-    if set(outcome.values) != set(rule.bounds):
-        raise ValueError(
-            f"{claim.id}: the check {rule.check} computes {', '.join(outcome.values)}; its rule "
-            f"has bounds for {', '.join(rule.bounds)}"
-        )
-    holds = all(outcome.values[name] in bounds for name, bounds in rule.bounds.items())
-    return Verdict(claim, "reproduced" if holds else "contradicted", note=outcome.note)
+    found = checks.outcome(rule.check)
+    try:
+        answer = checks.answers(found, rule.bounds)
+    except ValueError as error:
+        raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
+    verdict = {"yes": "reproduced", "no": "contradicted", "open": "inconclusive"}[answer]
+    return Verdict(claim, verdict, note=found.note)
 
 
 def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
