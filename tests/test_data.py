@@ -206,9 +206,12 @@ def test_damaged_cache_is_made_again(
         content[len(content) // 4] ^= 1
     elif damage == "header":
         content[:4] = b"\0\0\0\0"
-    cached.write_bytes(
-        {"empty": b"", "cut": content[: len(content) // 2], "text": b"hello\n"}.get(damage, content)
-    )
+    damaged: dict[str, bytes | bytearray] = {
+        "empty": b"",
+        "cut": content[: len(content) // 2],
+        "text": b"hello\n",
+    }
+    cached.write_bytes(damaged.get(damage, content))
     assert data.load("tiny", base.parent).fingerprint == first.fingerprint
     forbid_decoding(monkeypatch)  # and the repaired cache serves from now on
     assert data.load("tiny", base.parent).fingerprint == first.fingerprint
