@@ -111,9 +111,9 @@ def test_bad_trees(colours: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder in (empty, tmp_path / "absent"):
-        with pytest.raises(DataError, match="no tree of images"):
+        with pytest.raises(DataError, match="not a tree of images"):
             evaluate(Constant(3), folder, 8)
-    with pytest.raises(ValueError, match=r"4 classes apart, .* holds 3 class folders"):
+    with pytest.raises(ValueError, match=r"4 outputs, but .* holds 3 class folders"):
         evaluate(Constant(4), colours, 8)
     (colours / "red" / "9.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"9\.png cannot be decoded"):
@@ -149,7 +149,7 @@ def test_command_line_end_to_end(
         (["--model", "nfnet_f9"], "nfnet_f0 to nfnet_f7"),
         (["--model", "bn_cifar_nfnet_f0"], "does not fit bn_cifar_nfnet_f0"),
         (["--weights", "absent.pth"], "no file absent.pth"),
-        (["--data", str(tmp_path / "absent")], "no tree of images"),
+        (["--data", str(tmp_path / "absent")], "not a tree of images"),
     ):
         assert main([*common, *arguments, "--workers", "0"]) == 2
         assert message in capsys.readouterr().err

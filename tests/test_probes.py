@@ -236,7 +236,7 @@ def test_mean_shift_of_equal_images() -> None:
     assert found["cosine"] == pytest.approx([1, 1, 1])
     assert found["pooled_cosine"] == pytest.approx(1)
     assert found["common_label"] == 1
-    with pytest.raises(ValueError, match="1 image; two examples"):
+    with pytest.raises(ValueError, match="1 image; expected at least two"):
         mean_shift(model, _images(1))
 
 
