@@ -1,4 +1,4 @@
-"""The command line: ``nbrepro list | run | status | verify | book``."""
+"""The command line: ``nbrepro list | run | status | verify | book | new-chapter``."""
 
 import argparse
 import contextlib
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nbrepro.records.ledger import Damaged, Ledger, Record
     from nbrepro.spec import Spec
     from nbrepro.sweep.runner import Planned
+
+#: Ledger of smoke runs, with a work folder of its own beside it.
+SMOKE = Path("runs", "smoke", "results")
 
 _DESCRIPTION = """\
 A reproduction book that can be checked. Every claim of a paper has an id, an experiment that could
@@ -141,8 +144,20 @@ def parser() -> argparse.ArgumentParser:
     )
     book.add_argument("--profile", choices=PROFILES, default="smoke")
     book.add_argument(
-        "--update", action="store_true", help="also store the fresh outputs in book/ (smoke only)"
+        "--update",
+        nargs="*",
+        metavar="NAME",
+        help="also store the fresh outputs in book/ (smoke only); of these notebooks alone, if any",
     )
+
+    new = commands.add_parser(
+        "new-chapter",
+        help="write the files of a new chapter",
+        description="Write a chapter's notebook and experiment from templates/, a claim, and its "
+        "line of the contents.",
+    )
+    new.add_argument("name", help="two digits and words, such as 09_gamma_alone")
+    new.add_argument("--paper", default="nfnets", help="whose claims (default: %(default)s)")
     return top
 
 
@@ -210,7 +225,9 @@ def _planned(
     selected = experiments.select(claim.experiment if claim and claim.experiment else options.name)
     # Smoke runs prove the code and never belong to the evidence.
     apart = options.profile == "smoke" and options.results is None
-    ledger = Ledger(Path("runs") / "smoke" if apart else options.results)
+    ledger = Ledger(SMOKE if apart else options.results)
+    if options.command == "run":
+        ledger.check_writable()
     planned = []
     for experiment in selected:
         runs = runner.plan(
@@ -221,7 +238,7 @@ def _planned(
         raise ValueError(
             f"no {options.profile} run feeds {claim.id}; take --profile quick or --profile full"
         )
-    records, damaged = ledger.scan()
+    records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
     return ledger, runner.most_informative(planned, records), records, damaged
 
 
@@ -248,7 +265,7 @@ def _run(options: argparse.Namespace) -> int:
             accuracy = 100 * record.metrics["test_accuracy"]
             seconds = record.provenance["seconds"]
             print(f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s", flush=True)
-    found = [ledger.find(p.experiment, p.spec) for p in planned]
+    found = [ledger.find(p.spec) for p in planned]
     failed = sum(record is not None and record.status == "failed" for record in found)
     print(f"{found.count(None)} left to do. Records: {ledger.root}")
     if failed:
@@ -322,7 +339,7 @@ def _verify(options: argparse.Namespace) -> int:
     from nbrepro import claims
     from nbrepro.claims import verdicts
     from nbrepro.records import timings
-    from nbrepro.records.ledger import Ledger
+    from nbrepro.records.ledger import RUNS, Ledger
 
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
@@ -340,7 +357,7 @@ def _verify(options: argparse.Namespace) -> int:
             if verdict.note:
                 print(f"  note: {verdict.note}")
             for name in verdict.records:
-                print(f"  record: {ledger.root / str(claim.experiment) / name}.json")
+                print(f"  record: {ledger.root / RUNS / name}.json")
     print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
     for entry in damaged:
         print(f"damaged: {entry}", file=sys.stderr)
@@ -352,6 +369,13 @@ def _book(options: argparse.Namespace) -> None:
 
     first = build.build(options.profile, update=options.update, say=lambda s: print(s, flush=True))
     print(f"Open {first.relative_to(Path.cwd()) if first.is_relative_to(Path.cwd()) else first}")
+
+
+def _new_chapter(options: argparse.Namespace) -> None:
+    from nbrepro.book import new_chapter
+
+    for line in new_chapter.write(options.name, options.paper):
+        print(line)
 
 
 def _duration(seconds: float) -> str:
@@ -376,7 +400,14 @@ def _print(table: "Table") -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-_COMMANDS = {"list": _list, "run": _run, "status": _status, "verify": _verify, "book": _book}
+_COMMANDS = {
+    "list": _list,
+    "run": _run,
+    "status": _status,
+    "verify": _verify,
+    "book": _book,
+    "new-chapter": _new_chapter,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

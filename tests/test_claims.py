@@ -30,7 +30,7 @@ def record(
 ) -> Record:
     curve = [{"test_accuracy": untrained}, {"test_accuracy": accuracy}]
     metrics = {} if status == "failed" else {"test_accuracy": accuracy}
-    return Record("an experiment", spec, status, metrics, curve, {})
+    return Record(spec, status, metrics, curve, {})
 
 
 def records(

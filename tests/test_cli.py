@@ -95,7 +95,7 @@ def test_run_then_run_again_then_status_then_verify(
 def test_verify_fails_on_a_damaged_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "training_only_batchnorm"
+    folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "0123456789abcdef.json").write_text('{"schema": 1, "status": "comple')
     assert run("verify", "--results", str(tmp_path)) == 1

@@ -139,7 +139,7 @@ class Lab:
 
     def planned(self, *specs: Spec, ledger: Ledger | None = None) -> list[Planned]:
         ledger = ledger or self.ledger
-        return [Planned("study", spec, ledger.find("study", spec)) for spec in specs]
+        return [Planned("study", spec, ledger.find(spec)) for spec in specs]
 
     def settings(self, **changes: Any) -> Settings:
         usual: dict[str, Any] = {
@@ -432,7 +432,7 @@ def test_killed_sweep_is_started_again(
         client.kill()
     wait(lambda: gone(lab.noted("hangs")["1.0"]["pid"]))
     before = lab.contents()
-    assert list(before) == [lab.ledger.path("study", specs[0])]
+    assert list(before) == [lab.ledger.path(specs[0])]
 
     (record,) = lab.sweep(executor, *specs[:2], **where)
     assert (record.spec, record.status) == (specs[1], "completed")

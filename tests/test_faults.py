@@ -51,11 +51,11 @@ def record(spec: Spec, status: str = "completed", **provenance: Any) -> Record:
     failed = status == "failed"
     metrics = {} if failed else {"test_accuracy": 0.5}
     error = "Traceback ..." if failed else None
-    return Record("study", spec, status, metrics, [], {"seconds": 1.5, **provenance}, error)
+    return Record(spec, status, metrics, [], {"seconds": 1.5, **provenance}, error)
 
 
 def run(specs: list[Spec], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
-    planned = [Planned("study", spec, ledger.find("study", spec)) for spec in specs]
+    planned = [Planned("study", spec, ledger.find(spec)) for spec in specs]
     settings = Settings(ledger=ledger, device="cpu", checkpoints=checkpoints, **options)
     return list(runner.run(planned, settings))
 
@@ -294,7 +294,7 @@ def test_whether_a_ledger_can_be_written(
     with contextlib.ExitStack() as stack:
         if fault == "a file in its place":
             (tmp_path / "results").mkdir()
-            (tmp_path / "results" / "study").touch()
+            (tmp_path / "results" / "runs").touch()
         elif fault == "below a file":
             (tmp_path / "results").touch()
         elif fault == "full":
@@ -302,11 +302,12 @@ def test_whether_a_ledger_can_be_written(
         else:
             # The superuser may write anywhere, and cannot count on being able to mount.
             where = (os, "mkdir") if fault == "read-only when empty" else (os, "open")
-            ledger.check_writable(["other"])
+            if fault != "read-only when empty":
+                ledger.check_writable()
             context = stack.enter_context(monkeypatch.context())
             context.setattr(*where, refuse(errno.EACCES if fault == "not ours" else errno.EROFS))
         with pytest.raises(OSError, match=re.escape(cause)) as caught:
-            ledger.check_writable(["study"])
+            ledger.check_writable()
         message = str(caught.value)
         assert str(ledger.root) in message
         assert "--results" in message
@@ -331,7 +332,7 @@ def test_no_run_is_begun_for_a_ledger_that_cannot_be_written(
 
 def test_a_ledger_that_can_be_written_is_left_as_it_is(ledger: Ledger, quickly: Spec) -> None:
     path = ledger.write(record(quickly))
-    ledger.check_writable(["study", "other"])
+    ledger.check_writable()
     assert files(ledger.root) == {path.name}
 
 
@@ -368,7 +369,7 @@ def test_a_clock_set_back(ledger: Ledger, checkpoints: Path, quickly: Spec, date
     ledger.write(record(first, finished="2096-10-02T07:06:40+00:00"))
     for path in [*checkpoints.rglob("*"), *ledger.root.rglob("*")]:
         os.utime(path, (dated, dated))
-    before = ledger.path("study", first).read_bytes()
+    before = ledger.path(first).read_bytes()
 
     assert run([first, second], ledger, checkpoints, time_budget=0) == []
     (done,) = run([first, second], ledger, checkpoints, time_budget=3600)
@@ -376,7 +377,7 @@ def test_a_clock_set_back(ledger: Ledger, checkpoints: Path, quickly: Spec, date
     assert done.provenance["resumed_at_epoch"] == 1
     assert done.provenance["seconds"] >= 0
     assert done.curve == loop.train(second, digits, device="cpu").curve
-    assert ledger.path("study", first).read_bytes() == before
+    assert ledger.path(first).read_bytes() == before
     assert len(ledger.scan()[0]) == 2
     assert run([first, second], ledger, checkpoints) == []
 
@@ -444,10 +445,10 @@ def test_a_run_done_on_two_machines(
     assert here.git(*pull, check=False) == 1
     sound, (damaged,) = here.ledger.scan()
     assert sound == [other]
-    assert damaged.path == here.ledger.path("study", quickly)
+    assert damaged.path == here.ledger.path(quickly)
     for side, expected in (("--ours", ours), ("--theirs", theirs)):
         here.git("checkout", side, "results")
-        assert here.ledger.find("study", quickly) == expected
+        assert here.ledger.find(quickly) == expected
 
     here.git("checkout", "--merge", "results")  # with the marks, and nobody chooses
     assert "<<<<<<<" in damaged.path.read_text()
@@ -468,17 +469,17 @@ def test_a_record_of_a_later_schema_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     name, ledger = "training_only_batchnorm", Ledger(tmp_path / "results")
     first = experiments.get(name).specs("smoke")[0]
-    path = ledger.path(name, first)
+    path = ledger.path(first)
     path.parent.mkdir(parents=True)
-    later = '{"schema": 2}'
+    later = '{"schema": 3}'
     path.write_text(later)
     results = ("--results", str(ledger.root))
     for command in ("run", "status"):
         assert cli.main([command, name, "--profile", "smoke", *results]) == 2
         error = capsys.readouterr().err
-        assert "schema 2; upgrade nbrepro" in error
+        assert "schema 3; upgrade nbrepro" in error
         assert error.count("\n") == 1
     assert cli.main(["verify", "ACC-20", *results]) == 1
-    assert "schema 2; upgrade nbrepro" in capsys.readouterr().err
+    assert "schema 3; upgrade nbrepro" in capsys.readouterr().err
     assert path.read_text() == later
     assert files(ledger.root) == {path.name}

@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from nbrepro import experiments
+from nbrepro.records import ledger as ledger_module
 from nbrepro.records.ledger import Ledger, Record, default_root
 from nbrepro.records.provenance import provenance
 from nbrepro.spec import Spec
@@ -21,7 +24,6 @@ SHIPPED = Path(__file__).parents[1] / "results"
 def make(seed: int = 0, status: str = "completed", **changes: Any) -> Record:
     failed = status == "failed"
     values: dict[str, Any] = {
-        "experiment": "study",
         "spec": Spec(model="cifar_resnet14", train="batchnorm", milestones=(0.25, 0.5), seed=seed),
         "status": status,
         "metrics": {} if failed else {"test_accuracy": 0.4756, "test_loss": 1.46},
@@ -45,8 +47,8 @@ def files(ledger: Ledger) -> list[str]:
 def test_round_trip(ledger: Ledger, status: str) -> None:
     record = make(status=status)
     path = ledger.write(record)
-    assert path == ledger.root / "study" / f"{record.spec.hash}.json"
-    assert ledger.find("study", record.spec) == record
+    assert path == ledger.root / "runs" / f"{record.spec.hash}.json"
+    assert ledger.find(record.spec) == record
     assert ledger.scan() == ([record], [])
     assert files(ledger) == [path.name]
     assert Record.from_json(record.to_json()) == record
@@ -55,7 +57,8 @@ def test_round_trip(ledger: Ledger, status: str) -> None:
 def test_record_is_plain_json_that_git_can_merge(ledger: Ledger) -> None:
     text = ledger.write(make()).read_text(encoding="utf-8")
     body = json.loads(text)
-    assert body["schema"] == 1
+    assert body["schema"] == 2
+    assert "experiment" not in body
     assert body["hash"] == make().spec.hash
     assert body["spec"] == make().spec.to_dict()
     assert len(text.splitlines()) > 20
@@ -67,19 +70,42 @@ def test_other_people_can_read_a_record(ledger: Ledger) -> None:
     assert ledger.write(make()).stat().st_mode & 0o777 == 0o644
 
 
-def test_scan_by_experiment(ledger: Ledger) -> None:
-    for record in (make(), make(seed=1), make(experiment="other")):
+def test_scan_finds_every_run_once(ledger: Ledger) -> None:
+    for record in (make(), make(seed=1), make()):
         ledger.write(record)
-    assert len(ledger.scan()[0]) == 3
-    assert {r.spec.seed for r in ledger.scan("study")[0]} == {0, 1}
-    assert ledger.scan("nothing") == ([], [])
-    assert ledger.find("nothing", make().spec) is None
-    assert ledger.find("study", make(seed=2).spec) is None
+    assert len(files(ledger)) == 2
+    assert {r.spec.seed for r in ledger.scan()[0]} == {0, 1}
+    assert ledger.find(make(seed=2).spec) is None
 
 
-def test_empty_ledger(tmp_path: Path) -> None:
-    assert Ledger(tmp_path / "nowhere").scan() == ([], [])
-    assert Ledger(tmp_path / "nowhere").find("study", make().spec) is None
+def test_empty_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Ledger(tmp_path).scan() == ([], [])
+    assert Ledger(tmp_path).find(make().spec) is None
+    monkeypatch.chdir(tmp_path)
+    assert Ledger().scan() == ([], [])  # nobody has named a folder, and there is none yet
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+@pytest.mark.parametrize("fault", ["missing", "a file"])
+def test_a_named_ledger_that_cannot_be_read_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, fault: str
+) -> None:
+    root = tmp_path / "mine"
+    if fault == "a file":
+        root.touch()
+    monkeypatch.setenv("NBREPRO_RESULTS", str(root))
+    ledger = Ledger() if how == "environment" else Ledger(root)
+    with pytest.raises(OSError, match=re.escape(f"the ledger {root} cannot be read (No")):
+        ledger.scan()
+
+
+def test_locks_and_checkpoints_go_with_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    absolute, relative = Ledger(tmp_path / "results"), Ledger("../results")
+    assert absolute.work == relative.work == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -95,7 +121,7 @@ def test_numbers_that_are_not_finite_become_null(ledger: Ledger, value: float) -
 
     text = ledger.write(record).read_text()
     assert json.loads(text, parse_constant=refuse)["metrics"]["test_loss"] is None
-    found = ledger.find("study", record.spec)
+    found = ledger.find(record.spec)
     assert found is not None
     assert found.metrics == {"test_loss": None, "test_accuracy": 0.1}
     assert found.curve == [{"epoch": 1, "train_loss": None}]
@@ -121,8 +147,9 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "a number": (lambda text: "1", "not a run record"),
     "other JSON": (lambda text: '{"a": 1}', "not a run record"),
     "merge conflict": (lambda text: f"<<<<<<< ours\n{text}=======\n{text}>>>>>>> theirs\n", ""),
+    "too deep": (lambda text: "[" * 100_000, "nested too deeply"),
     "no digest": (altered(lambda b: b.pop("digest")), "digest"),
-    "earlier schema": (altered(lambda b: b.update(schema=0)), "this nbrepro reads 1"),
+    "earlier schema": (altered(lambda b: b.update(schema=0)), "this nbrepro reads 1 and 2"),
     "better number": (altered(lambda b: b["metrics"].update(test_accuracy=0.93)), "digest"),
     "other spec": (altered(lambda b: b["spec"].update(lr=0.2)), "digest"),
     "other status": (altered(lambda b: b.update(status="diverged")), "digest"),
@@ -138,7 +165,7 @@ def test_damaged_record_is_reported_and_not_trusted(ledger: Ledger, damage: str)
     sound = make(seed=1)
     ledger.write(sound)
     path.write_text(spoil(path.read_text()))
-    assert ledger.find("study", make().spec) is None
+    assert ledger.find(make().spec) is None
     records, (damaged,) = ledger.scan()
     assert records == [sound]
     assert damaged.path == path
@@ -149,12 +176,12 @@ def test_damaged_record_is_reported_and_not_trusted(ledger: Ledger, damage: str)
 def test_a_record_of_a_later_schema_is_neither_trusted_nor_replaced(ledger: Ledger) -> None:
     """An old nbrepro in a new ledger must not do the runs again over what it cannot read."""
     path = ledger.write(make())
-    path.write_text(altered(lambda b: b.update(schema=2))(path.read_text()))
+    path.write_text(altered(lambda b: b.update(schema=3))(path.read_text()))
     later = path.read_text()
     _, (damaged,) = ledger.scan()
     assert "upgrade nbrepro" in str(damaged)
     with pytest.raises(ValueError, match="upgrade nbrepro"):
-        ledger.find("study", make().spec)
+        ledger.find(make().spec)
     with pytest.raises(ValueError, match="upgrade nbrepro"):
         ledger.write(make())
     assert path.read_text() == later
@@ -176,7 +203,7 @@ def test_no_flipped_bit_is_believed(ledger: Ledger) -> None:
         spoilt = bytearray(content)
         spoilt[position] ^= 1 << position % 8
         path.write_bytes(spoilt)
-        found = ledger.find("study", make().spec)
+        found = ledger.find(make().spec)
         assert found in (None, make()), position
         assert len(ledger.scan()[0]) + len(ledger.scan()[1]) == 1
         believed += found is not None
@@ -188,33 +215,105 @@ def test_no_shortened_record_is_believed(ledger: Ledger) -> None:
     content = path.read_bytes()
     for length in range(len(content) - 2):
         path.write_bytes(content[:length])
-        assert ledger.find("study", make().spec) is None, length
+        assert ledger.find(make().spec) is None, length
 
 
-@pytest.mark.parametrize("where", ["name", "folder"])
-def test_record_in_the_wrong_place(ledger: Ledger, where: str) -> None:
+def test_record_under_the_wrong_name(ledger: Ledger) -> None:
     path = ledger.write(make())
-    wrong = {
-        "name": ledger.path("study", make(seed=7).spec),
-        "folder": ledger.path("other", make().spec),
-    }[where]
-    wrong.parent.mkdir(exist_ok=True)
+    wrong = ledger.path(make(seed=7).spec)
     shutil.copy(path, wrong)
     records, (damaged,) = ledger.scan()
     assert records == [make()]
     assert damaged.path == wrong
     assert make().spec.hash in damaged.reason
-    assert ledger.find("study", make(seed=7).spec) is None
+    assert ledger.find(make(seed=7).spec) is None
 
 
 def test_folder_where_a_record_should_be(ledger: Ledger) -> None:
-    path = ledger.path("study", make().spec)
+    path = ledger.path(make().spec)
     path.mkdir(parents=True)
-    assert ledger.find("study", make().spec) is None
+    assert ledger.find(make().spec) is None
     assert [d.path for d in ledger.scan()[1]] == [path]
     with pytest.raises(OSError, match=path.name):
         ledger.write(make())
     assert files(ledger) == []
+
+
+# --- the earlier schema and layout ----------------------------------------------------------------
+
+
+def earlier(root: Path, experiment: str = "study", record: Record | None = None) -> Path:
+    """A record of schema 1, which names its experiment, in the experiment's folder."""
+    body = json.loads((record or make()).to_json())
+    del body["digest"]
+    body |= {"schema": 1, "experiment": experiment}
+    path = root / experiment / f"{body['hash']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(body | {"digest": ledger_module._digest(body)}, indent=1))
+    return path
+
+
+def migrate(root: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, SHIPPED.parent / "scripts" / "migrate_ledger.py", root]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_record_of_the_earlier_schema(ledger: Ledger) -> None:
+    """Its digest covers the experiment's name, which is no longer used and still protected."""
+    path = ledger.path(make().spec)
+    path.parent.mkdir(parents=True)
+    earlier(ledger.root).rename(path)
+    (ledger.root / "study").rmdir()
+    text = path.read_text()
+    assert ledger.scan() == ([make()], [])
+    path.write_text(text.replace('"study"', '"other"'))
+    _, (damaged,) = ledger.scan()
+    assert "digest" in damaged.reason
+
+
+def test_the_earlier_layout_is_not_taken_for_an_empty_ledger(ledger: Ledger) -> None:
+    path = earlier(ledger.root)
+    records, (damaged,) = ledger.scan()
+    assert records == []
+    assert damaged.path == path.parent
+    remedy = f"python scripts/migrate_ledger.py {ledger.root}"
+    assert remedy in damaged.reason
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        ledger.check_writable()
+
+
+def test_migration_moves_records_byte_for_byte(ledger: Ledger) -> None:
+    first = earlier(ledger.root, "study").read_bytes()
+    other = earlier(ledger.root, "other", make(seed=1)).read_bytes()
+    (ledger.root / "benchmarks").mkdir()
+    (ledger.root / "benchmarks" / "agc-cpu.json").write_text("{}")
+    done = migrate(ledger.root)
+    assert (done.returncode, done.stdout) == (0, "2 records moved, 0 second copies deleted\n")
+    assert ledger.path(make().spec).read_bytes() == first
+    assert ledger.path(make(seed=1).spec).read_bytes() == other
+    assert sorted(path.name for path in ledger.root.iterdir()) == ["benchmarks", "runs"]
+    assert migrate(ledger.root).stdout.startswith("0 records moved")
+
+
+@pytest.mark.parametrize("older", ["a", "b"])
+def test_migration_keeps_the_older_of_two_equal_records(ledger: Ledger, older: str) -> None:
+    for name in ("a", "b"):
+        finished = f"2026-0{1 if name == older else 2}-01T00:00:00+00:00"
+        earlier(ledger.root, name, make(provenance={"finished": finished}))
+    assert migrate(ledger.root).stdout == "1 records moved, 1 second copies deleted\n"
+    (record,), damaged = ledger.scan()
+    assert damaged == []
+    assert record.provenance["finished"].startswith("2026-01")
+
+
+def test_migration_does_not_choose_between_different_curves(ledger: Ledger) -> None:
+    earlier(ledger.root, "a")
+    left = earlier(ledger.root, "b", make(curve=[{"epoch": 0, "test_accuracy": 0.2}]))
+    done = migrate(ledger.root)
+    assert done.returncode == 1
+    assert f"{left}: another curve than" in done.stderr
+    assert left.exists()
+    assert ledger.path(make().spec).exists()
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -254,7 +353,7 @@ def test_failing_write_loses_nothing(
     assert files(ledger) == [path.name]
     assert path.read_bytes() == before
     ledger.write(make())
-    assert ledger.find("study", make().spec) == make()
+    assert ledger.find(make().spec) == make()
 
 
 def write_many(root: Path, start: Any, writer: int) -> None:
@@ -326,8 +425,44 @@ def test_provenance_names_versions_and_no_folders() -> None:
 def test_the_ledger_that_ships_is_sound() -> None:
     records, damaged = Ledger(SHIPPED).scan()
     assert [str(d) for d in damaged] == []
-    assert {record.experiment for record in records} <= set(experiments.REGISTRY)
+    assert len(records) >= 194
     assert not [r for r in records if r.status == "failed"]
     for record in records:
         assert record.provenance["data_fingerprint"]
         assert not ABSOLUTE_PATH.search(json.dumps(record.provenance))
+
+
+SCHEMA = json.loads((Path(ledger_module.__file__).parent / "schema.json").read_text())
+
+
+def test_the_ledger_that_ships_follows_the_schema() -> None:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator.check_schema(SCHEMA)
+    paths = list((SHIPPED / "runs").glob("*.json"))
+    assert paths
+    for path in paths:
+        validator.validate(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("status", ["completed", "diverged", "failed"])
+def test_what_is_written_follows_the_schema(status: str) -> None:
+    jsonschema.validate(json.loads(make(status=status).to_json()), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": "finished"},
+        {"experiment": "study"},  # named by schema 1 only
+        {"note": "fine"},
+        {"hash": "0123"},
+        {"status": "failed"},  # without saying why
+        {"metrics": {"test_accuracy": "0.4"}},
+        {"curve": [{"test_accuracy": 0.1}]},  # of which epoch?
+    ],
+    ids=str,
+)
+def test_the_schema_refuses(wrong: dict[str, Any]) -> None:
+    body = json.loads(make().to_json()) | wrong
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(body, SCHEMA)

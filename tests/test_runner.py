@@ -29,7 +29,7 @@ def quickly(spec: Spec) -> Spec:
 
 
 def planned(ledger: Ledger, *specs: Spec) -> list[Planned]:
-    return [Planned("study", spec, ledger.find("study", spec)) for spec in specs]
+    return [Planned("study", spec, ledger.find(spec)) for spec in specs]
 
 
 def run(plan: list[Planned], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
@@ -119,9 +119,9 @@ def test_smoke_from_end_to_end(ledger: Ledger, checkpoints: Path) -> None:
 
 
 def test_record_says_what_training_says(ledger: Ledger, quickly: Spec) -> None:
-    record = runner.run_one("study", quickly, ledger, device="cpu")
+    record = runner.run_one(quickly, ledger, device="cpu")
     result = loop.train(quickly, data.load("digits"), device="cpu")
-    assert record == ledger.find("study", quickly)
+    assert record == ledger.find(quickly)
     assert record.metrics == result.metrics
     assert record.curve == result.curve
 
@@ -182,22 +182,22 @@ def test_killed_in_the_middle(
                 process.kill()
     assert process.returncode == -signal.SIGKILL, shown
     before = contents(ledger)
-    assert list(before) == [ledger.path("study", specs[0])]
+    assert list(before) == [ledger.path(specs[0])]
 
     records = run(planned(ledger, *specs), ledger, checkpoints)
     assert [record.spec for record in records] == specs[1:]
     assert [record.provenance["resumed_at_epoch"] for record in records] == [2, 0]
     after = contents(ledger)
-    assert set(after) == {ledger.path("study", spec) for spec in specs}
+    assert set(after) == {ledger.path(spec) for spec in specs}
     assert all(after[path] == before[path] for path in before)
     assert ledger.scan()[1] == []
     assert list(checkpoints.glob("*.pt")) == []
-    assert records[0].curve == runner.run_one("whole", specs[1], ledger, device="cpu").curve
+    assert records[0].curve == runner.run_one(specs[1], ledger, device="cpu").curve
 
 
 def test_no_time_no_run(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
     assert run(planned(ledger, quickly), ledger, checkpoints, time_budget=0) == []
-    assert ledger.scan() == ([], [])
+    assert contents(ledger) == {}
 
 
 def test_enough_time(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
@@ -211,15 +211,15 @@ def test_run_cut_off_by_the_deadline_goes_on_later(
     spec = quickly.replace(epochs=3)
     with pytest.raises(loop.Interrupted):
         runner.run_one(
-            *("study", spec, ledger),
+            *(spec, ledger),
             device="cpu",
             checkpoints=checkpoints,
             deadline=time.monotonic() - 1,
         )
-    assert ledger.scan() == ([], [])
+    assert contents(ledger) == {}
     (record,) = run(planned(ledger, spec), ledger, checkpoints)
     assert record.provenance["resumed_at_epoch"] == 1
-    assert record.curve == runner.run_one("whole", spec, ledger, device="cpu").curve
+    assert record.curve == runner.run_one(spec, ledger, device="cpu").curve
 
 
 def test_what_another_process_has_in_hand_is_left_to_it(
@@ -270,7 +270,7 @@ def test_a_failing_run_does_not_stop_the_others(
     plan = planned(ledger, bad, quickly)
     records = run(plan, ledger, checkpoints)
     assert [record.status for record in records] == ["failed", "completed"]
-    failed = ledger.find("study", bad)
+    failed = ledger.find(bad)
     assert failed == records[0]
     assert failed.error is not None
     assert "Traceback (most recent call last):" in failed.error
@@ -306,7 +306,7 @@ def test_failed_runs_are_retried_on_request_only(
 ) -> None:
     if together:
         monkeypatch.setenv("RANK", "0")
-    failed = Record("study", quickly, "failed", {}, [], {}, "Traceback ...")
+    failed = Record(quickly, "failed", {}, [], {}, "Traceback ...")
     path = ledger.write(failed)
     before = path.read_bytes()
     assert run(planned(ledger, quickly), ledger, checkpoints) == []
@@ -318,7 +318,7 @@ def test_failed_runs_are_retried_on_request_only(
 
 def test_damaged_record_is_run_again(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
     run(planned(ledger, quickly), ledger, checkpoints)
-    ledger.path("study", quickly).write_text("{")
+    ledger.path(quickly).write_text("{")
     assert len(run(planned(ledger, quickly), ledger, checkpoints)) == 1
     assert ledger.scan()[1] == []
 
@@ -329,7 +329,7 @@ def test_missing_data_is_no_failed_run(
     plan = planned(ledger, quickly.replace(dataset="nowhere"), quickly)
     with pytest.raises(DataError, match="no folder"):
         run(plan, ledger, checkpoints, data_root=tmp_path)
-    assert ledger.scan() == ([], [])
+    assert contents(ledger) == {}
 
 
 def test_a_ledger_that_can_no_longer_be_written_keeps_the_checkpoint(
@@ -337,7 +337,7 @@ def test_a_ledger_that_can_no_longer_be_written_keeps_the_checkpoint(
 ) -> None:
     ledger.root.write_text("a file, not a folder")
     with pytest.raises(OSError, match=r"its record cannot be written .* checkpoint is kept"):
-        runner.run_one("study", quickly, ledger, device="cpu", checkpoints=checkpoints)
+        runner.run_one(quickly, ledger, device="cpu", checkpoints=checkpoints)
     assert (checkpoints / f"{quickly.hash}.pt").is_file()
     ledger.root.unlink()
     (record,) = run(planned(ledger, quickly), ledger, checkpoints)
@@ -351,7 +351,7 @@ def test_a_failure_ends_all_of_several_processes(
     monkeypatch.setenv("RANK", "0")
     bad = quickly.replace(train="random:28")
     with pytest.raises(SystemExit, match="random:28"):
-        runner.run_one("study", bad, ledger, device="cpu")
+        runner.run_one(bad, ledger, device="cpu")
     assert [record.status for record in ledger.scan()[0]] == ["failed"]
 
 
@@ -359,9 +359,9 @@ def test_only_the_first_of_several_processes_writes(
     ledger: Ledger, quickly: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    record = runner.run_one("study", quickly, ledger, device="cpu")
+    record = runner.run_one(quickly, ledger, device="cpu")
     assert record.status == "completed"
-    assert ledger.scan() == ([], [])
+    assert contents(ledger) == {}
 
 
 # --- estimates -----------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_only_the_first_of_several_processes_writes(
 def test_estimate(quickly: Spec) -> None:
     def record(rate: float | None, **changes: Any) -> Record:
         spec = quickly.replace(**changes)
-        return Record("study", spec, "completed", {}, [], {"images_per_second": rate})
+        return Record(spec, "completed", {}, [], {"images_per_second": rate})
 
     records = [record(500), record(500, seed=1), record(None, seed=2), record(9, train="all")]
     spec = quickly.replace(epochs=4, seed=7)
@@ -382,7 +382,7 @@ def test_estimate(quickly: Spec) -> None:
 
 def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
     experiment = Experiment("study", "chapter", "title", lambda _: [quickly], {"quick": 3})
-    ledger.write(Record("study", quickly.replace(seed=1), "completed", {}, [], {}))
+    ledger.write(Record(quickly.replace(seed=1), "completed", {}, [], {}))
     plan = runner.plan(experiment, "quick", ledger, dataset="digits")
     assert [p.missing for p in plan] == [True, False, True]
 
@@ -393,7 +393,7 @@ def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
 def recorded(item: runner.Planned, accuracy: float = 0.4, **provenance: object) -> Record:
     metrics = {"test_accuracy": accuracy, "test_top5": 0.9}
     curve = [{"test_accuracy": 0.1}, metrics]
-    return Record(item.experiment, item.spec, "completed", metrics, curve, provenance)
+    return Record(item.spec, "completed", metrics, curve, provenance)
 
 
 def clipping_plan(ledger: Ledger, seeds: int = 2) -> list[runner.Planned]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from nbrepro import cli
 from nbrepro.records.ledger import Ledger
 
 PAGE = Path(__file__).parents[1] / "book" / "running.md"
@@ -137,7 +138,7 @@ RUN = "run training_only_batchnorm --profile smoke --device cpu"
 
 
 def records(folder: Path) -> list[dict[str, object]]:
-    found = Ledger(folder / "runs" / "smoke").scan()[0]
+    found = Ledger(folder / cli.SMOKE).scan()[0]
     assert {record.status for record in found} == {"completed"}
     return [record.provenance for record in found]
 

@@ -211,7 +211,7 @@ from nbrepro.spec import Spec
 spec, ledger = Spec.from_dict(json.loads(settings)), Ledger(folder)
 
 def train():
-    runner.run_one("study", spec, ledger, device="cpu")
+    runner.run_one(spec, ledger, device="cpu")
 
 notebook_launcher(train, num_processes=2, use_port=str(port))
 """

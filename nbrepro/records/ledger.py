@@ -1,8 +1,12 @@
-"""Records of runs on disk: ``<root>/<experiment>/<hash>.json``, one small file a run.
+"""Records of runs on disk: ``<root>/runs/<hash>.json``, one small file per run.
 
-A record is written to a temporary file and renamed, so it is there whole or not at all, and two
-writers never mix. It carries a digest of its own contents; a file that is damaged, altered or of an
-unknown schema counts as not done and is reported, never trusted.
+A run is what its spec says; an experiment is a view on the records, so no run is made twice because
+two experiments want it. A record is written to a temporary file and renamed, so it is there whole
+or not at all, and two writers never mix. It carries a digest of its own contents; a file that is
+damaged, altered or of an unknown schema counts as not done and is reported, never trusted.
+
+``schema.json`` beside this module describes the files. Schema 1, which was written when every
+experiment had a folder of its own, names the experiment as well; such records are read as they are.
 """
 
 import dataclasses
@@ -10,8 +14,8 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,10 @@ from typing import Any
 from nbrepro._files import replacing
 from nbrepro.spec import Spec
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+#: Folder of the ledger that holds the records of runs.
+RUNS = "runs"
 #: Folder of the ledger that holds timings (see :mod:`nbrepro.records.timings`), not runs.
 BENCHMARKS = "benchmarks"
 STATUSES = ("completed", "diverged", "failed")
@@ -34,16 +41,14 @@ class Record:
     """What one run left.
 
     Attributes:
-        experiment: name of the experiment it belongs to.
         spec: the run.
         status: ``completed``, ``diverged`` or ``failed``.
         metrics: final measurements (fractions and nats); empty if failed.
         curve: the same by epoch.
-        provenance: commit, versions, hardware, data fingerprint, seconds, images a second.
+        provenance: commit, versions, hardware, data fingerprint, seconds, images per second.
         error: the traceback of a failed run.
     """
 
-    experiment: str
     spec: Spec
     status: str
     metrics: dict[str, float]
@@ -64,18 +69,23 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`, for every schema in :data:`READABLE`.
 
         Raises:
             ValueError: saying why the text is no sound record.
         """
-        body = json.loads(text)
+        try:
+            body = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply to be a record") from error
         if not isinstance(body, dict) or "schema" not in body:
             raise ValueError("not a run record")
         if isinstance(body["schema"], int) and body["schema"] > SCHEMA:
             raise LaterSchema(f"schema {body['schema']}; upgrade nbrepro, this one reads {SCHEMA}")
-        if body["schema"] != SCHEMA:
-            raise ValueError(f"schema {body['schema']!r}, this nbrepro reads {SCHEMA}")
+        if body["schema"] not in READABLE:
+            raise ValueError(
+                f"schema {body['schema']!r}, this nbrepro reads {' and '.join(map(str, READABLE))}"
+            )
         if body.pop("digest", None) != _digest(body):
             raise ValueError("contents do not match their digest (altered or damaged)")
         spec = Spec.from_dict(body["spec"])
@@ -116,34 +126,47 @@ class Ledger:
     """The folder of records.
 
     Args:
-        root: the folder; default :func:`default_root`. It need not exist yet.
+        root: the folder; default :func:`default_root`. It need not exist before the first write.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root) if root is not None else default_root()
+        self._named = root is not None or "NBREPRO_RESULTS" in os.environ
 
-    def path(self, experiment: str, spec: Spec) -> Path:
+    def path(self, spec: Spec) -> Path:
         """Where the record of ``spec`` lies, or would lie."""
-        return self.root / experiment / f"{spec.hash}.json"
+        return self.root / RUNS / f"{spec.hash}.json"
 
-    def find(self, experiment: str, spec: Spec) -> Record | None:
+    @property
+    def work(self) -> Path:
+        """Folder ``runs`` beside the root, for locks, checkpoints and output of runs under way.
+
+        It goes with the ledger, not with the folder a command is started in: two sweeps on one
+        ledger then see each other's locks wherever they are started.
+        """
+        return self.root.resolve().parent / "runs"
+
+    def find(self, spec: Spec) -> Record | None:
         """The sound record of ``spec``, if there is one.
 
         Raises:
             ValueError: if the record is of a later schema: it must be neither trusted nor replaced.
         """
-        record = _read(self.path(experiment, spec))
+        record = _read(self.path(spec))
         if isinstance(record, Damaged) and record.later:
             raise ValueError(f"{record}; or name another ledger with --results")
         return record if isinstance(record, Record) else None
 
-    def scan(self, experiment: str | None = None) -> tuple[list[Record], list[Damaged]]:
-        """All sound records (of one experiment), and all files that are not trusted."""
+    def scan(self) -> tuple[list[Record], list[Damaged]]:
+        """All sound records, and everything that is not trusted.
+
+        Raises:
+            OSError: if the folder cannot be read, or was named and does not exist: evidence that
+                is not found must not look like evidence that there is none.
+        """
         sound: list[Record] = []
-        damaged: list[Damaged] = []
-        for path in sorted(self.root.glob(f"{experiment or '*'}/*.json")):
-            if path.parent.name == BENCHMARKS:
-                continue
+        damaged = [Damaged(folder, self._how_to_move()) for folder in self._old_folders()]
+        for path in sorted((self.root / RUNS).glob("*.json")):
             entry = _read(path)
             if isinstance(entry, Record):
                 sound.append(entry)
@@ -151,25 +174,48 @@ class Ledger:
                 damaged.append(entry)
         return sound, damaged
 
-    def check_writable(self, experiments: Iterable[str]) -> None:
-        """Write and remove a small file where records of ``experiments`` will go.
+    def _old_folders(self) -> list[Path]:
+        """Folders of the earlier layout, ``<root>/<experiment>/<hash>.json``."""
+        try:
+            folders = [path for path in sorted(self.root.iterdir()) if path.is_dir()]
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self._named:
+                return []
+            raise OSError(
+                f"the ledger {self.root} cannot be read ({error.strerror}); name another with "
+                "--results or NBREPRO_RESULTS"
+            ) from error
+        return [
+            folder
+            for folder in folders
+            if folder.name not in (RUNS, BENCHMARKS)
+            and any(re.fullmatch("[0-9a-f]{16}", path.stem) for path in folder.glob("*.json"))
+        ]
+
+    def _how_to_move(self) -> str:
+        move = f"python scripts/migrate_ledger.py {self.root}"
+        return f"records of an earlier layout, which are not read; move them with: {move}"
+
+    def check_writable(self) -> None:
+        """Write and remove a small file where records will go.
 
         To be called before the work whose result would otherwise have nowhere to go.
 
         Raises:
             OSError: naming the ledger and the cause.
+            ValueError: if records of the earlier layout are there, which would all be run again.
         """
         try:
-            for experiment in experiments:
-                folder = self.root / experiment
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder, suffix=".part") as file:
-                    file.write(bytes(4096))
+            (self.root / RUNS).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root / RUNS, suffix=".part") as file:
+                file.write(bytes(4096))
         except OSError as error:
             raise OSError(
                 f"the ledger {self.root} cannot be written ({error.strerror}); make room or mend "
                 "its permissions, or name another with --results"
             ) from error
+        for folder in self._old_folders():
+            raise ValueError(f"{folder}: {self._how_to_move()}")
 
     def write(self, record: Record) -> Path:
         """Write atomically. A sound record that did not fail is never replaced.
@@ -178,8 +224,8 @@ class Ledger:
             OSError: if the ledger cannot be written; nothing that was there is lost.
             ValueError: if a record of a later schema is there.
         """
-        path = self.path(record.experiment, record.spec)
-        present = self.find(record.experiment, record.spec)
+        path = self.path(record.spec)
+        present = self.find(record.spec)
         if present is not None and present.status != "failed":
             return path
         with replacing(path) as file:
@@ -198,8 +244,8 @@ def _read(path: Path) -> Record | Damaged | None:
         record = Record.from_json(text)
     except (ValueError, TypeError, KeyError) as error:
         return Damaged(path, f"{error}", later=isinstance(error, LaterSchema))
-    if path.stem != record.spec.hash or path.parent.name != record.experiment:
-        return Damaged(path, f"holds the record {record.experiment}/{record.spec.hash}")
+    if path.stem != record.spec.hash:
+        return Damaged(path, f"holds the record {record.spec.hash}")
     return record
 
 

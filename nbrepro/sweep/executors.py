@@ -258,7 +258,7 @@ def _sweep(
     from nbrepro.sweep import runner
 
     todo = runner.todo(planned, retry_failed=settings.retry_failed)
-    settings.ledger.check_writable({item.experiment for item in todo})
+    settings.ledger.check_writable()
     for name in dict.fromkeys(item.spec.dataset for item in todo):
         # Once, here: checked, fetched and decoded before many processes want it at the same time.
         data.load(name, settings.data_root, download=settings.download)
@@ -304,7 +304,7 @@ def _task(item: "Planned", settings: Settings) -> _Task:
         "hash": item.spec.hash,
         "spec": item.spec.to_dict(),
         "ledger": str(settings.ledger.root.resolve()),
-        "record": str(settings.ledger.path(item.experiment, item.spec).resolve()),
+        "record": str(settings.ledger.path(item.spec).resolve()),
         "checkpoints": str(settings.checkpoints.resolve()),
         "data_root": str(root.resolve()),
         "device": settings.device,
@@ -321,14 +321,14 @@ def _settle(item: "Planned", ended: _Exit, ledger: "Ledger") -> "Record | None":
 
     if ended.status == _NO_DATA:
         raise DataError(ended.output.splitlines()[-1])
-    record = ledger.find(item.experiment, item.spec)
+    record = ledger.find(item.spec)
     if record is not None and (ended.status == 0 or record != item.record):
         return record
     if ended.status in (None, _NOTHING):
         return None
     error = runner.without_folders(f"{ended.output}\n{ended.cause}".strip())
-    ledger.write(Record(item.experiment, item.spec, "failed", {}, [], provenance(), error))
-    return ledger.find(item.experiment, item.spec)
+    ledger.write(Record(item.spec, "failed", {}, [], provenance(), error))
+    return ledger.find(item.spec)
 
 
 # --- a run as a process of its own ---------------------------------------------------------------
@@ -414,7 +414,7 @@ def _recorded(task: _Task) -> bool:
     from nbrepro.records.ledger import Ledger
     from nbrepro.spec import Spec
 
-    found = Ledger(task["ledger"]).find(task["experiment"], Spec.from_dict(task["spec"]))
+    found = Ledger(task["ledger"]).find(Spec.from_dict(task["spec"]))
     return found is not None and not (found.status == "failed" and task["retry_failed"])
 
 
@@ -482,7 +482,7 @@ def _run(task: _Task) -> int:
         checkpoints=Path(task["checkpoints"]),
         progress=False,
     )
-    planned = Planned(task["experiment"], spec, ledger.find(task["experiment"], spec))
+    planned = Planned(task["experiment"], spec, ledger.find(spec))
     try:
         records = list(runner.run([planned], settings))
     except DataError as error:

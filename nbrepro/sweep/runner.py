@@ -54,7 +54,7 @@ def plan(
 ) -> list[Planned]:
     """Every run of a profile, in the grid's order."""
     return [
-        Planned(experiment.name, spec, ledger.find(experiment.name, spec))
+        Planned(experiment.name, spec, ledger.find(spec))
         for spec in experiment.specs(profile, dataset, seeds)
     ]
 
@@ -132,7 +132,6 @@ def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
 
 
 def run_one(
-    experiment: str,
     spec: Spec,
     ledger: Ledger,
     *,
@@ -146,7 +145,6 @@ def run_one(
     """Run ``spec``, write its record and return it. An error becomes a ``failed`` record.
 
     Args:
-        experiment: name of the experiment the record belongs to.
         spec: the run.
         ledger: where the record goes.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -180,7 +178,6 @@ def run_one(
         status, metrics, curve, how = "failed", {}, [], {}
         error = without_folders(traceback.format_exc())
     record = Record(
-        experiment,
         spec,
         status,
         metrics,
@@ -226,7 +223,7 @@ def run(planned: list[Planned], settings: Settings) -> Iterator[Record]:
     deadline = None if budget is None else time.monotonic() + budget
     settings.checkpoints.mkdir(parents=True, exist_ok=True)
     items = todo(planned, retry_failed=settings.retry_failed)
-    ledger.check_writable({item.experiment for item in items})
+    ledger.check_writable()
     for item in items:
         # Together, only the end of an epoch decides: there all processes agree.
         if deadline is not None and time.monotonic() > deadline and not _together():
@@ -241,12 +238,11 @@ def run(planned: list[Planned], settings: Settings) -> Iterator[Record]:
                 except Timeout:
                     log.info("%s: in hand elsewhere, left to it", item.spec)
                     continue
-                now = ledger.find(item.experiment, item.spec)
+                now = ledger.find(item.spec)
                 if now is not None and not (now.status == "failed" and settings.retry_failed):
                     continue
             try:
                 yield run_one(
-                    item.experiment,
                     item.spec,
                     ledger,
                     device=settings.device,
