@@ -277,7 +277,7 @@ def _ordered(rule: Ordered, records: Sequence[Record]) -> tuple[list[Finding], l
         )
         if not low or not high:
             continue
-        ends = welch(low, high)
+        ends = welch(low, high).interval
         findings.append(
             Finding(
                 comparison(pair.high, pair.low),
