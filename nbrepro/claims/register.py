@@ -9,16 +9,19 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
 from nbrepro import experiments
 from nbrepro._suggest import choose, unknown
-from nbrepro.claims.rules import Arm, Level, Ordered, Rule, read
+from nbrepro.claims.rules import Arm, Rule, Trained, read
 from nbrepro.spec import Spec
 
 SEEN = ("paper", "figure", "code", "second hand")
+
+#: What a claim rests on, see :attr:`Claim.evidence`.
+Evidence: TypeAlias = Literal["trained", "measured", "counted", "arithmetic", "verified", "cited"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Claim:
         quoted: published values with their provenance.
         experiment: whose records decide it; ``None`` if no run is needed.
         rule: how it is decided; ``None`` if it can only be cited.
+        needs: without a rule what a test would take, or why none is possible.
         by: ``paper``, ``review`` for what a published review says of the paper, or ``ours`` for
             what we found and the paper does not say.
     """
@@ -75,16 +79,22 @@ class Claim:
     quoted: tuple[Quoted, ...]
     experiment: str | None = None
     rule: Rule | None = None
+    needs: str | None = None
     by: str = "paper"
 
     def __post_init__(self) -> None:
         choose("source of a claim", self.by, ("paper", "review", "ours"))
-        if isinstance(self.rule, Ordered | Level):
+        if isinstance(self.rule, Trained):
             if self.experiment is None:
                 raise ValueError("experiment is missing; the rule looks at its runs")
             choose("experiment", self.experiment, experiments.REGISTRY)
         elif self.experiment is not None:
             raise ValueError("experiment is set, but no rule looks at its runs; leave it out")
+
+    @property
+    def evidence(self) -> Evidence:
+        """What it rests on: see :data:`nbrepro.claims.rules.Evidence`; ``cited`` is nothing."""
+        return self.rule.evidence if self.rule else "cited"
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def read_claim(entry: object, paper: Paper, chapters: tuple[str, ...], at: str) 
     claim = read(Claim, entry, at, paper=paper)
     if claim.chapter not in chapters:
         raise ValueError(f"{at}: {unknown('chapter', claim.chapter, chapters)}")
-    if isinstance(claim.rule, Ordered | Level):
+    if isinstance(claim.rule, Trained):
         assert claim.experiment is not None
         for arm in claim.rule.arms:
             _check_arm(arm, claim.experiment, claim.rule.profiles, f"{at}: rule")
