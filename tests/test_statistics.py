@@ -18,6 +18,7 @@ from nbrepro.claims.statistics import (
     runs_needed,
     seeds_needed,
     survival,
+    trials_needed,
     welch,
 )
 
@@ -265,6 +266,21 @@ def test_runs_needed() -> None:
     n = runs_needed(0.75, 0)
     assert n is not None
     assert n <= 12 or power < 0.8
+
+
+def test_trials_needed() -> None:
+    assert trials_needed(1, 0.5) == 5  # 1 / 32
+    assert trials_needed(1, 0.5, alpha=0.01) == 7  # 1 / 128
+    assert trials_needed(0.5, 0.5) is None
+    assert trials_needed(0.51, 0.5) is None
+    n = trials_needed(0.8, 0.5)
+    assert n is not None
+
+    def power(n: int) -> float:
+        least = min(k for k in range(n + 1) if stats.binom.sf(k - 1, n, 0.5) < 0.05)
+        return float(stats.binom.sf(least - 1, n, 0.8))
+
+    assert power(n) >= 0.8 > max(power(m) for m in range(5, n))
 
 
 def test_an_estimate_turned_round() -> None:

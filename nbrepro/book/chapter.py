@@ -28,23 +28,6 @@ if TYPE_CHECKING:
 # Accelerate imports notebook bars; ours are off in notebooks, and the warning holds a path.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-_BADGES = {
-    "reproduced": "yes",
-    "reproduced at reduced scale": "yes",
-    "contradicted": "no",
-    "inconclusive": "open",
-    "cited only": "none",
-    "not run": "none",
-}
-#: Contradictions and open questions lead every list of verdicts.
-_ORDER = (
-    "contradicted",
-    "inconclusive",
-    "reproduced at reduced scale",
-    "reproduced",
-    "not run",
-    "cited only",
-)
 _SEEN = {
     "paper": "the paper",
     "figure": "read off its figure",
@@ -217,7 +200,15 @@ def _unbroken(text: str) -> str:
 
 
 def _badge(verdict: str) -> str:
-    return f'<span class="verdict verdict-{_BADGES[verdict]}">{verdict}</span>'
+    from nbrepro.claims.verdicts import TONE
+
+    return f'<span class="verdict verdict-{TONE[verdict]}">{verdict}</span>'
+
+
+def _surprising_first(verdicts: "Iterable[Verdict]") -> "list[Verdict]":
+    from nbrepro.claims.verdicts import VERDICTS
+
+    return sorted(verdicts, key=lambda v: VERDICTS.index(v.verdict))
 
 
 def _quoted(claim: "Claim") -> str:
@@ -261,7 +252,7 @@ def claim_cards(claims: "Iterable[Claim]") -> "HTML":
 def verdict_table(verdicts: "Iterable[Verdict]") -> "HTML":
     """What was found for each claim, every comparison with its interval."""
     rows = []
-    for v in sorted(verdicts, key=lambda v: _ORDER.index(v.verdict)):
+    for v in _surprising_first(verdicts):
         found = [f'<div class="finding">{_unbroken(str(f))}</div>' for f in v.findings]
         if v.note:
             found.append(f'<div class="seen">{html.escape(v.note)}</div>')
@@ -274,7 +265,7 @@ def scorecard() -> "HTML":
     """One row a claim: statement, the paper's value, ours, verdict, scale, link."""
     judged = _judged()
     rows = []
-    for v in sorted(judged, key=lambda v: _ORDER.index(v.verdict)):
+    for v in _surprising_first(judged):
         claim = v.claim
         untrained = {"not run": "no runs yet", "cited only": "no runs"}.get(
             v.verdict, "no run needed"
@@ -300,8 +291,10 @@ def tally() -> str:
     """One sentence: how many claims got which verdict."""
     from collections import Counter
 
+    from nbrepro.claims.verdicts import VERDICTS
+
     counts = Counter(verdict.verdict for verdict in _judged())
-    parts = [f"{counts[v]} {v}" for v in _ORDER if counts[v]]
+    parts = [f"{counts[v]} {v}" for v in VERDICTS if counts[v]]
     return f"{sum(counts.values())} claims: " + ", ".join(parts) + "."
 
 

@@ -215,6 +215,29 @@ def runs_needed(
     return None
 
 
+def trials_needed(
+    truth: float, share: float, power: float = 0.8, alpha: float = ALPHA
+) -> int | None:
+    """Runs with which :func:`survival` would find that more than ``share`` of them survive.
+
+    Args:
+        truth: the share that does survive.
+        share: what it must be told from.
+        power: chance that the test at ``alpha`` finds it.
+        alpha: level of the test.
+
+    Returns:
+        ``None`` for more than a few dozen, or if the share is no larger.
+    """
+    if not truth > share:
+        return None
+    for n in range(5, _MOST_RUNS + 1):
+        few = next((k for k in range(n + 1) if survival(k, n, share) < alpha), n + 1)
+        if few <= n and survival(few, n, truth) >= power:
+            return n
+    return None
+
+
 def _spread(values: Sequence[float]) -> float:
     """The standard deviation, exactly zero for what differs by rounding errors only."""
     spread = float(np.std(values, ddof=1))
