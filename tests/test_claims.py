@@ -622,7 +622,7 @@ def test_pairs_of_failures(low: list[float], high: list[float], expected: str) -
 def test_survival(low: list[float], share: float, expected: str) -> None:
     result = clipped(failing(share), low, [])
     assert result.verdict == expected
-    assert result.findings[0].label == "layer by layer at rate 1.6 survives"
+    assert str(result.findings[0]).startswith("layer by layer at rate 1.6: ")
 
 
 def test_what_is_ordered_may_have_to_survive() -> None:

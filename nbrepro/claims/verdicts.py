@@ -408,11 +408,7 @@ def _ordered(
         if set.intersection(*({run.seed for run in arm} for arm in (*low, *high))):
             name = f"{_pair(gains.high)}, more than {_pair(gains.low)}"
             found.append(findings.gain(name, low, high, rule.between))
-    found += [
-        findings.survives(f"{label(arm)} survives", runs(arm), 0.5)
-        for arm in rule.survives
-        if runs(arm)
-    ]
+    found += [findings.survives(label(arm), runs(arm), 0.5) for arm in rule.survives if runs(arm)]
     return found, _missing(rule, records)
 
 
@@ -428,9 +424,7 @@ def _failures(rule: Failures, records: Sequence[Record]) -> tuple[list[Finding],
         if runs(pair.low) and runs(pair.high)
     ]
     found += [
-        findings.survives(f"{label(arm)} survives", runs(arm), rule.share)
-        for arm in rule.survives
-        if runs(arm)
+        findings.survives(label(arm), runs(arm), rule.share) for arm in rule.survives if runs(arm)
     ]
     return found, _missing(rule, records)
 
