@@ -62,6 +62,7 @@ __all__ = [
     "matches",
     "of_scale",
     "scales",
+    "settles",
     "value",
 ]
 
@@ -223,6 +224,24 @@ def arms(claim: Claim) -> tuple[Arm, ...]:
 def feeds(spec: Spec, claim: Claim) -> bool:
     """Whether a claim's rule looks at runs like this one."""
     return any(arm.matches(spec) for arm in arms(claim))
+
+
+def settles(spec: Spec, claim: Claim) -> bool:
+    """Whether a run like this one can help to settle a claim.
+
+    It must be one of the experiment's, at a profile and on data that the rule takes, and of an arm
+    that it looks at.
+    """
+    if not (isinstance(claim.rule, Trained) and claim.experiment and feeds(spec, claim)):
+        return False
+    replicated = _replicated(spec)
+    return any(
+        replicated == arm.hash
+        for profile in claim.rule.profiles
+        for name in (spec.dataset, base(spec.dataset))
+        if name in CIFAR10 or not _bound(claim.rule)
+        for arm in _grid(claim.experiment, profile, name)
+    )
 
 
 def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
