@@ -568,14 +568,14 @@ def _judge_check(claim: Claim, rule: Check) -> Verdict:
             f"has bounds for {', '.join(rule.bounds)}"
         )
     holds = all(outcome.values[name] in bounds for name, bounds in rule.bounds.items())
-    return Verdict(claim, _exact(claim, holds), note=outcome.note)
+    return Verdict(claim, _without_training(claim, "yes" if holds else "no"), note=outcome.note)
 
 
-def _exact(claim: Claim, holds: bool) -> str:
-    """The verdict on a claim that needs no training, and has no open end."""
-    if claim.evidence in _EXACT:
-        return _EXACT[claim.evidence][not holds]
-    return _word(claim, ["yes" if holds else "no"], whole=True)
+def _without_training(claim: Claim, answer: Answer) -> str:
+    """The verdict on a claim that a check or a count decides."""
+    if claim.evidence in _EXACT and answer != "open":
+        return _EXACT[claim.evidence][answer == "no"]
+    return _word(claim, [answer], whole=True)
 
 
 def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
@@ -594,9 +594,9 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
                 wrong.append(f"{network(model)} {group}: {counts[group]:,}, printed {text}")
     numbers = len(table.rows) * len(table.columns)
     if wrong:
-        return Verdict(claim, _exact(claim, False), note="; ".join(wrong))
+        return Verdict(claim, _without_training(claim, "no"), note="; ".join(wrong))
     note = f"all {numbers} counts agree as printed; built, not run"
-    return Verdict(claim, _exact(claim, True), note=note)
+    return Verdict(claim, _without_training(claim, "yes"), note=note)
 
 
 def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark]) -> Verdict:
