@@ -2,7 +2,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -161,7 +160,7 @@ def test_every_claim_gets_a_verdict_without_records() -> None:
         elif not isinstance(claim.rule, Check | Counts):
             assert found[claim.id] == "not run", claim.id
         else:
-            assert TONE[found[claim.id]] in ("yes", "no"), claim.id
+            assert TONE[found[claim.id]] in ("yes", "no", "open"), claim.id
     assert set(found.values()) <= set(VERDICTS)
 
 
@@ -766,7 +765,8 @@ def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
 def test_the_bounds_of_a_check_decide(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, float], expected: str
 ) -> None:
-    found = SimpleNamespace(values=values, note="as computed")
+    points = {name: checks.Estimate.of([value]) for name, value in values.items()}
+    found = checks.Summary(points, "as computed")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     bounds = {"wrong": Bounds(0, 0), "share": Bounds(0.4, math.inf)}
     rule = Check("agc_formula", bounds, "verified")
@@ -779,7 +779,9 @@ def test_the_bounds_of_a_check_decide(
     [
         ("measured", "paper", True, "reproduced"),
         ("measured", "paper", False, "contradicted"),
+        ("measured", "paper", None, "inconclusive"),
         ("measured", "ours", True, "found here"),
+        ("verified", "paper", None, "inconclusive"),
         ("measured", "ours", False, "not found here"),
         ("counted", "paper", True, "counts agree"),
         ("counted", "paper", False, "counts differ"),
@@ -792,12 +794,13 @@ def test_the_bounds_of_a_check_decide(
 def test_what_a_check_can_say(
     evidence: Literal["measured", "counted", "arithmetic", "verified"],
     by: str,
-    holds: bool,
+    holds: bool | None,
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only what was trained or measured reproduces a claim of somebody else's."""
-    found = SimpleNamespace(values={"wrong": 0.0 if holds else 1.0}, note="")
+    ends = {True: (0.0, 0.0), False: (1.0, 1.0), None: (0.0, 1.0)}[holds]
+    found = checks.Summary({"wrong": checks.Estimate(0.5, *ends, 10)}, "")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     rule = Check("agc_formula", {"wrong": Bounds(0, 0)}, evidence)
     assert judge(dataclasses.replace(claims.get("M-13"), rule=rule, by=by), []).verdict == expected
@@ -824,10 +827,10 @@ def test_what_a_cited_claim_needs_is_its_note() -> None:
 
 
 def test_bounds_of_another_value_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = SimpleNamespace(values={"share": 0.5}, note="")
+    found = checks.Summary({"share": checks.Estimate.of([0.5])}, "")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
-    rule = Check("agc_formula", {"shre": Bounds(0, 1)})
-    message = "M-13: the check agc_formula computes share; its rule has bounds for shre"
+    rule = Check("agc_formula", {"shre": Bounds(0, 1)}, "verified")
+    message = "M-13: agc_formula: the check computes share; its rule has bounds for shre"
     with pytest.raises(ValueError, match=message):
         judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
 

@@ -478,8 +478,12 @@ def test_a_claim_may_live_on_any_page() -> None:
         (without_runs(kind="check", check="x", bounds={"a": [0, 1]}, evidence="guess"), "guess"),
         (measured(between=[-1, 2]), "-1.0 is out of range; a ratio"),
         (measured(between=[-math.inf, 0]), "cannot be met"),
-        (without_runs(kind="check", check="x", bounds={"wrong": [1, 0]}), "bounds: wrong: no"),
+        (
+            without_runs(kind="check", check="x", evidence="counted", bounds={"wrong": [1, 0]}),
+            "bounds: wrong: no",
+        ),
         (without_runs(kind="check", check="x", bounds={}), "bounds is empty"),
+        (without_runs(kind="check", check="x", bounds={"a": [0, 1]}), "evidence is missing"),
     ],
 )  # fmt: skip
 def test_refused(changed: dict[str, Any], words: str) -> None:

@@ -310,7 +310,7 @@ class Check:
 
     check: str
     bounds: Mapping[str, Bounds]
-    evidence: Literal["measured", "counted", "arithmetic", "verified"] = "measured"
+    evidence: Literal["measured", "counted", "arithmetic", "verified"]
 
 
 @dataclass(frozen=True)

@@ -561,14 +561,12 @@ def _judge_check(claim: Claim, rule: Check) -> Verdict:
     """Compute the values and compare each with its bounds."""
     from nbrepro.claims import checks
 
-    outcome = checks.outcome(rule.check)
-    if set(outcome.values) != set(rule.bounds):
-        raise ValueError(
-            f"{claim.id}: the check {rule.check} computes {', '.join(outcome.values)}; its rule "
-            f"has bounds for {', '.join(rule.bounds)}"
-        )
-    holds = all(outcome.values[name] in bounds for name, bounds in rule.bounds.items())
-    return Verdict(claim, _without_training(claim, "yes" if holds else "no"), note=outcome.note)
+    found = checks.outcome(rule.check)
+    try:
+        answer = checks.answers(found, rule.bounds)
+    except ValueError as error:
+        raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
+    return Verdict(claim, _without_training(claim, answer), note=found.note)
 
 
 def _without_training(claim: Claim, answer: Answer) -> str:
