@@ -206,7 +206,13 @@ def test_a_claim_may_live_on_any_page() -> None:
         (entry(quoted=[{"value": 48, "seen": "paper"}]), "quoted 1: value is 48"),
         (entry(quoted=[{"value": "48 %"}]), "quoted 1: seen is missing"),
         (entry(quoted=[{"value": "48 %", "seen": "papr"}]), "did you mean 'paper'?"),
+        (entry(quoted=[{"value": "48 %", "seen": "recalled"}]), "quoted 1: value is '48 %', "),
         (entry(by="reviw"), "did you mean 'review'?"),
+        # what a test would take
+        (entry(rule=None, experiment=None), "needs is missing: without a rule"),
+        (entry(needs="Data."), "needs is set, but the claim has a rule"),
+        (entry(rule=None, experiment=None, needs=""), "needs is empty"),
+        (entry(also="B-14"), "also is 'B-14' (text); expected a list"),
         # kinds
         (entry(rule=ordered(kind="orderd")), "unknown kind 'orderd'; did you mean 'ordered'?"),
         (entry(rule={"pairs": [[SHALLOW, DEEP]]}), "kind is missing"),
@@ -312,11 +318,13 @@ claims:
     statement: One.
     place: here
     quoted: [{value: "1", seen: paper}]
+    needs: Data.
   - id: A-2
     chapter: speed
     statement: Two.
     place: here
     quoted: [{value: "2", seen: paper}]
+    needs: Data.
 """
 
 
@@ -331,11 +339,11 @@ claims:
         (
             "statement: Two.",
             "statement: Two.\n    place: there",
-            "A-2: line 13: the key 'place' stands twice",
+            "A-2: line 14: the key 'place' stands twice",
         ),
-        ('{value: "2",', '{value: "2", value: "3",', "f.yaml: A-2: line 14: the key 'value'"),
-        ('quoted: [{value: "2", seen: paper}]', "quoted: [{", "f.yaml: A-2: line 15: "),
-        ("Two.", "Two: three.", "f.yaml: A-2: line 12: mapping values are not allowed here"),
+        ('{value: "2",', '{value: "2", value: "3",', "f.yaml: A-2: line 15: the key 'value'"),
+        ('quoted: [{value: "2", seen: paper}]', "quoted: [{", "f.yaml: A-2: line 17: "),
+        ("Two.", "Two: three.", "f.yaml: A-2: line 13: mapping values are not allowed here"),
         ("A-2", "A-1", "f.yaml: A-1: the id is used twice"),
     ],
 )

@@ -9,16 +9,19 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
 from nbrepro import experiments
 from nbrepro._suggest import choose, unknown
-from nbrepro.claims.rules import Arm, Level, Ordered, Rule, read
+from nbrepro.claims.rules import Arm, Check, Counts, Level, Measured, Ordered, Rule, read
 from nbrepro.spec import Spec
 
-SEEN = ("paper", "figure", "code", "second hand")
+SEEN = ("paper", "figure", "code", "second hand", "recalled")
+
+#: What a claim rests on, see :attr:`Claim.evidence`.
+Evidence: TypeAlias = Literal["trained", "measured", "counted", "arithmetic", "verified", "cited"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,19 @@ class Paper:
 @dataclass(frozen=True)
 class Quoted:
     """A value as published, and where we saw it: ``paper``, ``figure``, its authors' ``code`` or
-    ``second hand``."""
+    ``second hand``; ``recalled`` is a statement that we remember and saw nowhere, without a number.
+    """
 
     value: str
     seen: str
 
     def __post_init__(self) -> None:
         choose("provenance of a quoted value", self.seen, SEEN)
+        if self.seen == "recalled" and any(character.isdigit() for character in self.value):
+            raise ValueError(
+                f"value is {self.value!r}, which is only recalled; leave its numbers out, or say "
+                "where they were seen"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Claim:
         quoted: published values with their provenance.
         experiment: whose records decide it; ``None`` if no run is needed.
         rule: how it is decided; ``None`` if it can only be cited.
+        needs: without a rule what a test would take, or why none is possible.
+        also: other ids of the claim sheets that this claim answers.
         by: ``paper``, ``review`` for what a published review says of the paper, or ``ours`` for
             what we found and the paper does not say.
     """
@@ -75,6 +86,8 @@ class Claim:
     quoted: tuple[Quoted, ...]
     experiment: str | None = None
     rule: Rule | None = None
+    needs: str | None = None
+    also: tuple[str, ...] = ()
     by: str = "paper"
 
     def __post_init__(self) -> None:
@@ -85,6 +98,33 @@ class Claim:
             choose("experiment", self.experiment, experiments.REGISTRY)
         elif self.experiment is not None:
             raise ValueError("experiment is set, but no rule looks at its runs; leave it out")
+        if self.rule is None and self.needs is None:
+            raise ValueError(
+                "needs is missing: without a rule it says what a test would take (data, hours, "
+                "command), or why none is possible"
+            )
+        if self.rule is not None and self.needs is not None:
+            raise ValueError("needs is set, but the claim has a rule; leave one of them out")
+
+    @property
+    def evidence(self) -> Evidence:
+        """What it rests on.
+
+        ``trained`` networks, something ``measured`` without training, ``counted`` parameters or
+        operations, ``arithmetic`` on printed numbers, code ``verified`` against its description,
+        or nothing of ours: ``cited``.
+        """
+        match self.rule:
+            case None:
+                return "cited"
+            case Check():
+                return self.rule.evidence
+            case Counts():
+                return "counted"
+            case Measured():
+                return "measured"
+            case _:
+                return "trained"
 
 
 @dataclass(frozen=True)
@@ -121,6 +161,10 @@ def register() -> dict[str, Claim]:
                 other = claims[claim.id].paper.short
                 raise ValueError(f"{file}: {claim.id}: the id is that of a claim of {other} too")
             claims[claim.id] = claim
+    for claim in claims.values():
+        for other in claims.keys() & set(claim.also):
+            at = f"{claim.paper.folder}/claims.yaml: {claim.id}"
+            raise ValueError(f"{at}: also names {other}, which is a claim itself; leave it out")
     return claims
 
 

@@ -185,10 +185,12 @@ class Check:
     Attributes:
         check: name of a function of :mod:`nbrepro.claims.checks`.
         bounds: each value that it computes, and where it must lie, ends included.
+        evidence: what kind of evidence it gives.
     """
 
     check: str
     bounds: Mapping[str, Bounds]
+    evidence: Literal["measured", "counted", "arithmetic", "verified"] = "measured"
 
 
 @dataclass(frozen=True)
