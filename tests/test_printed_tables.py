@@ -15,7 +15,7 @@ PAPERS = ["bn_only", "nfnets"]
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_table_says_where_it_stands(paper: str) -> None:
     for name, table in printed(paper).items():
-        assert table.place.startswith("Table "), name
+        assert table.place.startswith(("Table ", "Figure ", "Released code", "timm ")), name
         assert table.seen in claims.SEEN
         assert table.unit
         for cells in table.rows.values():

@@ -49,7 +49,15 @@ def check(function: Check) -> Check:
 
 def registry() -> Mapping[str, Check]:
     """Name → check, of all papers."""
-    from nbrepro.claims.nfnets import batchnorm, counts, numerics, printed, signal  # noqa: F401
+    from nbrepro.claims.bn_only import setup  # noqa: F401
+    from nbrepro.claims.nfnets import (  # noqa: F401
+        batchnorm,
+        counts,
+        design,
+        numerics,
+        printed,
+        signal,
+    )
 
     return _CHECKS
 
@@ -100,6 +108,7 @@ def outcome(name: str) -> Outcome:
 SOURCES = (
     *("claims/checks.py", "claims/tables.py", "claims/*/*.py", "claims/*/tables.yaml"),
     *("agc.py", "layers.py", "probes.py", "models/*.py", "optim/*.py", "data/augment.py"),
+    *("data/batches.py", "freezing.py", "imagenet.py", "spec.py", "train/schedule.py"),
 )
 
 

@@ -1,0 +1,1 @@
+"""Claims of the BatchNorm-only paper: the register, the printed tables, and the checks."""
