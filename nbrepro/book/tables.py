@@ -179,10 +179,11 @@ def _adapted(verdict: Any) -> Any:
 def claim_cards(claims: Iterable["Claim"]) -> "HTML":
     """What a paper says, where, and with which published value.
 
-    One card per claim that has a rule; those without one are listed below, folded, with what a test
-    would take.
+    One card per claim that has a rule, in the order of :data:`EVIDENCE`; those without one are
+    listed below, folded, with what a test would take.
     """
-    claims = list(claims)
+    kinds = list(EVIDENCE)
+    claims = sorted(claims, key=lambda claim: kinds.index(claim.evidence))
     return _render(
         "claim_cards",
         tested=[claim for claim in claims if claim.rule],
@@ -275,18 +276,19 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
     return _render("cited", papers=papers, by=_BY, page=_page)
 
 
-def tally(verdicts: Iterable["Verdict"]) -> str:
-    """How many claims got which verdict, one line per kind of evidence, training first."""
-    lines = []
+def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
+    """How many claims got which verdict: a sentence per kind of evidence, training first."""
+    from IPython.display import Markdown
+
+    sentences = []
     for kind, group in by_evidence(verdicts).items():
         counts = Counter(verdict.verdict for verdict in group)
-        said = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
+        said = ", ".join(f"{counts[word]} *{word}*" for word in VERDICTS if counts[word])
         if kind == "cited" and group:
-            lines.append(f"Cited only: {_claims(len(group))}.")
+            sentences.append(f"{_claims(len(group))} only cited.")
         elif group:
-            decide = "decides" if len(lines) else "alone decides"
-            lines.append(f"Of {_claims(len(group))} that {EVIDENCE[kind]} {decide}: {said}.")
-    return "\n".join(lines)
+            sentences.append(f"Of {_claims(len(group))} decided by **{EVIDENCE[kind]}**: {said}.")
+    return Markdown("\n\n".join(sentences))
 
 
 def _claims(number: int) -> str:
@@ -333,12 +335,14 @@ def review(review: "Review", verdicts: Iterable["Verdict"]) -> "HTML":
     return _render("review", head=head, key=review.key, rows=rows, stands=_STANDS)
 
 
-def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> str:
+def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":
     """One sentence: on how many statements of a review which kind of evidence bears.
 
     A statement counts for the first kind of :data:`EVIDENCE` that any of its claims rests on, runs
     that are missing not counted.
     """
+    from IPython.display import Markdown
+
     judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
     by_kind: dict[str, list[bool]] = {}
     for statement in review.statements:
@@ -352,10 +356,10 @@ def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> str:
     trained = by_kind.get("trained", [])
     others = [s for kind in list(EVIDENCE)[1:-1] for s in by_kind.get(kind, [])]
     counts = {kind: len(by_kind.get(kind, [])) for kind in ("not run", "cited", "none")}
-    return (
+    return Markdown(
         f"{len(review.statements)} statements: {len(trained)} put to training on real images "
-        f"({sum(trained)} of them settled), {len(others)} to measurement, counting, arithmetic or a "
-        f"check of code ({sum(others)} settled), {counts['not run']} not run yet, "
+        f"({sum(trained)} of them settled), {len(others)} to measurement, counting, arithmetic or "
+        f"a check of code ({sum(others)} settled), {counts['not run']} not run yet, "
         f"{counts['cited']} cited only, {counts['none']} without a claim."
     )
 
