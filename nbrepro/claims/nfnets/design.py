@@ -663,7 +663,7 @@ def timm_counts() -> Outcome:
 
 @check
 def scalar_per_block() -> Outcome:
-    """Parameters of NF-ResNets against the released code's, and against ResNets' plus one a block.
+    """Parameters of NF-ResNets against the released code's, and against ResNets' plus one per block.
 
     Values count networks for which they differ.
     """
@@ -678,7 +678,7 @@ def scalar_per_block() -> Outcome:
                 counts[name] != count + len(networks[name].blocks) for name, count in twins.items()
             ),
         },
-        f"{len(counts)} networks counted: NF-ResNet-50 has {counts['nf_resnet50']:,}, ResNet-50 "
+        f"{len(counts)} networks counted, two of them beside ResNets: NF-ResNet-50 has {counts['nf_resnet50']:,}, ResNet-50 "
         f"{twins['nf_resnet50']:,}",
     )
 
