@@ -222,7 +222,7 @@ class Cards:
 # --- verdicts ---
 
 
-def _in_order(verdicts: Iterable["Verdict"]) -> list[list["Verdict"]]:
+def _in_order(verdicts: Iterable["Verdict"]) -> list[list[Any]]:  # transition: Verdict
     """The rows of each claim, the deciding one first; claims by their verdicts, surprises first."""
     rows: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
