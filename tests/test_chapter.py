@@ -6,7 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from html import unescape
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -86,7 +87,8 @@ def test_without_records_a_page_says_so(tmp_path: Any, monkeypatch: pytest.Monke
     assert begin().evidence() == []
     assert "No records yet" in tables.accuracy_table([]).data
     judged = chapter.judged([claims.get("ACC-20")])
-    assert tables.tally(judged) == "1 claims: 1 not run."
+    said = "Of 1 claim decided by **training on real images**: 1 *not run*."
+    assert tables.tally(judged).data == said
     assert "No records yet" in tables.arms_table([]).data
     twins = {"BatchNorm": {"model": "bn_cifar_nf_resnet20"}, "NF": {"model": "cifar_nf_resnet20"}}
     assert "No records yet" in tables.twins_table([], twins).data
@@ -156,13 +158,24 @@ def text(html: str) -> str:
     return unescape(re.sub("<.*?>", "", html)).replace("\xa0", " ")
 
 
+def found(
+    label: str, n: tuple[int, ...], effect: float, low: float, high: float, answer: str, unit: str
+) -> Finding:
+    """A finding that was not corrected."""
+    new: Any = Finding
+    if "unit" in Finding.__dataclass_fields__:
+        return cast(Finding, new(label, n, effect, low, high, answer, unit))
+    points, ratio = unit == "points", unit == "×"  # transition: the findings of before
+    return cast(Finding, new(label, n, effect, low, high, answer, difference=points, ratio=ratio))
+
+
 @pytest.mark.parametrize(
     "finding",
     [
-        Finding("A and B over C", (3, 3), 0.055, 0.03, 0.08, "yes", difference=True),
-        Finding("A over C", (3, 2), -0.0004, -0.03, 0.08, "open", difference=True),
-        Finding("A", (1,), 0.5, float("nan"), float("nan"), "open", difference=False),
-        Finding("A over B", (7,), 1.504, 1.2, 1.8, "yes", difference=False, ratio=True),
+        found("A and B over C", (3, 3), 0.055, 0.03, 0.08, "yes", "points"),
+        found("A over C", (3, 2), -0.0004, -0.03, 0.08, "open", "points"),
+        found("A", (1,), 0.5, float("nan"), float("nan"), "open", "%"),
+        found("A over B", (7,), 1.504, 1.2, 1.8, "yes", "×"),
     ],
 )
 def test_a_finding_on_a_page_reads_as_on_the_command_line(finding: Finding) -> None:
@@ -175,9 +188,9 @@ def test_a_finding_on_a_page_reads_as_on_the_command_line(finding: Finding) -> N
 
 
 def test_the_scorecard_shows_the_finding_nearest_to_failing() -> None:
-    clear = Finding("clear", (3, 3), 0.5, 0.4, 0.6, "yes", difference=True)
-    narrow = Finding("narrow", (3, 3), 0.2, 0.1, 0.3, "yes", difference=True)
-    failed = Finding("failed", (3, 3), 0.0, 0.0, 0.0, "no", difference=True)
+    clear = found("clear", (3, 3), 0.5, 0.4, 0.6, "yes", "points")
+    narrow = found("narrow", (3, 3), 0.2, 0.1, 0.3, "yes", "points")
+    failed = found("failed", (3, 3), 0.0, 0.0, 0.0, "no", "points")
     for findings, first in (((clear, narrow), narrow), ((clear, failed, narrow), failed)):
         verdict = Verdict(claims.get("ACC-20"), "inconclusive", findings)
         assert verdict.ours in text(tables.scorecard([verdict]).data)
@@ -190,7 +203,7 @@ def test_the_scorecard_shows_the_finding_nearest_to_failing() -> None:
 def test_a_claim_may_live_on_any_page(page: str, link: str) -> None:
     claim = replace(claims.get("ACC-20"), chapter=page)
     card = tables.scorecard([Verdict(claim, "not run")]).data
-    assert f'<a href="{page}.html">{link}</a>' in card
+    assert f'<a href="{page}.html#ACC-20">{link}</a>' in card
 
 
 def test_text_of_the_register_is_escaped() -> None:
@@ -201,9 +214,186 @@ def test_text_of_the_register_is_escaped() -> None:
         tables.claim_cards([claim]),
         tables.verdict_table([verdict]),
         tables.scorecard([verdict]),
+        tables.cited([Verdict(replace(cited_only(claim), needs="<i>"), "cited only")]),
     ):
         assert escaped in page.data
         assert "<i>" not in page.data
+
+
+def cited_only(claim: claims.Claim) -> claims.Claim:
+    return replace(claim, rule=None, experiment=None, needs="a cluster")
+
+
+def test_claims_without_a_rule_have_no_card_but_an_anchor() -> None:
+    tested = claims.get("ACC-20")
+    untested = replace(cited_only(tested), id="ACC-x")
+    page = tables.claim_cards([untested, tested]).data
+    cards, folded = page.split("<details")
+    assert re.findall('id="(.*?)"', cards) == ["ACC-20"]
+    assert re.findall('id="(.*?)"', folded) == ["ACC-x"]
+    assert "a cluster" in folded
+    assert "what it would take: 1 claim<" in folded
+    assert "<details" not in tables.claim_cards([tested]).data
+    assert 'class="claim-card"' not in tables.claim_cards([untested]).data
+
+
+def test_a_page_shows_every_claim_once() -> None:
+    page = claims.of_chapter("08_training_only_batchnorm")
+    cards = tables.Cards(page)
+    first, rest = cards("ACC-20", "ACC-14").data, cards.rest().data
+    assert set(re.findall('id="(.*?)"', first)) == {"ACC-20", "ACC-14"}
+    shown = re.findall('id="(.*?)"', first + rest)
+    assert sorted(shown) == sorted(claim.id for claim in page)
+    with pytest.raises(ValueError, match="'ACC-20'"):
+        cards("ACC-20")
+    assert "no more" in cards.rest().data
+
+
+# --- verdicts: what stands beside them ---
+
+
+def ruled(**given: Any) -> Any:
+    """A verdict as the tables read it, with one finding."""
+    finding = SimpleNamespace(
+        label="A over B",
+        numbers="+3.0 points [+0.1, +5.9]",
+        seeds="n = 5",
+        significance="p = 0.04, corrected 0.2",
+        single="yes",
+        answer="open",
+        failed=(),
+        published="",
+        value="",
+    )
+    finding.single = given.pop("answered", finding.single)
+    for name in ("numbers", "failed", "published"):
+        setattr(finding, name, given.pop(name, getattr(finding, name)))
+    base = {
+        "claim": claims.get("ACC-20"),
+        "verdict": "inconclusive",
+        "tone": "open",
+        "single": "reproduced at reduced scale",
+        "value": "",
+        "seeds_needed": 12,
+        "findings": (finding,),
+        "weakest": finding,
+        "scale": "quick: 8 epochs on cifar10",
+        "note": "",
+    }
+    finding.value = given.get("value", "")
+    return SimpleNamespace(**(base | given))
+
+
+@pytest.mark.parametrize("page", [tables.scorecard, tables.verdict_table])
+def test_single_and_corrected_answer_stand_side_by_side_where_they_differ(page: Any) -> None:
+    said = text(page([ruled()]).data)
+    assert "yes by itself, open after the correction" in said
+    assert "uncorrected: reproduced at reduced scale" in said
+    assert "12 seeds per arm would settle it" in said
+    same = text(page([ruled(answered="open", single="inconclusive", seeds_needed=None)]).data)
+    assert "by itself" not in same
+    assert "uncorrected" not in same
+    assert "seeds per arm" not in same
+
+
+@pytest.mark.parametrize("page", [tables.scorecard, tables.verdict_table])
+def test_failures_and_values_are_told(page: Any) -> None:
+    survivors = "2 of 5 survive, survivors 58.7 %"
+    html = page([ruled(failed=(3,), numbers=survivors)]).data
+    assert survivors in html
+    assert f'<span class="number">{survivors}' not in html, "long, so it must wrap"
+    said = text(page([ruled(value="differs", published="+9.7 ± 0.8 points")]).data)
+    assert "published +9.7 ± 0.8 points: differs" in said
+    assert "published value: differs" in said
+
+
+def test_a_verdict_at_another_scale_is_a_row_below_that_does_not_decide() -> None:
+    other = ruled(verdict="contradicted", tone="no", scale="quick: 6 epochs on cifar10-16px")
+    first = ruled(verdict="not run", tone="none", findings=(), scale="")
+    page = tables.verdict_table([first, other, ruled(claim=claims.get("ACC-14"))]).data
+    rows = re.findall("<tr.*?</tr>", page, re.DOTALL)[1:]
+    assert [re.findall('claim-id">(.*?)<', row)[0] for row in rows] == ["ACC-14", *["ACC-20"] * 2]
+    assert "does not decide" in rows[2]
+    assert "cifar10-16px" in rows[2]
+    assert claims.get("ACC-20").statement not in rows[2]
+
+
+def test_the_tally_counts_training_apart_and_first() -> None:
+    trained, counted = claims.get("ACC-20"), claims.get("PAR-1")
+    verdicts = [
+        Verdict(cited_only(trained), "cited only"),
+        Verdict(counted, "counts agree"),
+        Verdict(trained, "reproduced at reduced scale"),
+        Verdict(claims.get("ACC-14"), "contradicted"),
+    ]
+    assert tables.tally(verdicts).data.split("\n\n") == [
+        "Of 2 claims decided by **training on real images**: 1 *contradicted*, "
+        "1 *reproduced at reduced scale*.",
+        "Of 1 claim decided by **counting parameters and operations**: 1 *counts agree*.",
+        "1 claim only cited.",
+    ]
+    groups = tables.by_evidence(verdicts)
+    assert list(groups) == [*tables.EVIDENCE]
+    assert [v.claim.id for v in groups["trained"]] == ["ACC-20", "ACC-14"]
+
+
+def test_every_kind_of_evidence_of_the_register_has_a_group() -> None:
+    assert {claim.evidence for claim in claims.register().values()} <= set(tables.EVIDENCE)
+
+
+def test_what_did_not_hold_and_what_is_open_leads_a_chapter() -> None:
+    verdicts = [
+        Verdict(claims.get("PAR-1"), "counts differ"),
+        Verdict(claims.get("ACC-20"), "inconclusive"),
+        Verdict(claims.get("ACC-14"), "reproduced"),
+        Verdict(cited_only(claims.get("ACC-21")), "cited only"),
+    ]
+    said = tables.unsettled(verdicts).data
+    no, still_open = said.split("**Inconclusive: 1 of 3 claims**")
+    assert "**Did not hold: 1 of 3 claims**" in no
+    assert "*(PAR-1, counts differ)*" in no
+    assert "*(ACC-20, inconclusive)*" in still_open
+
+
+# --- reviews ---
+
+
+def stated(n: int, *answers: str, paper: str = "agrees", **said: str) -> Any:
+    given = {"why": None, "note": None} | said
+    return SimpleNamespace(n=n, says=f"statement {n}", claims=answers, paper=paper, **given)
+
+
+def test_a_review_is_answered_statement_by_statement() -> None:
+    verdicts = [
+        Verdict(claims.get("ACC-20"), "inconclusive"),
+        Verdict(claims.get("ACC-14"), "not run"),
+        Verdict(claims.get("PAR-1"), "counts agree"),
+        Verdict(cited_only(claims.get("ACC-21")), "cited only"),
+    ]
+    statements = (
+        stated(1, "PAR-1", "ACC-20"),
+        stated(2, "PAR-1", "ACC-14", paper="differs", note="<the paper says less>"),
+        stated(3, "ACC-21", "ACC-14"),
+        stated(4, "ACC-21"),
+        stated(5, paper="own", why="nobody can"),
+    )
+    review: Any = SimpleNamespace(key="mine", statements=statements)
+    assert tables.review_tally(review, verdicts).data == (
+        "5 statements: 1 put to training on real images (0 of them settled), 1 to measurement, "
+        "counting, arithmetic or a check of code (1 settled), 1 not run yet, 1 cited only, "
+        "1 without a claim."
+    )
+    page = tables.review(review, verdicts).data
+    rows = re.findall("<tr id.*?</tr>", page, re.DOTALL)
+    assert len(rows) == 5
+    assert '<a href="08_training_only_batchnorm.html#PAR-1"' in rows[0]
+    assert [text(badge) for badge in re.findall('<span class="verdict .*?</span>', rows[0])] == [
+        "counts agree",
+        "inconclusive",
+    ]
+    assert "differs from the paper" in rows[1]
+    assert "&lt;the paper says less&gt;" in rows[1]
+    assert "nobody can" in rows[4]
 
 
 def test_rows_that_do_not_fit_the_head_are_an_error() -> None:

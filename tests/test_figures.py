@@ -130,6 +130,43 @@ def test_the_width_panel_is_that_of_the_depth_with_most_widths() -> None:
     assert len(figures.accuracy(trained("all")).axes) == 1
 
 
+def test_published_accuracies_are_hollow_and_of_the_networks_shown_alone() -> None:
+    runs = [record for model in ("cifar_resnet14", "cifar_resnet32", "cifar_resnet14x2")
+            for record in trained("batchnorm", "gamma", models=(model,))]  # fmt: skip
+    published = {
+        "batchnorm": {"cifar_resnet14": 47.9, "cifar_resnet32": float("nan"), "cifar_resnet56": 63},
+        "all": {"cifar_resnet14": 90.5},
+    }
+
+    def hollow(figure: Figure) -> list[tuple[float, float]]:
+        return [
+            (x, y)
+            for axis in figure.axes
+            for line in axis.lines
+            if line.get_marker() == "D" and line.get_markerfacecolor() == "none"
+            for x, y in zip(xs(line), ys(line), strict=True)
+            if y == y  # what the paper's figure hides is not a number
+        ]
+
+    figure = figures.accuracy(runs, published)
+    assert hollow(figure) == [(14, 47.9), (1, 47.9)]  # by depth and by width
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels.count("paper (v1, read off its figure, ±0.4)") == 1
+    assert hollow(figures.accuracy(runs)) == []
+    assert "shortened" not in figure.get_suptitle()
+    short = [ended(record.spec.replace(epochs=8)) for record in runs]
+    caption = figures.accuracy(short, published).get_suptitle()
+    assert caption.startswith("ours: a shortened recipe, cifar10, 8 epochs")
+    assert caption.endswith("the paper: 160 epochs")
+
+
+def test_the_paper_s_figure_is_known_by_policy_and_network() -> None:
+    found = figures.figure_v1()
+    assert found["batchnorm"]["cifar_resnet14"] == 47.9
+    assert {record.spec.train for record in trained(*found)} == set(found)
+    assert found["all"].keys() == found["batchnorm"].keys()
+
+
 def test_networks_of_two_families_are_no_line() -> None:
     families = ("cifar_resnet20", "bn_cifar_nf_resnet20")
     with pytest.raises(ValueError, match="bn_cifar_nf_resnet, cifar_resnet"):

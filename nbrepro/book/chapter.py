@@ -71,6 +71,10 @@ class Chapter:
         """The verdicts on this chapter's claims, from the ledger."""
         return judged(self.claims)
 
+    def all_verdicts(self) -> "list[Verdict]":
+        """The same at every scale that was run: of each claim the deciding one first."""
+        return [verdict for rows in _judged(self.claims) for verdict in rows]
+
     def evidence(self) -> "list[Record]":
         """The recorded runs that the chapter's verdicts rest on: the best scale there is."""
         from nbrepro import experiments
@@ -187,11 +191,18 @@ def measured(benchmark: str | None = None) -> "list[Benchmark]":
 
 def judged(claims: "Iterable[Claim] | None" = None) -> "list[Verdict]":
     """The verdicts on these claims, default all of the register, from the ledger."""
-    from nbrepro.claims import register, verdicts
+    from nbrepro.claims import register
+
+    return [rows[0] for rows in _judged(register().values() if claims is None else claims)]
+
+
+def _judged(claims: "Iterable[Claim]") -> "list[list[Verdict]]":
+    from nbrepro.claims import verdicts
 
     records, timings = recorded(), measured()
-    claims = register().values() if claims is None else claims
-    return [verdicts.judge(claim, records, timings) for claim in claims]
+    if not hasattr(verdicts, "judge_all"):  # transition: until the new verdicts are merged
+        return [[verdicts.judge(claim, records, timings)] for claim in claims]
+    return [verdicts.judge_all(claim, records, timings) for claim in claims]
 
 
 def source(thing: Any) -> "Code":

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from nbrepro.claims.labels import TRAINED, network, trained
 from nbrepro.claims.rules import matches
+from nbrepro.claims.tables import printed
 from nbrepro.claims.verdicts import value
 from nbrepro.data.cards import card
 from nbrepro.models import size
@@ -102,7 +103,6 @@ def _colours(arms: Arms) -> list[Any]:
     return [colour or next(free) for colour in own]
 
 
-# For the integrator: nbrepro.data.cards.card(dataset).chance, and nothing else.
 def _chance(records: Sequence[Record]) -> float | None:
     """Accuracy of guessing in percent; None if unknown or not the same for all runs."""
     found = {card(record.spec.dataset).chance for record in records}
@@ -197,6 +197,10 @@ def scale_of(records: Sequence[Record]) -> str:
 
 # --- figures of records ---
 
+_PUBLISHED = "paper (v1, read off its figure, ±0.4)"
+#: A Spec's defaults are the recipe of the BatchNorm-only study.
+_RECIPE = Spec(model="cifar_resnet14")
+
 
 def _policies(records: Sequence[Record]) -> dict[str, dict[str, str]]:
     """What is trained in these records, as arms: known policies first, in the legends' order."""
@@ -205,11 +209,29 @@ def _policies(records: Sequence[Record]) -> dict[str, dict[str, str]]:
     return {trained(policy): {"train": policy} for policy in order}
 
 
-def accuracy(records: Sequence[Record]) -> Figure:
+#: Column of the BatchNorm-only study's digitised figure → what is trained.
+_FIGURE_V1 = {"BN": "batchnorm", "BN_S_O": "batchnorm+output+shortcut",
+              "S_O": "output+shortcut", "all": "all"}  # fmt: skip
+
+
+def figure_v1() -> dict[str, dict[str, float]]:
+    """Policy → network → test accuracy in percent, read off the BatchNorm-only study's figure."""
+    table = printed("bn_only")["figure_v1"]
+    return {policy: table.column(column) for column, policy in _FIGURE_V1.items()}
+
+
+def accuracy(
+    records: Sequence[Record], published: Mapping[str, Mapping[str, float]] | None = None
+) -> Figure:
     """Test accuracy against depth and against width: one dot per seed, lines through the means.
 
     One colour per policy of what is trained. The right panel is that of the depth which was run at
     most widths, and is left out if no depth was run at several.
+
+    Args:
+        records: the runs.
+        published: what the paper's figure shows, see :func:`figure_v1`: policy → network →
+            accuracy in percent. Drawn as hollow markers where the records have the same.
 
     Raises:
         ValueError: for networks of several families, which share depths but no line.
@@ -238,6 +260,11 @@ def accuracy(records: Sequence[Record]) -> Figure:
                 axis.plot(runs[by], runs["accuracy"], "o", color=colour, alpha=0.55, mew=0)
                 means = runs.groupby(by)["accuracy"].mean()
                 axis.plot(means.index, means, "-", color=colour, lw=2, label=name)
+                theirs = runs.drop_duplicates("model")
+                heights = theirs["model"].map((published or {}).get(arm["train"], {}))
+                axis.plot(theirs[by], heights, "D", mfc="none", mec=colour, mew=1.5)
+            if published:
+                axis.plot([], [], "D", mfc="none", mec="0.35", mew=1.5, label=_PUBLISHED)
             axis.set_xscale("log", base=2)
             ticks = sorted(part[by].unique())
             axis.set_xticks(ticks, [f"{t}" if by == "depth" else f"×{t}" for t in ticks])
@@ -251,7 +278,10 @@ def accuracy(records: Sequence[Record]) -> Figure:
             )
         axes[0, 0].set_ylabel("test accuracy (%)")
         axes[0, 0].set_ylim(0, 100)
-        _legend_above(figure, axes[0], 4, scale_of(shown))
+        caption = scale_of(shown)
+        if published and (table["epochs"] < _RECIPE.epochs).any():
+            caption = f"ours: a shortened recipe, {caption}; the paper: {_RECIPE.epochs} epochs"
+        _legend_above(figure, axes[0], 3 if published else 4, caption)
     return figure
 
 

@@ -13,31 +13,41 @@ from functools import cache
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbrepro._suggest import unknown
+
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
     from jinja2 import Environment
 
     from nbrepro.claims import Claim
+    from nbrepro.claims.reviews import Review
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
     from nbrepro.records.timings import Benchmark
     from nbrepro.spec import Spec
 
-#: Verdict → colour of its badge. Contradictions and open questions lead every list of verdicts.
-_COLOURS = {
-    "contradicted": "no",
-    "inconclusive": "open",
-    "reproduced at reduced scale": "yes",
-    "reproduced": "yes",
-    "not run": "none",
-    "cited only": "none",
+#: What a claim can rest on, in the order of a scorecard; see :attr:`nbrepro.claims.Claim.evidence`.
+EVIDENCE = {
+    "trained": "training on real images",
+    "measured": "measurement without training",
+    "counted": "counting parameters and operations",
+    "arithmetic": "arithmetic on printed numbers",
+    "verified": "code held against its description",
+    "cited": "nothing of ours",
 }
-_ORDER = tuple(_COLOURS)
 _SEEN = {
     "paper": "the paper",
     "figure": "read off its figure",
     "code": "its authors' code",
     "second hand": "second hand",
+    "recalled": "recalled, seen nowhere",
+}
+_BY = {"paper": "", "review": "a review's claim", "ours": "our own finding"}
+_STANDS = {
+    "agrees": "agrees with the paper",
+    "partly": "agrees in part",
+    "differs": "differs from the paper",
+    "own": "the reviewer's own",
 }
 _NO_RECORDS = "No records yet."
 
@@ -114,55 +124,187 @@ def _page(chapter: str) -> str:
     return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
 
 
-# --- claims and verdicts ---
+# --- transition: what verdicts bring of themselves once the new ones are merged. Delete this part;
+# in _in_order() then write `v` for `_adapted(v)`, and VERDICTS of nbrepro.claims.verdicts.
+
+_TONE = {
+    "contradicted": "no",
+    "inconsistent as printed": "no",
+    "not found here": "no",
+    "implementation differs": "no",
+    "counts differ": "no",
+    "inconclusive": "open",
+    "reproduced at reduced scale": "yes",
+    "reproduced": "yes",
+    "found here": "yes",
+    "consistent as printed": "yes",
+    "counts agree": "yes",
+    "implementation verified": "yes",
+    "not run": "none",
+    "cited only": "none",
+}
+VERDICTS = tuple(_TONE)
+
+
+class _Adapted:
+    def __init__(self, old: Any, **new: Any) -> None:
+        self._old, self._new = old, new
+
+    def __getattr__(self, name: str) -> Any:
+        return self._new[name] if name in self._new else getattr(self._old, name)
+
+    def __str__(self) -> str:
+        return str(self._old)
+
+
+def _adapted(verdict: Any) -> Any:
+    if hasattr(verdict, "tone"):
+        return verdict
+    new = {"failed": (), "significance": "", "published": "", "value": ""}
+    found = {id(f): _Adapted(f, single=f.answer, **new) for f in verdict.findings}
+    return _Adapted(
+        verdict,
+        tone=_TONE[verdict.verdict],
+        single=verdict.verdict,
+        value="",
+        seeds_needed=None,
+        findings=tuple(found.values()),
+        weakest=found.get(id(verdict.weakest)),
+    )
+
+
+# --- claims ---
 
 
 def claim_cards(claims: Iterable["Claim"]) -> "HTML":
-    """One card per claim: what the paper says, where, and with which published value."""
-    by = {"paper": "", "review": "a published review of ", "ours": "beside "}
-    return _render("claim_cards", claims=claims, by=by, seen=_SEEN)
+    """What a paper says, where, and with which published value.
+
+    One card per claim that has a rule, in the order of :data:`EVIDENCE`; those without one are
+    listed below, folded, with what a test would take.
+    """
+    kinds = list(EVIDENCE)
+    claims = sorted(claims, key=lambda claim: kinds.index(claim.evidence))
+    return _render(
+        "claim_cards",
+        tested=[claim for claim in claims if claim.rule],
+        untested=[claim for claim in claims if not claim.rule],
+        by={"paper": "", "review": "a published review of ", "ours": "beside "},
+        seen=_SEEN,
+    )
 
 
-def _sorted(verdicts: Iterable["Verdict"]) -> list["Verdict"]:
-    return sorted(verdicts, key=lambda v: _ORDER.index(v.verdict))
+class Cards:
+    """The cards of a page that shows them in several places, each claim once.
+
+    Args:
+        claims: of the page.
+    """
+
+    def __init__(self, claims: Iterable["Claim"]) -> None:
+        self._left = {claim.id: claim for claim in claims}
+
+    def __call__(self, *wanted: str) -> "HTML":
+        """The cards of these claims.
+
+        Raises:
+            ValueError: for a claim that is not one of the page, or has its card already.
+        """
+        for name in wanted:
+            if name not in self._left:
+                raise ValueError(unknown("claim without a card yet", name, self._left))
+        return claim_cards([self._left.pop(name) for name in wanted])
+
+    def rest(self) -> "HTML":
+        """The cards of all other claims of the page."""
+        return self(*self._left) if self._left else _nothing("There are no more.")
+
+
+# --- verdicts ---
+
+
+def _in_order(verdicts: Iterable["Verdict"]) -> list[list[Any]]:  # transition: Verdict
+    """The rows of each claim, the deciding one first; claims by their verdicts, surprises first."""
+    rows: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        rows.setdefault(verdict.claim.id, []).append(_adapted(verdict))
+    return sorted(rows.values(), key=lambda of_claim: VERDICTS.index(of_claim[0].verdict))
 
 
 def verdict_table(verdicts: Iterable["Verdict"]) -> "HTML":
-    """What was found for each claim, every comparison with its interval."""
+    """What was found for each claim that has a rule, every comparison with its interval.
+
+    Args:
+        verdicts: several of one claim are rows of their own, the first of them decides.
+    """
+    rows = [row for row in _in_order(verdicts) if row[0].claim.rule]
+    if not rows:
+        return _nothing("No claim of this page has a rule.")
     head = ("claim", "what we found", "verdict")
-    return _render("verdicts", head=head, verdicts=_sorted(verdicts), colours=_COLOURS)
+    return _render("verdicts", head=head, claims=rows)
+
+
+def by_evidence(verdicts: Iterable["Verdict"]) -> dict[str, list["Verdict"]]:
+    """Kind of evidence → the verdicts that rest on it, in the order of :data:`EVIDENCE`."""
+    groups: dict[str, list[Verdict]] = {kind: [] for kind in EVIDENCE}
+    for verdict in verdicts:
+        groups[verdict.claim.evidence].append(verdict)
+    return groups
 
 
 def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
     """One row per claim: statement, the paper's value, ours, verdict, scale, link."""
+    rows = [row[0] for row in _in_order(verdicts)]
+    if not rows:
+        return _nothing("No claim rests on this.")
     return _render(
         "scorecard",
         head=("claim", "published", "ours, the least clear", "verdict, scale"),
-        verdicts=_sorted(verdicts),
-        by={"paper": "", "review": "a review's claim", "ours": "our own finding"},
-        untrained={"not run": "no runs yet", "cited only": "no runs"},
+        verdicts=rows,
+        by=_BY,
         seen=_SEEN,
-        colours=_COLOURS,
         page=_page,
     )
 
 
-def tally(verdicts: Iterable["Verdict"]) -> str:
-    """One sentence: how many claims got which verdict."""
-    counts = Counter(verdict.verdict for verdict in verdicts)
-    parts = [f"{counts[v]} {v}" for v in _ORDER if counts[v]]
-    return f"{sum(counts.values())} claims: " + ", ".join(parts) + "."
+def cited(verdicts: Iterable["Verdict"]) -> "HTML":
+    """The claims that are only cited, by paper, folded, each with what a test would take."""
+    papers: dict[str, list[Claim]] = {}
+    for verdict in verdicts:
+        papers.setdefault(verdict.claim.paper.short, []).append(verdict.claim)
+    if not papers:
+        return _nothing("No claim is only cited.")
+    return _render("cited", papers=papers, by=_BY, page=_page)
 
 
-def unsettled(verdicts: Sequence["Verdict"]) -> "Markdown":
-    """The claims that were contradicted and those that stay open, in two lists."""
+def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
+    """How many claims got which verdict: a sentence per kind of evidence, training first."""
     from IPython.display import Markdown
 
+    sentences = []
+    for kind, group in by_evidence(verdicts).items():
+        counts = Counter(verdict.verdict for verdict in group)
+        said = ", ".join(f"{counts[word]} *{word}*" for word in VERDICTS if counts[word])
+        if kind == "cited" and group:
+            sentences.append(f"{_claims(len(group))} only cited.")
+        elif group:
+            sentences.append(f"Of {_claims(len(group))} decided by **{EVIDENCE[kind]}**: {said}.")
+    return Markdown("\n\n".join(sentences))
+
+
+def _claims(number: int) -> str:
+    return f"{number} claim{'s' * (number != 1)}"
+
+
+def unsettled(verdicts: Iterable["Verdict"]) -> "Markdown":
+    """The claims that did not hold and those that stay open, in two lists."""
+    from IPython.display import Markdown
+
+    tested = [row[0] for row in _in_order(verdicts) if row[0].claim.rule]
     lines = []
-    for wanted in ("contradicted", "inconclusive"):
-        found = [v for v in verdicts if v.verdict == wanted]
-        lines += [f"**{wanted.capitalize()}: {len(found)} of {len(verdicts)} claims**", ""]
-        lines += [*(f"- *{v.claim.id}.* {v.claim.statement}" for v in found), ""]
+    for tone, title in (("no", "Did not hold"), ("open", "Inconclusive")):
+        found = [verdict for verdict in tested if verdict.tone == tone]
+        lines += [f"**{title}: {len(found)} of {_claims(len(tested))}**", ""]
+        lines += [*(f"- {v.claim.statement} *({v.claim.id}, {v.verdict})*" for v in found), ""]
     return Markdown("\n".join(lines))
 
 
@@ -171,10 +313,55 @@ def findings(verdicts: Iterable["Verdict"], *claims: str) -> str:
     lines = []
     for verdict in verdicts:
         if verdict.claim.id in claims:
-            lines.append(f"{verdict.claim.id}, {verdict.verdict}")
+            lines.append(f"{verdict.claim.statement} [{verdict.claim.id}] {verdict.verdict}")
             said = [*map(str, verdict.findings), verdict.note]
             lines += [f"  {line}" for line in said if line]
     return "\n".join(lines)
+
+
+# --- reviews ---
+
+
+def review(review: "Review", verdicts: Iterable["Verdict"]) -> "HTML":
+    """A published review, statement by statement, with the verdicts on the claims that answer it.
+
+    Args:
+        review: one of :func:`nbrepro.claims.reviews.reviews`.
+        verdicts: on all claims of the register.
+    """
+    judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
+    rows = [(each, [judged[claim] for claim in each.claims]) for each in review.statements]
+    head = ("", "what the review says", "and the paper", "claims that answer it", "note")
+    return _render("review", head=head, key=review.key, rows=rows, stands=_STANDS)
+
+
+def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":
+    """One sentence: on how many statements of a review which kind of evidence bears.
+
+    A statement counts for the first kind of :data:`EVIDENCE` that any of its claims rests on, runs
+    that are missing not counted.
+    """
+    from IPython.display import Markdown
+
+    judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
+    by_kind: dict[str, list[bool]] = {}
+    for statement in review.statements:
+        found = [judged[claim] for claim in statement.claims]
+        kinds = {"not run" if v.verdict == "not run" else v.claim.evidence for v in found}
+        kind = next((k for k in (*EVIDENCE, "not run") if k in kinds), "none")
+        if kind == "cited" and "not run" in kinds:
+            kind = "not run"
+        settled = any(v.tone in ("yes", "no") for v in found if v.claim.evidence == kind)
+        by_kind.setdefault(kind, []).append(settled)
+    trained = by_kind.get("trained", [])
+    others = [s for kind in list(EVIDENCE)[1:-1] for s in by_kind.get(kind, [])]
+    counts = {kind: len(by_kind.get(kind, [])) for kind in ("not run", "cited", "none")}
+    return Markdown(
+        f"{len(review.statements)} statements: {len(trained)} put to training on real images "
+        f"({sum(trained)} of them settled), {len(others)} to measurement, counting, arithmetic or "
+        f"a check of code ({sum(others)} settled), {counts['not run']} not run yet, "
+        f"{counts['cited']} cited only, {counts['none']} without a claim."
+    )
 
 
 # --- records ---
