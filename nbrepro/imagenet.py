@@ -5,10 +5,7 @@ top-5 accuracy next to the paper's. ``DIR`` holds one folder per class; to compa
 use the 50,000 validation images. Classes are numbered by the sorted names of their folders, which
 is the order of the published weights if the folders are named by WordNet ids (``n01440764`` ...).
 
-Images are treated as in the authors' code: both sides are resized to the test size plus 32
-pixels, whatever the aspect ratio; the central square of the test size is cut out; channels are
-normalized by the usual mean and standard deviation. The resizing is TensorFlow's bicubic one, which
-neither smooths before it shrinks nor clips what overshoots; Pillow's and torchvision's do both.
+Images are treated as in the authors' code: see :mod:`nbrepro.data.preprocess`.
 """
 
 import argparse
@@ -19,19 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from nbrepro import models
 from nbrepro._suggest import choose
 from nbrepro.claims.tables import printed
-from nbrepro.data import MEAN, STD, DataError
+from nbrepro.data import DataError
+from nbrepro.data.preprocess import Preprocess
 from nbrepro.models import nfnet, pretrained
 
-MARGIN = 32
 VALIDATION_IMAGES = 50_000
 
 
@@ -70,47 +66,6 @@ class Accuracy:
     top1: float
     top5: float
     images: int
-
-
-def _bicubic(before: int, after: int) -> Tensor:
-    """The matrix ``[after, before]`` that resizes one side.
-
-    Keys' kernel with a = -1/2 around the centre of each new pixel, in units of old pixels at any
-    scale. Pixels outside the image have no weight, and the other weights sum to one.
-    """
-    centre = (torch.arange(after, dtype=torch.float64) + 0.5) * (before / after) - 0.5
-    x = (centre[:, None] - torch.arange(before)).abs()
-    near = (1.5 * x - 2.5) * x**2 + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-    return (weight / weight.sum(dim=1, keepdim=True)).float()
-
-
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic resizing as ``tf.image.resize`` does it: ``[..., H, W]`` → ``[..., height, width]``.
-
-    TensorFlow rounds positions between pixels to 1/1024; results differ by less than 0.1 % of the
-    range of the image.
-    """
-    return _bicubic(image.shape[-2], height) @ image @ _bicubic(image.shape[-1], width).T
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """An RGB image → float32 ``[3, pixels, pixels]``, see the top of this module.
-
-    A dataclass rather than a closure, so that it can be sent to the workers of a ``DataLoader``.
-    """
-
-    pixels: int
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Resize, crop, normalize."""
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        tensor = resize(tensor, self.pixels + MARGIN, self.pixels + MARGIN)
-        low, high = MARGIN // 2, MARGIN // 2 + self.pixels
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-        return (tensor[:, low:high, low:high] - mean) / std
 
 
 def _open(path: str) -> Image.Image:

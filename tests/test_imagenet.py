@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from nbrepro import imagenet, models
 from nbrepro.data import MEAN, STD, DataError
-from nbrepro.imagenet import PRINTED, Accuracy, Preprocess, evaluate, main, report, resize
+from nbrepro.data.preprocess import Preprocess, resize
+from nbrepro.imagenet import PRINTED, Accuracy, evaluate, main, report
 from nbrepro.models import nfnet, pretrained
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

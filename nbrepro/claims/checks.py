@@ -235,7 +235,7 @@ SOURCES = (
     *("claims/checks.py", "claims/statistics.py", "claims/tables.py"),
     *("claims/*/*.py", "claims/*/tables.yaml"),
     *("agc.py", "layers.py", "probes.py", "models/*.py", "optim/*.py", "data/augment.py"),
-    *("data/batches.py", "freezing.py", "imagenet.py", "spec.py", "train/schedule.py"),
+    *("data/batches.py", "freezing.py", "data/preprocess.py", "spec.py", "train/schedule.py"),
 )
 
 

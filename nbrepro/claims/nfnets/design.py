@@ -16,7 +16,7 @@ from nbrepro.claims.checks import Outcome, check, check_over, each
 from nbrepro.claims.nfnets.counts import blueprint, count_macs, size
 from nbrepro.claims.tables import printed
 from nbrepro.data import MEAN, STD, augment
-from nbrepro.imagenet import Preprocess
+from nbrepro.data.preprocess import Preprocess
 from nbrepro.layers import GAMMA, ScaledStdConv2d, SqueezeExcite, StochasticDepth
 from nbrepro.models.nf_resnet import NFResNet, classifier
 from nbrepro.models.nfnet import VARIANTS
