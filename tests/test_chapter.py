@@ -69,8 +69,8 @@ def test_a_misspelt_parameter_is_reported_before_torch_is_loaded() -> None:
 
 
 def test_a_damaged_record_stops_the_page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "training_only_batchnorm").mkdir()
-    (tmp_path / "training_only_batchnorm" / "00.json").write_text("{")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "00.json").write_text("{")
     monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"00\.json"):
         chapter.recorded()

@@ -9,6 +9,7 @@ import pytest
 
 from nbrepro import claims, cli
 from nbrepro.records.ledger import Ledger
+from nbrepro.sweep.run import seconds
 
 
 def run(*arguments: str) -> int:
@@ -112,10 +113,10 @@ def test_smoke_runs_stay_out_of_the_evidence(
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
+    ("text", "expected"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
 )
-def test_durations(text: str, seconds: float) -> None:
-    assert cli._seconds(text) == seconds
+def test_durations(text: str, expected: float) -> None:
+    assert seconds(text) == expected
 
 
 def test_help_does_not_load_torch() -> None:
