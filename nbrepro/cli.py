@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # the reader has seen enough, as ``head`` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 1  # as rich does where a table is being printed
     except _mendable() as error:
         print(f"nbrepro: {error}", file=sys.stderr)
         return 2
@@ -210,8 +210,6 @@ def _planned(
     # Smoke runs prove the code and never belong to the evidence.
     apart = options.profile == "smoke" and options.results is None
     ledger = Ledger(SMOKE if apart else options.results)
-    if options.command == "run":
-        ledger.check_writable()
     planned = sweep.plan(
         selected, options.profile, ledger, dataset=options.dataset, seeds=options.seeds
     )
@@ -221,6 +219,8 @@ def _planned(
         if not planned:
             wanted = " or ".join(f"--profile {name}" for name in sweep.accepted(claim))
             raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
+    if options.command == "run":
+        ledger.check_writable()
     records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
     return ledger, sweep.most_informative(planned, records, options.profile), records, damaged
 
@@ -368,7 +368,7 @@ def _show(options: argparse.Namespace) -> None:
         columns = list(dict.fromkeys(name for row in record.curve for name in row))
         table = _table("measured (fractions, and nats for losses)", *columns)
         for row in record.curve:
-            table.add_row(*(_words(row[name]) if name in row else "" for name in columns))
+            table.add_row(*(_number(row[name]) if name in row else "" for name in columns))
         _print(table)
     if record.error:
         print(record.error)
@@ -378,6 +378,10 @@ def _words(entry: object) -> str:
     if isinstance(entry, dict):
         return ", ".join(f"{name} {version}" for name, version in entry.items())
     return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+
+
+def _number(entry: float | None) -> str:
+    return "not finite" if entry is None else _words(entry)
 
 
 def _book(options: argparse.Namespace) -> None:
