@@ -1,22 +1,31 @@
-# make book   executes the chapters on the embedded data and builds the site
-# make test   style, types, tests, and every notebook against its stored outputs
+# make book    executes the chapters on the embedded data and builds the site
+# make check   style, types and the fast tests: after every edit
+# make test    style, types, all tests, and every notebook against its stored outputs
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Two processes, each with whole files, for fixtures are shared within a file and cells within a notebook.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: book test clean
+.PHONY: book check test style clean
 book: $(READY)
 	@echo "== executing the chapters and building the site"
 	$(BIN)/nbrepro book
 
-test: $(READY)
+check: style
+	@echo "== fast tests"
+	$(PYTEST) -m "not slow"
+
+test: style
+	@echo "== tests, and every notebook against its stored outputs"
+	$(PYTEST) --nbval
+
+style: $(READY)
 	@echo "== style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@echo "== tests, and every notebook against its stored outputs"
-	$(BIN)/python -m pytest --nbval
 
 # All packages at the versions of constraints.txt; a few gigabytes, most of it torch.
 $(READY): pyproject.toml constraints.txt

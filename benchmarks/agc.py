@@ -20,10 +20,10 @@ the wall's; on a GPU CUDA events are used, launches included.
 import argparse
 import copy
 import os
-import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -153,16 +153,14 @@ def measure(
     model = create(name).to(device)
     gradients = synthetic(model)
     check(model, gradients)
-    cases = variants(model)
-    times: dict[str, list[float]] = {case: [] for case in cases}
-    for number in range(-2, rounds):  # two to warm up
-        turns = list(cases.items())
-        random.Random(number).shuffle(turns)
-        for case, (network, work) in turns:
-            give(network, gradients)
-            taken = seconds(work, device)
-            if number >= 0:
-                times[case].append(taken)
+
+    def turn(network: nn.Module, work: Callable[[], object]) -> float:
+        give(network, gradients)
+        return seconds(work, device)
+
+    cases = {case: partial(turn, *variant) for case, variant in variants(model).items()}
+    timings.rounds(cases, 2)  # to warm up
+    times = timings.rounds(cases, rounds)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = {}
     for case, (peer, width) in CASES.items():
@@ -184,7 +182,12 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=41, help="a quarter for large networks")
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments.add_argument(
+        "--smoke", action="store_true", help="one small network, two rounds; writes nothing"
+    )
     given = arguments.parse_args()
+    if given.smoke:
+        given.networks, given.rounds = ["cifar_resnet14"], 2
     torch.set_num_threads(given.threads)
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(auto if given.device == "auto" else given.device)
@@ -204,7 +207,8 @@ def main() -> None:
                 f"{case:<60} {1e3 * row['seconds']:9.3f} ms   {row['ratio']:5.2f} "
                 f"[{row['low']:.2f}, {row['high']:.2f}]   {row['times_floor']:6.1f} floors"
             )
-    timings.write("agc", device, rows)
+    if not given.smoke:
+        timings.write("agc", device, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From uint8 images to augmented, normalised batches: ours against torchvision on PIL images.
+"""From uint8 images to augmented, normalized batches: ours against torchvision on PIL images.
 
 The peer is the pipeline of every CIFAR tutorial, ``RandomCrop(32, padding=4)``,
 ``RandomHorizontalFlip``, ``ToTensor``, ``Normalize`` on one image after another, with the images
@@ -11,10 +11,10 @@ Rounds are interleaved; a row is the ratio of times, round by round.
 """
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
@@ -80,7 +80,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def noise() -> data.Dataset:
-    """Random pixels, where the data set is not at hand: the work is the same."""
+    """Random pixels, where the data set is missing: the work is the same."""
     images = torch.randint(256, (10_000, 32, 32, 3), dtype=torch.uint8)
     labels = torch.randint(10, (10_000,))
     return data.Dataset("noise", tuple("0123456789"), images, labels, images[:1], labels[:1], "")
@@ -91,15 +91,20 @@ def main() -> None:
     """Measure, print and record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--dataset", default="cifar10-jpeg", help="below $NBREPRO_DATA")
-    arguments.add_argument("--images", type=int, default=2560, help="a round")
+    arguments.add_argument("--images", type=int, default=2560, help="per round")
     arguments.add_argument("--rounds", type=int, default=21)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
+    arguments.add_argument(
+        "--smoke", action="store_true", help="a few random images, two rounds; writes nothing"
+    )
     given = arguments.parse_args()
+    if given.smoke:
+        given.images, given.rounds = 2 * BATCH, 2
     torch.set_num_threads(given.threads)
     device = loop.accelerator_for(given.device).device
     try:
-        dataset = data.load(given.dataset)
+        dataset = noise() if given.smoke else data.load(given.dataset)
     except data.DataError as error:
         print(f"{error}\nrandom pixels instead")
         dataset = noise()
@@ -127,17 +132,11 @@ def main() -> None:
     rows = {}
     for case, random_transforms in (("crop and flip", True), ("no augmentation", False)):
         variants = {
-            "ours": lambda chosen=random_transforms: ours(chosen),
-            "peer": lambda chosen=random_transforms: theirs(chosen),
+            "ours": partial(seconds, partial(ours, random_transforms), device),
+            "peer": partial(seconds, partial(theirs, random_transforms), device),
         }
-        for work in variants.values():  # warm up
-            work()
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        for number in range(given.rounds):
-            turns = list(variants.items())
-            random.Random(number).shuffle(turns)
-            for name, work in turns:
-                times[name].append(seconds(work, device))
+        timings.rounds(variants, 1)  # to warm up
+        times = timings.rounds(variants, given.rounds)
         rates = {n: round(given.images / statistics.median(taken)) for n, taken in times.items()}
         rows[case] = {
             **timings.ratios(times["peer"], times["ours"]),
@@ -151,7 +150,8 @@ def main() -> None:
             f"{case:<16} {row['ratio']:.1f} times as fast [{row['low']:.1f}, {row['high']:.1f}], "
             f"{rates['ours']:,} against {rates['peer']:,} images/s"
         )
-    timings.write("data_path", device, rows)
+    if not given.smoke:
+        timings.write("data_path", device, rows)
 
 
 if __name__ == "__main__":

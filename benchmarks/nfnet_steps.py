@@ -21,11 +21,11 @@ takes sixteen times as many multiply-adds.
 """
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import agc, models
+from nbrepro.models.nfnet import NFNet
 from nbrepro.records import timings
 from nbrepro.train import loop
 
@@ -72,7 +73,7 @@ class Group:
         pixels: name in :data:`NETWORKS` → height and width of its images.
         cases: pairs of names, the one that is expected to be faster first.
         rounds: how often each takes its turn.
-        batch: images a step.
+        batch: images per step.
         label: added to the cases' names.
     """
 
@@ -129,10 +130,11 @@ GROUPS = {
         ),
     ),
 }
+SMOKE = Group({"ResNet-50": 32, "EfficientNet-B0": 32}, RESIDUAL, 2, 2, ", 32 px, batch 2")
 WARM_UPS = {"cuda": 20, "cpu": 1}
 CONVOLUTIONS = {"cuda": (32, 256), "cpu": (4, 16)}  # batch sizes
 CONVOLUTION_ROUNDS = {"cuda": 10, "cpu": 9}
-STEPS = {"cuda": 5, "cpu": 1}  # a round
+STEPS = {"cuda": 5, "cpu": 1}  # per round
 
 
 class Trainee:
@@ -145,9 +147,9 @@ class Trainee:
 
     def __init__(self, name: str, pixels: int, batch: int, device: torch.device) -> None:
         self.device = device
-        self.model = NETWORKS[name]().to(device, memory_format=torch.channels_last)
+        self.model = NETWORKS[name]().to(device).to(memory_format=torch.channels_last)
         self.named = list(self.model.named_parameters())
-        self.clips = isinstance(self.model, models.nfnet.NFNet) and not name.startswith("BN-")
+        self.clips = isinstance(self.model, NFNet) and not name.startswith("BN-")
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=1e-6, momentum=0.9, nesterov=True, fused=True
         )
@@ -227,28 +229,16 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return statistics.median(b - a for a, b in pairwise(times))
 
 
-def in_turns(
-    variants: dict[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, the order of a round being random."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds):
-        turns = list(variants.items())
-        random.Random(number).shuffle(turns)
-        for name, work in turns:
-            times[name].append(seconds(work, device))
-    return times
-
-
 def milliseconds(taken: Sequence[float]) -> float:
     """The median."""
     return float(f"{1000 * statistics.median(taken):.4g}")
 
 
 def steps(group: Group, device: torch.device) -> dict[str, dict[str, Any]]:
-    """One row a case of the group."""
+    """One row per case of the group."""
     trainees = prepared(group, device)
-    times = in_turns(dict(trainees), group.rounds, device)
+    cases = {name: partial(seconds, trainee, device) for name, trainee in trainees.items()}
+    times = timings.rounds(cases, group.rounds)
     rows = {}
     for fast, slow in group.cases:
         row: dict[str, Any] = {**timings.ratios(times[slow], times[fast]), "batch": group.batch}
@@ -269,7 +259,8 @@ class Convolution:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.layer = nn.Conv2d(
             CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS // group_width, bias=False
-        ).to(device, dtype, memory_format=torch.channels_last)
+        ).to(device, dtype)
+        self.layer.to(memory_format=torch.channels_last)
         shape = (batch, CHANNELS, SIDE, SIDE)
         x = torch.randn(shape, device=device, dtype=dtype)
         self.x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -280,17 +271,14 @@ class Convolution:
         return torch.autograd.grad(self.layer(self.x), (self.x, self.layer.weight), self.gradient)
 
 
-def convolutions(batch: int, device: torch.device) -> dict[str, dict[str, Any]]:
-    """One row a group width, against the widest."""
+def convolutions(batch: int, device: torch.device, rounds: int) -> dict[str, dict[str, Any]]:
+    """One row per group width, against the widest."""
     layers = {width: Convolution(width, batch, device) for width in GROUP_WIDTHS}
     for layer in layers.values():
         for _ in range(WARM_UPS[device.type]):
             layer()
-    times = in_turns(
-        {str(width): layer for width, layer in layers.items()},
-        CONVOLUTION_ROUNDS[device.type],
-        device,
-    )
+    cases = {str(width): partial(seconds, layer, device) for width, layer in layers.items()}
+    times = timings.rounds(cases, rounds)
     widest = GROUP_WIDTHS[-1]
     rows = {}
     for width in GROUP_WIDTHS[:-1]:
@@ -310,16 +298,23 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument(
+        "--smoke", action="store_true", help="two small networks, two rounds; writes nothing"
+    )
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.benchmark = True
     device = loop.accelerator_for(given.device).device
 
+    if given.smoke:
+        shown(steps(SMOKE, device))
+        shown(convolutions(1, device, 2))
+        return
     rows: dict[str, dict[str, Any]] = {}
     for group in GROUPS[device.type]:
         rows |= shown(steps(group, device))
     for batch in CONVOLUTIONS[device.type]:
-        rows |= shown(convolutions(batch, device))
+        rows |= shown(convolutions(batch, device, CONVOLUTION_ROUNDS[device.type]))
     timings.write("nfnet_steps", device, rows)
 
 

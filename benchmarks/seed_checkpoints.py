@@ -55,7 +55,12 @@ def main() -> None:
     """Measure, print and record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("models", nargs="*", default=MODELS, metavar="model")
+    arguments.add_argument(
+        "--smoke", action="store_true", help="the smallest network; writes nothing"
+    )
     given = arguments.parse_args()
+    if given.smoke:
+        given.models = MODELS[:1]
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in given.models:
@@ -65,7 +70,8 @@ def main() -> None:
                 f"{row['ratio']:.1f} times smaller",
                 flush=True,
             )
-    timings.write("seed_checkpoints", "cpu", rows)
+    if not given.smoke:
+        timings.write("seed_checkpoints", "cpu", rows)
 
 
 if __name__ == "__main__":

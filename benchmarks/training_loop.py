@@ -1,4 +1,4 @@
-"""Images a second: our training loop against a plain PyTorch loop, side by side in one run.
+"""Images per second: our training loop against a plain PyTorch loop, side by side in one run.
 
 The plain loop is what one writes first: torchvision's transforms on PIL images in a DataLoader,
 frozen weights by ``requires_grad=False``, default SGD over all parameters that are left, float32,
@@ -34,7 +34,7 @@ from nbrepro.spec import Spec
 from nbrepro.train import loop
 
 
-class Pictures(TorchDataset):
+class Pictures(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
     """PIL images with the usual transforms, one at a time."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -87,6 +87,11 @@ def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     return time.perf_counter() - start
 
 
+def apart(process: ProcessPoolExecutor, work: Callable[[], float]) -> float:
+    """What ``work`` returns, done in another process."""
+    return process.submit(work).result()
+
+
 def main() -> None:
     """Measure, print, and store the record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,7 +101,14 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments.add_argument(
+        "--smoke",
+        action="store_true",
+        help="one small network on one batch, two rounds; writes nothing",
+    )
     given = arguments.parse_args()
+    if given.smoke:
+        given.models, given.images, given.rounds = ["cifar_resnet8"], 128, 2
     torch.set_num_threads(given.threads)
     device = loop.accelerator_for(given.device).device
 
@@ -116,7 +128,6 @@ def main() -> None:
         }
         if device.type == "cuda":
             variants["our eager loop"] = partial(ours, spec, noise, device.type, True)
-        times: dict[str, list[float]] = {name: [] for name in variants}
         with ExitStack() as stack:
             processes = {
                 name: stack.enter_context(
@@ -126,11 +137,9 @@ def main() -> None:
                 )
                 for name in variants
             }
-            for number in range(given.rounds + 1):
-                for name, work in variants.items():
-                    seconds = processes[name].submit(work).result()
-                    if number:  # the first round warms up
-                        times[name].append(seconds)
+            turns = {name: partial(apart, processes[name], work) for name, work in variants.items()}
+            timings.rounds(turns, 1)  # to warm up
+            times = timings.rounds(turns, given.rounds)
         cases = {
             f"{network(model)}, float32, over the plain loop": ("plain", "float32"),
             f"{network(model)}, automatic precision, over the plain loop": (
@@ -146,7 +155,8 @@ def main() -> None:
             rows[case] = timings.ratios(times[slow], times[fast]) | {"images_per_second": rate}
             row = rows[case]
             print(f"{case}: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {rate:,}/s")
-    timings.write("training_loop", device, rows)
+    if not given.smoke:
+        timings.write("training_loop", device, rows)
 
 
 if __name__ == "__main__":

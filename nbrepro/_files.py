@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the folder for those that can be made again."""
 
 import contextlib
 import os
@@ -6,6 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
+    return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
 
 
 @contextlib.contextmanager

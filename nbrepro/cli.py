@@ -1,4 +1,4 @@
-"""The command line: ``nbrepro list | run | status | verify | show | book``.
+"""The command line: ``nbrepro list | run | status | verify | show | book | new-chapter``.
 
 Imports that take long stay inside the commands: those that only read do not load torch.
 """
@@ -131,8 +131,20 @@ def parser() -> argparse.ArgumentParser:
     )
     book.add_argument("--profile", choices=PROFILES, default="smoke")
     book.add_argument(
-        "--update", action="store_true", help="also store the fresh outputs in book/ (smoke only)"
+        "--update",
+        nargs="*",
+        metavar="NAME",
+        help="also store the fresh outputs in book/ (smoke only); of these notebooks alone, if any",
     )
+
+    new = commands.add_parser(
+        "new-chapter",
+        help="write the files of a new chapter",
+        description="Write a chapter's notebook and experiment from templates/, a claim, and its "
+        "line of the contents.",
+    )
+    new.add_argument("name", help="two digits and words, such as 09_gamma_alone")
+    new.add_argument("--paper", default="nfnets", help="whose claims (default: %(default)s)")
     return top
 
 
@@ -391,6 +403,13 @@ def _book(options: argparse.Namespace) -> None:
     print(f"Open {first.relative_to(Path.cwd()) if first.is_relative_to(Path.cwd()) else first}")
 
 
+def _new_chapter(options: argparse.Namespace) -> None:
+    from nbrepro.book import new_chapter
+
+    for line in new_chapter.write(options.name, options.paper):
+        print(line)
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -420,6 +439,7 @@ _COMMANDS = {
     "verify": _verify,
     "show": _show,
     "book": _book,
+    "new-chapter": _new_chapter,
 }
 
 if __name__ == "__main__":

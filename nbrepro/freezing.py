@@ -28,9 +28,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from nbrepro._suggest import choose
+from nbrepro._policy import GROUPS, parse
 
-GROUPS = ("batchnorm", "gamma", "beta", "output", "shortcut", "other", "all")
 _SHORTCUT_NAMES = {"shortcut", "downsample"}
 
 
@@ -58,30 +57,6 @@ class FreezeReport:
             if count and group != "all":
                 lines.append(f"  {group:<10} {count:>12,}  {self.shares[group]:8.3%}")
         return "\n".join(lines)
-
-
-def parse(train: str) -> tuple[set[str], int]:
-    """Split a policy into its groups and the k of ``random:k`` (0 if absent).
-
-    Raises:
-        ValueError: for an unknown group or a k that is not a positive whole number.
-    """
-    groups, k = set(), 0
-    for part in train.split("+"):
-        if part.startswith("random:"):
-            text = part.removeprefix("random:")
-            if not text.isdecimal() or int(text) < 1:
-                raise ValueError(
-                    f"{part!r}: k must be a whole number of at least 1, as in random:2"
-                )
-            if k:
-                raise ValueError(f"{train!r}: random:k is given twice")
-            k = int(text)
-        else:
-            groups.add(choose("group to train", part, [*GROUPS, "random:k"]))
-    if k and "all" in groups:
-        raise ValueError(f"{train!r}: with all parameters trained, random:{k} selects nothing more")
-    return groups, k
 
 
 def _groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, set[str]]]:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from nbrepro import models
 from nbrepro._suggest import choose
+from nbrepro.claims.tables import printed
 from nbrepro.data import MEAN, STD, DataError
 from nbrepro.models import nfnet, pretrained
 
@@ -40,20 +41,26 @@ class Printed:
 
     top1: float
     top5: float
-    how: str = "mean of 3 seeds"
+    how: str
 
 
-SOURCE = "arXiv 2102.06171, Table 3"
+_TABLE = printed("nfnets")["imagenet"]
+SOURCE = f"arXiv 2102.06171, {_TABLE.place}"
+
+
+def _printed(variant: str) -> Printed:
+    rows = _TABLE.rows
+    plain, sam = f"NFNet-{variant}", f"NFNet-{variant} + SAM"
+    if plain not in rows:
+        return Printed(rows[sam]["top1"], rows[sam]["top5"], "trained with SAM")
+    how = "mean of 3 seeds"
+    if sam in rows:
+        how += f"; {rows[sam]['top1']} and {rows[sam]['top5']} if trained with SAM"
+    return Printed(rows[plain]["top1"], rows[plain]["top5"], how)
+
+
 #: Accuracies seen in the paper. It has no F6 without SAM and no F7.
-PRINTED = {
-    "nfnet_f0": Printed(83.6, 96.8),
-    "nfnet_f1": Printed(84.7, 97.1),
-    "nfnet_f2": Printed(85.1, 97.3),
-    "nfnet_f3": Printed(85.7, 97.5),
-    "nfnet_f4": Printed(85.9, 97.6),
-    "nfnet_f5": Printed(86.0, 97.6, "mean of 3 seeds; 86.3 and 97.9 if trained with SAM"),
-    "nfnet_f6": Printed(86.5, 97.9, "trained with SAM"),
-}
+PRINTED = {f"nfnet_f{number}": _printed(f"F{number}") for number in range(7)}
 
 
 @dataclass(frozen=True)
@@ -212,12 +219,12 @@ def report(name: str, pixels: int, accuracy: Accuracy) -> str:
         f"{name} at {pixels} pixels, {accuracy.images:,} images: top-1 {accuracy.top1:.2%}, "
         f"top-5 {accuracy.top5:.2%}"
     ]
-    printed = PRINTED.get(name)
-    if printed is None:
+    paper = PRINTED.get(name)
+    if paper is None:
         return f"{lines[0]}\nthe paper prints no accuracy for {name}"
     lines.append(
-        f"the paper: top-1 {printed.top1} %, top-5 {printed.top5} % ({printed.how}; {SOURCE}, seen "
-        "in the paper)"
+        f"the paper: top-1 {paper.top1} %, top-5 {paper.top5} % ({paper.how}; {SOURCE}, seen in "
+        "the paper)"
     )
     test_pixels = nfnet.parse(name)[2].test_pixels
     if accuracy.images != VALIDATION_IMAGES:
@@ -226,7 +233,7 @@ def report(name: str, pixels: int, accuracy: Accuracy) -> str:
         lines.append(f"not comparable: the paper's are at {test_pixels} pixels")
     else:
         error = 100 * math.sqrt(accuracy.top1 * (1 - accuracy.top1) / accuracy.images)
-        difference = 100 * accuracy.top1 - printed.top1
+        difference = 100 * accuracy.top1 - paper.top1
         lines.append(
             f"difference {difference:+.2f} points; standard error of the measured top-1 from the "
             f"choice of images {error:.2f}"

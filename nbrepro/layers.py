@@ -16,7 +16,7 @@ usual PyTorch port, differs, this module follows the authors:
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -147,10 +147,20 @@ class SameMaxPool2d(nn.Module):
         return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-math.inf), kernel, stride)
 
 
+class ConvOptions(TypedDict, total=False):
+    """What ``nn.Conv2d`` takes besides channels, kernel, stride and padding."""
+
+    dilation: int | tuple[int, int]
+    groups: int
+    bias: bool
+    padding_mode: PaddingMode
+
+
 class SameConv2d(nn.Conv2d):
     """``nn.Conv2d`` that also accepts ``padding="same"`` with a stride (see :func:`same_padding`).
 
-    The padding then depends on the input's size. All ``padding_mode`` of ``nn.Conv2d`` work.
+    The padding, ``same`` unless another is given, then depends on the input's size. All
+    ``padding_mode`` of ``nn.Conv2d`` work.
     """
 
     def __init__(
@@ -160,23 +170,11 @@ class SameConv2d(nn.Conv2d):
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
         padding: str | int | tuple[int, int] = "same",
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
+        **options: Unpack[ConvOptions],
     ) -> None:
         self.same = padding == "same"
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            0 if self.same else padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        padding = 0 if self.same else padding
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, **options)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.same:
@@ -242,12 +240,11 @@ class ScaledStdConv2d(SameConv2d):
         kernel_size: height and width.
         stride: step.
         padding: ``"same"`` (the default, depends on the input's size) or numbers.
-        dilation: spacing of the kernel.
-        groups: the fan-in counts one group's input channels.
-        bias: the authors have one on every such convolution.
-        padding_mode: ``"circular"`` keeps the borders from distorting signal statistics.
         input_scale: a constant times the input, folded into the gain (a vector of ``out`` numbers)
             rather than applied to the input: no pass over, and no copy of, the activation.
+        **options: as of ``nn.Conv2d``. The fan-in counts one group's input channels; the authors
+            have a bias on every such convolution; ``padding_mode="circular"`` keeps the borders
+            from distorting signal statistics.
     """
 
     def __init__(
@@ -257,24 +254,11 @@ class ScaledStdConv2d(SameConv2d):
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] = 1,
         padding: str | int | tuple[int, int] = "same",
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
         *,
         input_scale: float = 1.0,
+        **options: Unpack[ConvOptions],
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, **options)
         self.fan_in = self.weight[0].numel()
         self.input_scale = input_scale
         self.gain = nn.Parameter(torch.ones(out_channels))
@@ -347,6 +331,27 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(x)
 
 
+class ResidualBlock(nn.Module):
+    """A block whose output is a shortcut plus a scaled branch; :mod:`nbrepro.probes` finds these.
+
+    A network that is to be measured derives its blocks from this class.
+    """
+
+    @property
+    def expected_variance(self) -> float | None:
+        """Variance that theory expects of the output; None where there is no such theory."""
+        return None
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut changes the signal's shape; a stage begins there."""
+        raise NotImplementedError
+
+    def residual(self, x: Tensor) -> Tensor:
+        """The branch of input ``x`` before it is dropped, scaled and added."""
+        raise NotImplementedError
+
+
 class StochasticDepth(nn.Module):
     """Set the branch of each training example to zero with probability ``rate``.
 
@@ -378,7 +383,7 @@ def expected_stds(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]
     """β of every block, by stage: the standard deviation its input is expected to have.
 
     ``Var(h₀) = 1`` and each block adds α²; the first block of a stage, whose shortcut starts from
-    the normalised signal, resets the variance to 1 + α² (2102.06171, section 3 and appendix C).
+    the normalized signal, resets the variance to 1 + α² (2102.06171, section 3 and appendix C).
     """
     stds: list[list[float]] = []
     variance = 1.0

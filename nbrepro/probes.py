@@ -2,7 +2,8 @@
 
 The statistics of arXiv 2101.08692 (section 3) as the authors' code takes them: at the output of
 every residual block, and at the end of its residual branch, before stochastic depth, SkipInit, α
-and the addition. Works on the networks of :mod:`nbrepro.models` that have residual blocks.
+and the addition. Works on networks whose blocks are :class:`nbrepro.layers.ResidualBlock`, as all
+of :mod:`nbrepro.models` are.
 
 Measuring changes nothing: no gradient is recorded, running statistics and random numbers are put
 back and hooks taken off, also after an error. The model is measured in the mode it is in; in
@@ -19,10 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nbrepro._suggest import unknown
-from nbrepro.layers import ScaledStdConv2d
-from nbrepro.models import cifar_resnet, nf_resnet, nfnet
-
-_BLOCKS = (cifar_resnet.BasicBlock, nf_resnet.Block, nfnet.Block)
+from nbrepro.layers import ResidualBlock
 
 
 class BlockSignal(TypedDict):
@@ -34,8 +32,7 @@ class BlockSignal(TypedDict):
         squared_mean: mean over channels of the squared mean over N, H, W of the output.
         variance: mean over channels of the variance over N, H, W of the output.
         branch_variance: the same of the residual branch before it is scaled and added.
-        expected_variance: of the output by the variance rule (:func:`expected_variance`); None
-            where the rule does not apply.
+        expected_variance: of the output by the variance rule; None where none holds.
     """
 
     block: int
@@ -80,22 +77,18 @@ class ClipShare(TypedDict):
 def signal_propagation(model: nn.Module, batch: Tensor) -> list[BlockSignal]:
     """Statistics of every residual block, in order (2101.08692, section 3 and figures 1 to 3).
 
-    Where a block's scalars are folded into its convolutions, its branch runs a second time.
+    Every branch runs a second time, to be measured before it is scaled and added.
 
     Args:
-        model: a ResNet, NF-ResNet or NFNet of :mod:`nbrepro.models`, in any mode.
+        model: a network of residual blocks (see the top of this module), in any mode.
         batch: images ``[N, 3, H, W]``, such as ``torch.randn(16, 3, 32, 32)``.
 
     Raises:
-        ValueError: if the model has no residual block that is known here.
+        ValueError: if the model has no residual block.
     """
     rows: list[BlockSignal] = []
-    branches: list[Tensor] = []
 
-    def measure(stage: int, block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        if not branches:  # its scalars are folded into the convolutions: run it as it is
-            assert isinstance(block, nf_resnet.Block | nfnet.Block)
-            block.branch(block.act1(inputs[0]))
+    def measure(stage: int, block: ResidualBlock, inputs: tuple[Tensor], output: Tensor) -> None:
         squared_mean, variance = _moments(output)
         rows.append(
             {
@@ -103,34 +96,17 @@ def signal_propagation(model: nn.Module, batch: Tensor) -> list[BlockSignal]:
                 "stage": stage,
                 "squared_mean": squared_mean,
                 "variance": variance,
-                "branch_variance": _moments(branches.pop())[1],
-                "expected_variance": expected_variance(block),
+                "branch_variance": _moments(block.residual(inputs[0]))[1],
+                "expected_variance": block.expected_variance,
             }
         )
 
     stages = _stages(model)
     with _measuring(model, batch) as listen:
         for name, stage in stages.items():
-            block = model.get_submodule(name)
-            branch = block.bn2 if isinstance(block, cifar_resnet.BasicBlock) else block.branch
-            assert isinstance(branch, nn.Module)
-            listen(branch, lambda _, __, output: branches.append(output))
-            listen(block, partial(measure, stage))
+            listen(model.get_submodule(name), partial(measure, stage))
         model(batch)
     return rows
-
-
-def expected_variance(block: nn.Module) -> float | None:
-    """Variance expected of a block's output: β² + α², behind a projection 1 + α².
-
-    The variance rule (2102.06171, section 3) takes SkipInit for 1: a network whose scalars start at
-    zero has less. None for blocks without scaled weight standardization, where no rule holds.
-    """
-    if not any(isinstance(module, ScaledStdConv2d) for module in block.modules()):
-        return None
-    assert isinstance(block, nf_resnet.Block | nfnet.Block)
-    start = block.beta**2 if block.shortcut is None else 1.0
-    return start + block.alpha**2
 
 
 def mean_shift(model: nn.Module, batch: Tensor) -> MeanShift:
@@ -170,7 +146,7 @@ def mean_shift(model: nn.Module, batch: Tensor) -> MeanShift:
 
 
 def clip_fraction(model: nn.Module, clipped: Mapping[str, Tensor]) -> list[ClipShare]:
-    """Where AGC clipped, one row a parameter.
+    """Where AGC clipped, one row per parameter.
 
     Args:
         model: as in :func:`signal_propagation`.
@@ -207,15 +183,13 @@ def _stages(model: nn.Module) -> dict[str, int]:
     stages: dict[str, int] = {}
     stage = 1
     for name, module in model.named_modules():
-        if isinstance(module, _BLOCKS):
-            shortcut = module.shortcut
-            projects = len(shortcut) > 0 if isinstance(shortcut, nn.Sequential) else shortcut
-            stage += bool(stages) and projects not in (None, False)
+        if isinstance(module, ResidualBlock):
+            stage += bool(stages) and module.projects
             stages[name] = stage
     if not stages:
         raise ValueError(
-            f"{type(model).__name__} has no residual block that is known here; measure a network "
-            "of cifar_resnet, nf_resnet, cifar_nf_resnet or nfnet"
+            f"{type(model).__name__} has no residual block: derive its blocks from "
+            "nbrepro.layers.ResidualBlock, or measure a network of nbrepro.models"
         )
     return stages
 

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from nbrepro import freezing, models
+from nbrepro import _policy, models
 from nbrepro._suggest import choose, unknown
-from nbrepro.models import initializers
 
+# The keys of the tables in nbrepro.models.initializers, which cannot be imported without torch.
+WEIGHT_INITS = ("kaiming_normal", "kaiming_uniform", "orthogonal", "binary")
+BATCHNORM_INITS = ("uniform", "fixed", "oneone", "positivenegative")
 SCHEDULES = ("step", "cosine", "constant")
 AUGMENTATIONS = ("crop-flip", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -31,17 +33,18 @@ class Spec:
 
     Attributes:
         model: name for :func:`nbrepro.models.create`.
-        train: policy for :func:`nbrepro.freezing.freeze`.
+        train: policy for :func:`nbrepro.freezing.freeze`. The order in which its parts are given
+            says nothing; here ``random:k`` is first, then groups as that module's table has them.
         statistics: whether BatchNorm layers use batch statistics and update the running ones.
-        weight_init: one of :data:`nbrepro.models.initializers.WEIGHT`.
-        batchnorm_init: one of :data:`nbrepro.models.initializers.BATCHNORM`.
+        weight_init: one of :data:`WEIGHT_INITS`.
+        batchnorm_init: one of :data:`BATCHNORM_INITS`.
         dataset: name for :func:`nbrepro.data.load`.
         augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
         mixup: α of MixUp's Beta distribution; 0 for none. With CutMix too, each gets half a batch.
         cutmix: α of CutMix's Beta distribution; 0 for none.
         randaugment: magnitude of RandAugment with four layers (10 is the scale's top); 0 for none.
         epochs: passes over the training set; 0 evaluates the untrained network.
-        batch_size: images a step, over all processes together.
+        batch_size: images per step, over all processes together.
         optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
         lr: learning rate before the schedule.
         momentum: of the optimizer.
@@ -49,11 +52,11 @@ class Spec:
         decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
             linear layers only (no gains, biases or SkipInit scalars).
         clip: how gradients are clipped: ``none``, ``agc`` (adaptive, unit by unit), ``agc-layer``
-            (adaptive, one ratio a layer) or ``norm`` (by the norm of the whole gradient).
+            (adaptive, one ratio per layer) or ``norm`` (by the norm of the whole gradient).
         clipping: AGC's λ, or the largest norm of the whole gradient.
         unclipped: parameters left out of AGC, by name or pattern.
         label_smoothing: of the cross-entropy.
-        sam: ρ of sharpness-aware minimisation; 0 for none.
+        sam: ρ of sharpness-aware minimization; 0 for none.
         sam_share: share of the batch that SAM's ascent step sees.
         ema: decay of an exponential moving average of the weights, evaluated beside them; 0 for
             none.
@@ -64,7 +67,7 @@ class Spec:
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
         warmup_epochs: epochs over which the rate rises linearly from zero.
         precision: ``auto`` is bfloat16 (convolutions, linear layers) where the hardware has it.
-        seed: initialisation, data order and augmentation all follow from it.
+        seed: initialization, data order and augmentation all follow from it.
     """
 
     model: str
@@ -101,7 +104,7 @@ class Spec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Normalise numbers and reject what cannot be run.
+        """Normalize numbers and reject what cannot be run.
 
         Raises:
             TypeError: for a value of the wrong type, such as the text ``"1e-3"`` for a rate.
@@ -112,9 +115,9 @@ class Spec:
             value = _typed(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         models.check(self.model)
-        freezing.parse(self.train)
-        choose("weight_init", self.weight_init, initializers.WEIGHT)
-        choose("batchnorm_init", self.batchnorm_init, initializers.BATCHNORM)
+        object.__setattr__(self, "train", _policy.canonical(self.train))
+        choose("weight_init", self.weight_init, WEIGHT_INITS)
+        choose("batchnorm_init", self.batchnorm_init, BATCHNORM_INITS)
         choose("augmentation", self.augmentation, AUGMENTATIONS)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("decay", self.decay, DECAYED)

@@ -1,3 +1,6 @@
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +21,60 @@ hypothesis.settings.load_profile("repeatable")
 
 MakeTree = Callable[..., Path]
 
+#: What starts processes, a cluster or a browser, builds pages or takes seconds: files, and tests.
+SLOW = (
+    "test_agc.py::test_two_processes_end_as_one",
+    "test_augment.py::test_stronger_magnitudes_blank_more_images_and_small_images_first",
+    "test_benchmarks.py",
+    "test_book.py",
+    "test_captured_step.py",
+    "test_checks.py",
+    "test_claims.py::test_every_claim_gets_a_verdict_without_records",
+    "test_cli.py",
+    "test_sweep.py",
+    "test_faults.py",
+    "test_ledger.py::test_no_flipped_bit_is_believed",
+    "test_ledger.py::test_no_shortened_record_is_believed",
+    "test_ledger.py::test_two_writers_at_once",
+    "test_logs.py",
+    "test_malloc.py",
+    "test_new_chapter.py::test_a_new_chapter_runs_from_its_parameters_to_its_verdicts",
+    "test_nfnet.py::test_both_readings_of_f4_plus",
+    "test_nfnet.py::test_the_family_is_the_papers",
+    "test_pretrained.py",
+    "test_runner.py",
+    "test_slurm.py",
+    "test_training.py::test_two_processes_equal_one",
+    "test_two_processes.py",
+)
+#: Files that test the cache, so that every test needs one of its own.
+CACHE = ("test_data.py",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One new cache for the session, its workers and its kernels.
+
+    A check of a claim takes seconds; so it is computed once, not once per test that shows it.
+    """
+    if not hasattr(config, "workerinput"):  # workers inherit it
+        os.environ["NBREPRO_CACHE"] = folder = tempfile.mkdtemp(prefix="nbrepro-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        test = f"{item.path.name}::{getattr(item, 'originalname', '')}"
+        if item.path.name in SLOW or test in SLOW or item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
-def private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_folders(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No test reads or writes anything of the user's."""
-    monkeypatch.setenv("NBREPRO_CACHE", str(tmp_path / "cache"))
+    if request.path.name in CACHE:
+        monkeypatch.setenv("NBREPRO_CACHE", str(tmp_path / "cache"))
     for name in ("NBREPRO_DATA", "NBREPRO_RESULTS", "RANK"):
         monkeypatch.delenv(name, raising=False)
 

@@ -193,11 +193,88 @@ def test_a_failing_cell_leaves_the_old_output_and_keeps_the_new_one_apart(tmp_pa
     assert not list(tmp_path.glob(".*part*"))
 
 
+def test_a_stream_that_came_in_pieces_is_stored_as_one() -> None:
+    def printed(name: str, text: str) -> Any:
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    shown = nbformat.v4.new_output("display_data", data={"text/plain": "figure"})
+    cell = nbformat.v4.new_code_cell("")
+    cell.outputs = [
+        *(printed("stdout", text) for text in ("a\n", "b", "c\n")),
+        shown,
+        printed("stdout", "d\n"),
+        printed("stderr", "e\n"),
+    ]
+    document = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("")])
+    build.clean(document)
+    kept = [(o.get("name"), o.get("text")) for o in document.cells[0].outputs]
+    assert kept == [("stdout", "a\nbc\n"), (None, None), ("stdout", "d\n"), ("stderr", "e\n")]
+
+
+# --- which notebooks a build executes ---
+
+
+@pytest.fixture
+def small_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book of two notebooks, and a build that executes them but renders nothing."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").write_text("root: one\nchapters:\n- file: two\n")
+    for name in ("one", "two"):
+        notebook(tmp_path / "book" / f"{name}.ipynb", "n = 1", "print(n)")
+    monkeypatch.setattr(build, "_render", lambda root: root / "index.html")
+    return tmp_path
+
+
+def stored(root: Path) -> set[str]:
+    """Names of the notebooks with stored outputs."""
+    return {p.stem for p in (root / "book").glob("*.ipynb") if '"stream"' in p.read_text()}
+
+
+def test_update_stores_the_outputs_of_the_named_notebooks_alone(small_book: Path) -> None:
+    lines: list[str] = []
+    build.build(root=small_book, update=["two"], say=lines.append)
+    assert stored(small_book) == {"two"}
+    assert [line for line in lines if "executing" in line] == [
+        "[1/1] executing two.ipynb at the smoke profile"
+    ]
+
+
+def test_a_wrong_name_to_update_is_refused_before_anything_runs(small_book: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'two'"):
+        build.build(root=small_book, update=["one", "twoo"], say=print)
+    with pytest.raises(ValueError, match="smoke"):
+        build.build("quick", root=small_book, update=[], say=print)
+    assert stored(small_book) == set()
+
+
+def test_two_builds_at_once_are_told_apart(
+    small_book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(root: Path) -> Path:
+        with pytest.raises(build.BookError, match="another nbrepro book is building"):
+            build.build(root=small_book, update=["one"], say=lambda _: None)
+        return root
+
+    monkeypatch.setattr(build, "execute", lambda *_: None)
+    monkeypatch.setattr(build, "_render", meanwhile)
+    build.build(root=small_book, say=lambda _: None)
+    monkeypatch.setattr(build, "_render", lambda root: root)
+    build.build(root=small_book, say=lambda _: None)  # the lock is free again
+
+
 def test_papermill_itself_stops_at_a_misspelt_parameter(tmp_path: Path) -> None:
     """The literal command, where papermill alone would run the default and say nothing."""
     tool = Path(sys.executable).with_name("papermill")
     chapter = ROOT / "book" / "08_training_only_batchnorm.ipynb"
-    command = [tool, chapter, tmp_path / "out.ipynb", "-p", "profil", "full", "--no-progress-bar"]
+    command = [
+        str(tool),
+        str(chapter),
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "profil",
+        "full",
+        "--no-progress-bar",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "did you mean 'profile'" in done.stderr
@@ -208,6 +285,11 @@ def test_papermill_itself_stops_at_a_misspelt_parameter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_committed_notebooks_are_clean_and_compared(path: Path) -> None:
+    check_stored(path)
+
+
+def check_stored(path: Path) -> None:
+    """A notebook as it may be committed."""
     document = nbformat.read(path, as_version=4)
     code = [cell for cell in document.cells if cell.cell_type == "code"]
     tags = [set(cell.metadata.get("tags", [])) for cell in code]
@@ -227,6 +309,16 @@ def test_committed_notebooks_are_clean_and_compared(path: Path) -> None:
     assert compared, "nbval would compare nothing in this chapter"
     # No path of the machine it was made on. (The repository's own root is one, whatever it is.)
     assert not re.search(r"/(home|root|work|Users|tmp)/", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "path", [*NOTEBOOKS, ROOT / "templates" / "chapter.ipynb"], ids=lambda p: p.stem
+)
+def test_cells_hold_at_most_fifteen_lines_of_code(path: Path) -> None:
+    """What is longer belongs to the library, where it is named, typed and tested."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert len([line for line in cell.source.splitlines() if line.strip()]) <= 15, cell.id
 
 
 def test_the_links_to_the_top_level_configuration_resolve() -> None:

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,120 +8,190 @@ from typing import Any
 import pytest
 import torch
 
-from nbrepro import agc, layers
-from nbrepro.claims import checks
-from nbrepro.claims.checks import CHECKS
+from nbrepro import agc, claims, layers
+from nbrepro.claims import checks, tables
+from nbrepro.claims.checks import Outcome, compute, outcome, registry
+from nbrepro.claims.nfnets import batchnorm, counts, numerics
+from nbrepro.claims.rules import Bounds, Check
+from nbrepro.claims.tables import printed
+from nbrepro.models import nfnet
 from nbrepro.optim import recipe
 
-#: Name → whether the claim holds, and numbers that its note must have.
-KNOWN: dict[str, tuple[bool, tuple[str, ...]]] = {
-    "variance_rule": (True, ("1.7205", "1.7321")),
-    "gamma_constants": (True, ("all 16", "1.7140 against 1.7129")),
-    "weight_standardization": (True, ("0.159",)),  # the square of ReLU's mean, 1 / 2π
-    "agc_formula": (True, ("55 units", "1e-05")),
-    "signal_bn": (True, ("(theory 0.682)", "(theory 1.000)")),
-    "signal_plain": (True, ("48 blocks",)),
-    "signal_mean_shift": (True, ("α = 1",)),
-    "signal_linear": (True, ("no ReLU",)),
-    "signal_scaled_ws": (True, ("theory 51", "theory 3")),
-    "one_label": (True, ("BatchNorm 0.00",)),
-    "bn_downscales": (True, ("theory 0.500 and 0.0196",)),
-    "parameters": (True, ("7 of 7", "71,489,284", "438,359,116", "61,144,972")),
-    "flops": (True, ("7 of 7", "12.38", "377.28")),
-    "f4_plus": (False, ("525.0M", "333.4B", "527.0M", "367.4B")),
-    "width_and_conv": (True, ("8 counts agree",)),
-    "arithmetic_speedup": (False, ("8.81", "13.1")),
-    "arithmetic_bn_slower": (False, ("52, 63, 34, 16 %", "34, 39, 25, 14 %")),
-    "arithmetic_half_as_fast": (False, ("2.16, 1.87, 1.80, 1.94, 1.35", "2.36, 1.69")),
-    "arithmetic_latency_rows": (False, ("14, 18, 17, 21 %", "11, 15, 19, 19 %")),
-    "test_resolution": (True, ("1.333, 1.429, 1.375, 1.300, 1.333, 1.308, 1.286",)),
-    "ema_horizon": (True, ("0.99109", "0.99992", "112,602", "899,990")),
-    "flops_not_parameters": (True, ("-0.7 at equal FLOPs",)),
-    "augmentation_ladder": (True, ("RandAugment +1.0, +1.7, +1.7, +1.5",)),
-    "b0_flops": (True, ("10.5 times", "×1.23", "×1.27")),
-    "sam_cost": (True, ("40.0 %",)),
-    "transfer_gaps": (True, ("12 of 12", "+0.88", "+0.5 to +1.4")),
-    "randaugment_blanks": (False, ("at 224 pixels",)),
-    "independence": (True, ("without",)),
-    "train_eval_gap": (True, ("without by 0",)),
-    "micro_batches": (True, ("under 1e-5 without",)),
-    "bf16_statistics": (True, ("bfloat16",)),
-    "memory": (True, ("folded",)),
+#: Check → bounds on its values, by the claim that rests on it.
+BOUNDS: dict[str, Mapping[str, Bounds]] = {
+    claim.rule.check: claim.rule.bounds
+    for claim in claims.register().values()
+    if isinstance(claim.rule, Check)
+}
+
+#: Check → numbers that its note must have.
+NOTED = {
+    "variance_rule": ("1.7205", "1.7321"),
+    "gamma_constants": ("all 16", "1.7140 against 1.7129"),
+    "weight_standardization": ("0.159",),  # the square of ReLU's mean, 1 / 2π
+    "agc_formula": ("55 units", "1e-05"),
+    "signal_bn": ("(theory 0.682)", "(theory 1.000)"),
+    "signal_plain": ("48 blocks",),
+    "signal_mean_shift": ("α = 1",),
+    "signal_linear": ("no ReLU",),
+    "signal_scaled_ws": ("theory 51", "theory 3"),
+    "one_label": ("BatchNorm 0.00",),
+    "bn_downscales": ("theory 0.500 and 0.0196",),
+    "parameters": ("7 of 7", "71,489,284", "438,359,116", "61,144,972"),
+    "flops": ("7 of 7", "12.38", "377.28"),
+    "f4_plus": ("525.0M", "333.4B", "527.0M", "367.4B", "(printed: 527M, 367B)"),
+    "width_and_conv": ("8 counts agree",),
+    "arithmetic_speedup": ("8.81", "13.1"),
+    "arithmetic_bn_slower": ("52, 63, 34, 16 %", "34, 39, 25, 14 %"),
+    "arithmetic_half_as_fast": ("2.16, 1.87, 1.80, 1.94, 1.35", "2.36, 1.69"),
+    "arithmetic_latency_rows": ("14, 18, 17, 21 %", "11, 15, 19, 19 %"),
+    "test_resolution": ("1.333, 1.429, 1.375, 1.300, 1.333, 1.308, 1.286",),
+    "ema_horizon": ("0.99109", "0.99992", "112,602", "899,990"),
+    "flops_not_parameters": ("-0.7 at equal FLOPs",),
+    "augmentation_ladder": ("RandAugment +1.0, +1.7, +1.7, +1.5",),
+    "b0_flops": ("10.5 times", "×1.23", "×1.27"),
+    "sam_cost": ("40.0 %",),
+    "transfer_gaps": ("12 of 12", "+0.88", "+0.5 to +1.4"),
+    "independence": ("without",),
+    "train_eval_gap": ("without by 0",),
+    "micro_batches": ("under 1e-5 without",),
+    "memory": ("folded",),
+}
+
+#: The other checks bear their claim out.
+CONTRADICTED = {
+    "f4_plus",
+    "arithmetic_speedup",
+    "arithmetic_bn_slower",
+    "arithmetic_half_as_fast",
+    "arithmetic_latency_rows",
+    "randaugment_blanks",
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
+def outside(name: str, found: Outcome) -> set[str]:
+    """The values that are not within their bounds."""
+    return {value for value, bounds in BOUNDS[name].items() if found.values[value] not in bounds}
+
+
+@pytest.mark.parametrize("name", registry())
 def test_outcome(name: str) -> None:
     before = torch.get_rng_state()
-    agrees, note = CHECKS[name]()
+    found = outcome(name)
     assert torch.equal(torch.get_rng_state(), before)
-    assert agrees is KNOWN[name][0], note
-    for number in KNOWN[name][1]:
-        assert number in note
-    assert "\n" not in note
-    assert not note.endswith(".")
-    assert CHECKS[name]() is CHECKS[name]()  # computed once
+    assert found.values.keys() == BOUNDS[name].keys()
+    assert bool(outside(name, found)) == (name in CONTRADICTED), found
+    for number in NOTED.get(name, ()):
+        assert number in found.note
+    assert "\n" not in found.note
+    assert not found.note.endswith(".")
+    assert outcome(name) is found  # computed once
 
 
-def test_every_check_is_known_and_says_how_it_judges() -> None:
-    assert CHECKS.keys() == KNOWN.keys()
-    for name, check in CHECKS.items():
-        assert "Criterion" in (check.__doc__ or ""), name
+def test_every_check_decides_a_claim_and_says_what_it_measures() -> None:
+    assert BOUNDS.keys() == registry().keys()
+    assert registry().keys() >= NOTED.keys() | CONTRADICTED
+    for name, check in registry().items():
+        assert check.__doc__, name
+        assert "Criterion" not in check.__doc__, f"{name}: it stands in claims.yaml"
+
+
+def test_unknown_check_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown check 'sam_costs'; did you mean 'sam_cost'"):
+        outcome("sam_costs")
 
 
 def test_the_same_whatever_was_drawn_before() -> None:
-    uncached: Callable[[], tuple[bool, str]] = CHECKS["independence"].__wrapped__  # type: ignore[attr-defined]
     torch.manual_seed(1234)
-    assert uncached() == uncached() == CHECKS["independence"]()
+    assert compute("independence") == compute("independence") == outcome("independence")
 
 
 @pytest.mark.parametrize(
-    ("name", "owner", "attribute", "wrong"),
+    ("name", "owner", "attribute", "wrong", "value"),
     [
-        ("gamma_constants", checks, "GAMMA", layers.GAMMA | {"silu": 2.218}),
-        ("weight_standardization", layers.ScaledStdConv2d, "_standardize", lambda s, g: s.weight),
-        ("variance_rule", checks.models.nfnet, "expected_stds", lambda d, _: [[1] * n for n in d]),
-        ("test_resolution", checks, "VARIANTS", {
-            name: replace(variant, test_pixels=variant.train_pixels)
-            for name, variant in checks.VARIANTS.items()
-        }),
-        ("ema_horizon", recipe, "ema_decay", lambda step: 0.99999),
-        ("transfer_gaps", checks, "_TRANSFER", [[(78.1, 79.5), (79.6, 79.5)]]),
-        ("parameters", checks, "_NFNETS", {
-            **checks._NFNETS, "f2": checks._NFNETS["f2"]._replace(params=193.9)
-        }),
-        ("arithmetic_speedup", checks, "_NFNETS", {
-            **checks._NFNETS, "f1": checks._NFNETS["f1"]._replace(tpu=160.5)
-        }),
-        ("memory", checks, "_TWINS", {"BatchNorm": "cifar_nf_resnet20"}),
+        ("gamma_constants", numerics, "GAMMA", layers.GAMMA | {"silu": 2.218}, "worst_error"),
+        ("gamma_constants", numerics, "GAMMA", layers.GAMMA | {"tanh": math.nan}, "worst_error"),
+        (
+            "weight_standardization",
+            layers.ScaledStdConv2d,
+            "_standardize",
+            lambda s, g: s.weight,
+            "row_mean",
+        ),
+        ("variance_rule", nfnet, "expected_stds", lambda d, _: [[1] * n for n in d], "worst_error"),
+        ("ema_horizon", recipe, "ema_decay", lambda step: 0.99999, "last_decay"),
+        ("memory", batchnorm, "_TWINS", {"BatchNorm": "cifar_nf_resnet20"}, "ratio"),
     ],
-)  # fmt: skip
+)
 def test_the_other_outcome_is_possible(
-    monkeypatch: pytest.MonkeyPatch, name: str, owner: Any, attribute: str, wrong: Any
+    monkeypatch: pytest.MonkeyPatch, name: str, owner: Any, attribute: str, wrong: Any, value: str
 ) -> None:
+    assert value not in outside(name, outcome(name))
     monkeypatch.setattr(owner, attribute, wrong)
-    checks._meta.cache_clear()
-    try:
-        assert CHECKS[name].__wrapped__()[0] is not KNOWN[name][0]  # type: ignore[attr-defined]
-    finally:
-        checks._meta.cache_clear()
+    assert value in outside(name, compute(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "row", "column", "wrong"),
+    [
+        ("parameters", "imagenet", "NFNet-F2", "params", 193.9),
+        ("parameters", "imagenet", "NFNet-F6 + SAM", "params", 438.3),
+        ("arithmetic_half_as_fast", "imagenet", "NFNet-F5", "tpu", 2000.0),
+        ("arithmetic_speedup", "imagenet", "NFNet-F1", "tpu", 160.5),
+        ("b0_flops", "imagenet", "EfficientNet-B0", "flops", 0.5),
+        ("b0_flops", "imagenet", "EfficientNet-B0", "tpu", 60.0),
+        ("b0_flops", "imagenet", "ResNet-50", "top1", 79.2),
+        ("flops_not_parameters", "imagenet", "EfficientNet-B6", "top1", 84.4),
+        ("flops_not_parameters", "imagenet", "NFNet-F0", "params", 66.0),
+        ("sam_cost", "imagenet", "NFNet-F5 + SAM", "tpu", 1966.0),
+        ("augmentation_ladder", "ablation", "RandAugment", "F0", 83.0),
+        ("transfer_gaps", "transfer", "NF-ResNet-101", "320", 82.2),
+        ("test_resolution", "family", "NFNet-F3", "test_pixels", 320),
+    ],
+)
+def test_another_number_in_a_table_gives_the_other_outcome(
+    monkeypatch: pytest.MonkeyPatch, name: str, table: str, row: str, column: str, wrong: float
+) -> None:
+    right = printed("nfnets")
+    rows = {**right[table].rows, row: {**right[table].rows[row], column: wrong}}
+    changed = {**right, table: replace(right[table], rows=rows)}
+    module = sys.modules[registry()[name].__module__]
+    monkeypatch.setattr(module, "printed", lambda paper: changed)
+    assert (not outside(name, compute(name))) == (name in CONTRADICTED)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "holds"),
+    [
+        ((1.2, 1.3, 1.35, 1.4), True),  # longer by 20 to 40 %
+        ((1.25, 1.4, 1.5, 1.66), True),  # or shorter without
+        ((1.2, 1.3, 1.4, 1.5), False),
+    ],
+)
+def test_both_readings_of_slower_count(
+    monkeypatch: pytest.MonkeyPatch, ratios: tuple[float, ...], holds: bool
+) -> None:
+    module = sys.modules[registry()["arithmetic_bn_slower"].__module__]
+    monkeypatch.setattr(module, "_ratios", lambda *_, **__: list(ratios))
+    assert (not outside("arithmetic_bn_slower", compute("arithmetic_bn_slower"))) is holds
 
 
 def test_agc_by_layer_is_not_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = agc.clip_grads_
     monkeypatch.setattr(agc, "clip_grads_", lambda p, c, e: clip(p, c, e, units="layer"))
-    agrees, note = CHECKS["agc_formula"].__wrapped__()  # type: ignore[attr-defined]
-    assert not agrees
-    assert "difference" in note
+    found = compute("agc_formula")
+    assert "worst_error" in outside("agc_formula", found)
+    assert "difference" in found.note
 
 
 def test_networks_without_batchnorm_pass_neither_check_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     twins = {name: "cifar_nf_resnet8" for name in ("BatchNorm", "normalizer-free")}
-    monkeypatch.setattr(checks, "_TWINS", twins)
+    monkeypatch.setattr(batchnorm, "_TWINS", twins)
     for name in ("independence", "train_eval_gap", "micro_batches"):
-        assert not CHECKS[name].__wrapped__()[0]  # type: ignore[attr-defined]
+        assert all(value.startswith("batchnorm") for value in outside(name, compute(name)))
+        assert outside(name, compute(name))
 
 
 def test_counts_of_the_ablation_are_timms() -> None:
@@ -137,23 +209,40 @@ def test_counts_of_the_ablation_are_timms() -> None:
     assert counts == [68_638_724, 62_774_276]
 
 
-def test_a_finding_is_kept_until_our_source_changes(
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def test_a_finding_is_kept_until_a_source_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NBREPRO_CACHE", str(tmp_path))
     asked = []
 
-    def check() -> tuple[bool, str]:
+    def check() -> Outcome:
         asked.append(1)
-        return True, "found"
+        return Outcome({"error": 0, "ratio": math.inf}, "found")
 
-    monkeypatch.setitem(checks.CHECKS, "sam_cost", check)
-    assert checks.outcome("sam_cost") == checks.outcome("sam_cost") == (True, "found")
+    monkeypatch.setitem(checks._CHECKS, "sam_cost", check)
+    in_another_process = outcome.__wrapped__
+    expected = ({"error": 0.0, "ratio": math.inf}, "found")
+    assert in_another_process("sam_cost") == in_another_process("sam_cost") == expected
     assert len(asked) == 1
-    monkeypatch.setattr(checks, "_source_digest", lambda: "other")
-    assert checks.outcome("sam_cost") == (True, "found")
+    with monkeypatch.context() as changed:
+        changed.setattr(checks, "_digest", lambda: "other")
+        assert in_another_process("sam_cost") == expected
     assert len(asked) == 2
     for kept in tmp_path.iterdir():
         kept.write_text("{")
-    assert checks.outcome("sam_cost") == (True, "found")
+    assert in_another_process("sam_cost") == expected
     assert len(asked) == 3
+
+
+def test_the_sources_that_findings_depend_on() -> None:
+    package = Path(checks.__file__).parents[1]
+    found = {path for pattern in checks.SOURCES for path in package.glob(pattern)}
+    used = {checks, tables, agc, layers, nfnet, recipe, batchnorm, counts, numerics}
+    assert {Path(str(module.__file__)) for module in used} <= found
+    assert package / "claims" / "nfnets" / "tables.yaml" in found
+    assert package / "claims" / "nfnets" / "claims.yaml" not in found  # bounds are not findings
+    for pattern in checks.SOURCES:
+        assert any(package.glob(pattern)), f"{pattern} is no file any more"

@@ -1,8 +1,9 @@
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,26 +14,27 @@ from scipy import stats
 from nbrepro import claims, experiments
 from nbrepro.claims import SEEN, Claim, Quoted, checks
 from nbrepro.claims.labels import network
-from nbrepro.claims.verdicts import (
-    VERDICTS,
-    Verdict,
-    arms,
-    comparison,
-    interval,
-    judge,
-    label,
-    matches,
-    welch,
-)
+from nbrepro.claims.rules import Arm, Bounds, Check, Counts, Level, Measured, Ordered
+from nbrepro.claims.statistics import interval, welch
+from nbrepro.claims.verdicts import VERDICTS, Finding, Verdict, arms, comparison, judge, label
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
+from nbrepro.spec import Spec
 
 STUDY = experiments.get("training_only_batchnorm")
 BOOK = Path(__file__).parents[1] / "book"
 
 
+def record(
+    spec: Spec, accuracy: float, status: str = "completed", untrained: float = 0.1
+) -> Record:
+    curve = [{"test_accuracy": untrained}, {"test_accuracy": accuracy}]
+    metrics = {} if status == "failed" else {"test_accuracy": accuracy}
+    return Record(spec, status, metrics, curve, {})
+
+
 def records(
-    accuracies: dict[tuple[str, str], Sequence[float]],
+    accuracies: Mapping[tuple[str, str], Sequence[float]],
     profile: str = "quick",
     dataset: str = "cifar10",
     *,
@@ -44,10 +46,7 @@ def records(
     made = []
     for arm, values in accuracies.items():
         for seed, accuracy in enumerate(values):
-            curve = [{"test_accuracy": untrained}, {"test_accuracy": accuracy}]
-            spec = specs[arm].replace(seed=seed)
-            metrics = {} if status == "failed" else {"test_accuracy": accuracy}
-            made.append(Record(spec, status, metrics, curve, {}))
+            made.append(record(specs[arm].replace(seed=seed), accuracy, status, untrained))
     return made
 
 
@@ -68,8 +67,8 @@ RISING = by_depth(0.48, 0.58, 0.63, 0.70, 0.76)
 QUICK = by_depth(0.38, 0.42, 0.45, 0.47)  # ResNet-218 is not in this profile
 
 
-def arm(model: str, train: str = "batchnorm") -> dict[str, str]:
-    return {"model": model, "train": train}
+def arm(model: str, train: str = "batchnorm") -> Arm:
+    return Arm({"model": model, "train": train})
 
 
 def verdict(claim: str, found: list[Record]) -> Verdict:
@@ -97,12 +96,7 @@ def test_every_claim_is_complete(claim: Claim) -> None:
     assert claim in claims.of_chapter(claim.chapter)
     if claim.experiment is not None:
         assert claim.chapter == experiments.get(claim.experiment).chapter
-    without_runs = (None, "counts", "check", "measured")
-    kind = claim.rule["kind"] if claim.rule else None
-    assert (claim.experiment is None) == (kind in without_runs)
-    if kind == "check":
-        assert claim.rule
-        assert claim.rule["check"] in checks.CHECKS
+    assert (claim.experiment is None) == (not isinstance(claim.rule, Ordered | Level))
 
 
 @pytest.mark.parametrize(
@@ -110,18 +104,18 @@ def test_every_claim_is_complete(claim: Claim) -> None:
 )
 def test_every_arm_of_a_rule_is_run_by_some_profile(claim: Claim) -> None:
     """A misspelt network or policy would otherwise never be missed."""
-    assert claim.rule is not None
+    assert isinstance(claim.rule, Ordered | Level)
     assert claim.experiment is not None
     experiment = experiments.get(claim.experiment)
-    for profile in claim.rule.get("profiles", ["quick", "full"]):
+    for profile in claim.rule.profiles:
         specs = experiment.specs(profile, seeds=1)
         for arm in arms(claim):
-            found = [spec for spec in specs if matches(spec, arm)]
-            if profile == "quick" and "called" in arm:
+            found = [spec for spec in specs if arm.matches(spec)]
+            if profile == "quick" and arm.called:
                 assert len(found) == 1, "an arm that has a name is one arm of the grid"
-    every = [s for p in claim.rule.get("profiles", ["quick", "full"]) for s in experiment.specs(p)]
+    every = [spec for profile in claim.rule.profiles for spec in experiment.specs(profile)]
     for arm in arms(claim):
-        assert any(matches(spec, arm) for spec in every), arm
+        assert any(arm.matches(spec) for spec in every), arm
 
 
 def test_unknown_claim_names_the_nearest() -> None:
@@ -139,11 +133,11 @@ def test_every_claim_gets_a_verdict_without_records() -> None:
     found = {claim.id: judge(claim, []).verdict for claim in register}
     assert found["PAR-1"] == "reproduced"
     for claim in register:
-        expected = {None: {"cited only"}, "counts": {"reproduced"}}.get(
-            claim.rule["kind"] if claim.rule else None, {"not run"}
-        )
-        if claim.rule and claim.rule["kind"] == "check":
-            expected = {"reproduced", "contradicted"}
+        expected = {
+            type(None): {"cited only"},
+            Counts: {"reproduced"},
+            Check: {"reproduced", "contradicted"},
+        }.get(type(claim.rule), {"not run"})
         assert found[claim.id] in expected, claim.id
     assert set(found.values()) <= set(VERDICTS)
 
@@ -303,8 +297,7 @@ def test_level_over_fewer_networks_than_the_profile_has(claim: str) -> None:
 
 def test_smoke_runs_never_carry_a_verdict() -> None:
     specs = [s.replace(seed=seed) for s in STUDY.specs("smoke") for seed in range(3)]
-    curve = [{"test_accuracy": 0.1}]
-    smoke = [Record(s, "completed", {"test_accuracy": 0.9}, curve, {}) for s in specs]
+    smoke = [record(spec, 0.9) for spec in specs]
     for claim in claims.register().values():
         if claim.experiment is not None:
             assert judge(claim, smoke) == judge(claim, [])
@@ -338,12 +331,41 @@ def test_records_that_do_not_count(changes: dict[str, Any]) -> None:
     assert verdict("ACC-20", [*odd, *sound]) == verdict("ACC-20", sound)
 
 
+def test_a_run_counts_once_whatever_experiment_it_was_made_for() -> None:
+    """Experiments are views: two of them may share a run."""
+    sound = records(by_depth(0.3, 0.4))
+    assert verdict("ACC-20", sound).verdict == "reproduced at reduced scale"
+    assert verdict("ACC-20", [*sound, *sound]) == verdict("ACC-20", sound)
+
+
 def test_diverged_runs_count_as_they_ended_and_are_named() -> None:
     arm = {("cifar_resnet32", "batchnorm"): around(0.1, 0.001)}
     found = [*records(by_depth(0.38)), *records(arm, status="diverged")]
     result = verdict("ACC-20", found)
     assert result.verdict == "contradicted"
     assert "3 of 6 runs diverged and count as they ended" in result.note
+
+
+@pytest.mark.parametrize(
+    ("finding", "numbers", "seeds"),
+    [
+        (
+            Finding("a", (3, 3), 0.0551, 0.04, 0.07, "yes", True),
+            "+5.5 points [+4.0, +7.0]",
+            "n = 3",
+        ),
+        (
+            Finding("a", (3, 5), -0.01, -0.02, 0, "no", True),
+            "-1.0 points [-2.0, +0.0]",
+            "n = 3 and 5",
+        ),
+        (Finding("a", (1,), 0.48, math.nan, math.nan, "open", False), "48.0 %", "n = 1"),
+        (Finding("a", (9,), 1.5, 1.2, 1.8, "yes", False, ratio=True), "×1.50 [1.20, 1.80]", ""),
+    ],
+)
+def test_a_finding_in_words(finding: Finding, numbers: str, seeds: str) -> None:
+    assert (finding.numbers, finding.seeds) == (numbers, seeds)
+    assert str(finding) == f"a: {numbers}" + (f", {seeds}" if seeds else "")
 
 
 def test_weakest_finding_speaks_for_the_claim() -> None:
@@ -365,12 +387,8 @@ def clipped(
     grid = experiments.get(chosen.experiment).specs(profile, seeds=1)
     found = []
     for arm, accuracies in zip(arms(chosen)[:2], (low, high), strict=True):
-        spec = next(spec for spec in grid if matches(spec, arm))
-        for seed, accuracy in enumerate(accuracies):
-            curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
-            metrics = {"test_accuracy": accuracy}
-            run = spec.replace(seed=seed)
-            found.append(Record(run, "completed", metrics, curve, {}))
+        spec = next(spec for spec in grid if arm.matches(spec))
+        found += [record(spec.replace(seed=seed), a) for seed, a in enumerate(accuracies)]
     return judge(chosen, found)
 
 
@@ -410,12 +428,9 @@ def timing(low: float, high: float, *, on_gpu: bool) -> Benchmark:
     return Benchmark("speed", "a machine", on_gpu, {"ours over theirs": row}, {})
 
 
-def faster(device: str | None = None) -> Claim:
-    rule = {"kind": "measured", "benchmark": "speed", "cases": ["ours over theirs"],
-            "between": [1.1, math.inf]}  # fmt: skip
-    return dataclasses.replace(
-        claims.get("T6-a"), rule=rule | ({"device": device} if device else {})
-    )
+def faster(device: Literal["cuda"] | None = None) -> Claim:
+    rule = Measured("speed", ("ours over theirs",), Bounds(1.1, math.inf), device)
+    return dataclasses.replace(claims.get("T6-a"), rule=rule)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +443,7 @@ def faster(device: str | None = None) -> Claim:
         ("cuda", timing(8.0, 9.0, on_gpu=False), "not run"),  # a claim about accelerators
     ],
 )
-def test_measured(device: str | None, found: Benchmark, expected: str) -> None:
+def test_measured(device: Literal["cuda"] | None, found: Benchmark, expected: str) -> None:
     verdict = judge(faster(device), [], [found])
     assert verdict.verdict == expected
     assert ("a machine" in verdict.scale) == (expected != "not run")
@@ -441,11 +456,43 @@ def test_a_gpu_speaks_before_a_cpu() -> None:
 
 def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
     for claim in claims.register().values():
-        if claim.rule and claim.rule["kind"] == "measured":
-            script = BOOK.parent / "benchmarks" / f"{claim.rule['benchmark']}.py"
-            for case in claim.rule["cases"]:
+        if isinstance(claim.rule, Measured):
+            script = BOOK.parent / "benchmarks" / f"{claim.rule.benchmark}.py"
+            for case in claim.rule.cases:
                 for side in case.split(" over "):
                     assert side in script.read_text(encoding="utf-8"), case
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"share": 0.5, "wrong": 0}, "reproduced"),
+        ({"share": 0.4, "wrong": 0}, "reproduced"),  # the ends belong to the bounds
+        ({"share": 0.39, "wrong": 0}, "contradicted"),
+        ({"share": 0.5, "wrong": 1}, "contradicted"),
+        ({"share": math.nan, "wrong": 0}, "contradicted"),
+    ],
+)
+def test_the_bounds_of_a_check_decide(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, float], expected: str
+) -> None:
+    found = SimpleNamespace(values=values, note="as computed")
+    monkeypatch.setattr(checks, "outcome", lambda name: found)
+    rule = Check("agc_formula", {"wrong": Bounds(0, 0), "share": Bounds(0.4, math.inf)})
+    result = judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
+    assert (result.verdict, result.note) == (expected, "as computed")
+
+
+def test_bounds_of_another_value_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(values={"share": 0.5}, note="")
+    monkeypatch.setattr(checks, "outcome", lambda name: found)
+    rule = Check("agc_formula", {"shre": Bounds(0, 1)})
+    message = "M-13: the check agc_formula computes share; its rule has bounds for shre"
+    with pytest.raises(ValueError, match=message):
+        judge(dataclasses.replace(claims.get("M-13"), rule=rule), [])
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -453,10 +500,11 @@ def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
 
 def printed(**changes: list[str]) -> Claim:
     claim = claims.get("PAR-1")
-    assert claim.rule is not None
-    known = claim.rule["printed"]
-    shown = {model: changes.get(model, known[model]) for model in ("cifar_resnet14", *changes)}
-    return dataclasses.replace(claim, rule={"kind": "counts", "printed": shown})
+    assert isinstance(claim.rule, Counts)
+    known = claim.rule.printed
+    models = ("cifar_resnet14", *changes)
+    shown = {model: tuple(changes.get(model, known[model])) for model in models}
+    return dataclasses.replace(claim, rule=Counts(shown))
 
 
 def test_the_printed_counts_are_right() -> None:
@@ -510,34 +558,33 @@ def test_printed_counts_may_be_rounded_or_cut_off(text: str, expected: str) -> N
 ACCURACIES = st.lists(st.integers(0, 10_000).map(lambda n: n / 10_000), min_size=2, max_size=6)
 
 
-def welch_by_hand(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
-    a, b = (np.var(x, ddof=1) / len(x) for x in (low, high))
-    freedom = (a + b) ** 2 / (a**2 / (len(low) - 1) + b**2 / (len(high) - 1))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(a + b)
-    difference = np.mean(high) - np.mean(low)
-    return difference - half, difference + half
-
-
 @given(ACCURACIES, ACCURACIES)
 def test_welch(low: list[float], high: list[float]) -> None:
-    if len(set(low)) == len(set(high)) == 1:
-        expected = (high[0] - low[0],) * 2
-    else:
-        expected = welch_by_hand(low, high)
-    assert welch(low, high) == pytest.approx(expected, abs=1e-9)
+    ends = welch(low, high)
+    difference = np.mean(high) - np.mean(low)
+    assert sum(ends) / 2 == pytest.approx(difference, abs=1e-9)
+    assert welch(high, low) == pytest.approx([-end for end in reversed(ends)], abs=1e-9)
+    constant = len(set(low)) == len(set(high)) == 1
+    assert (ends[1] - ends[0] < 1e-9) == constant
 
 
 def test_welch_known_values() -> None:
     low, high = [0.1, 0.2, 0.3], [0.4, 0.6]
     test = stats.ttest_ind(high, low, equal_var=False).confidence_interval(0.95)
     assert welch(low, high) == pytest.approx((test.low, test.high))
+    # On paper: squared error 1/300 + 1/100, 32/19 degrees of freedom, for which t is 5.17623.
+    half = 5.17623 * math.sqrt(1 / 300 + 1 / 100)
+    assert welch(low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-6)
 
 
 def test_welch_of_an_arm_without_spread() -> None:
     """All seeds at chance, say. Must not warn either."""
     low, high = [0.1, 0.1, 0.1], [0.4, 0.41, 0.39]
-    assert welch(low, high) == pytest.approx(welch_by_hand(low, high))
-    assert welch(high, low) == pytest.approx(welch_by_hand(high, low))
+    half = 4.302653 * 0.01 / math.sqrt(3)  # t of 2 degrees of freedom, from a table
+    assert welch(low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-7)
+    assert welch(high, low) == pytest.approx((-0.3 - half, -0.3 + half), abs=1e-7)
+    assert welch(low, low) == (0, 0)
+    assert welch(low, [0.4] * 3) == pytest.approx((0.3, 0.3))
 
 
 @given(ACCURACIES)

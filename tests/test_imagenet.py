@@ -159,7 +159,7 @@ def test_weights_of_timm_are_recognised(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(nfnet.VARIANTS, "f0", small)
     monkeypatch.setitem(nfnet.VARIANTS, "f1", nfnet.VARIANTS["f2"])
     model = nfnet.NFNet(small, 3).eval()
-    torch.save(imagenet.released.to_timm(model), tmp_path / "timm.pth")
+    torch.save(imagenet.pretrained.to_timm(model), tmp_path / "timm.pth")
     loaded = imagenet.load("nfnet_f0", tmp_path / "timm.pth").eval()
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(loaded(x), model(x))

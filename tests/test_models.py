@@ -1,4 +1,7 @@
 import math
+import re
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import freezing, models
+from nbrepro.models.family import Family, read
+from nbrepro.spec import Spec
 
 # all, batchnorm, output, shortcut: recomputed from the architecture (claim sheet, section 2)
 COUNTS = {
@@ -240,3 +245,145 @@ def test_bad_names_say_what_would_be_right(name: str, message: str) -> None:
 def test_bad_options_name_the_nearest(options: dict[str, str], nearest: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
         models.create("cifar_resnet8", **options)
+
+
+FAMILIES = {
+    path.stem: family
+    for path in sorted(Path(models.__file__).parent.glob("*.py"))
+    if (family := read(path)) is not None
+}
+LISTED = [(module, name) for module, family in FAMILIES.items() for name in family.names]
+#: Every kind of block and of name, small enough to run.
+SMALL = [
+    *("cifar_resnet8", "cifar_resnet14x2"),
+    *(f"{kind}cifar_nf_resnet{size}" for kind in ("", "bn_", "plain_") for size in ("8", "11bx2")),
+    *(f"{kind}cifar_nfnet_f0" for kind in ("", "bn_", "plain_")),
+    "nf_resnet26",
+]
+
+
+def test_families_are_found_in_their_files() -> None:
+    assert {"cifar_resnet", "cifar_nf_resnet", "nf_resnet", "nfnet"} <= set(FAMILIES)
+    assert models.names() == [name for _, name in LISTED]
+    for module, family in FAMILIES.items():
+        loaded = import_module(f"nbrepro.models.{module}")
+        assert family == loaded.FAMILY  # what is read is what is run
+        assert callable(loaded.build)
+
+
+@pytest.mark.parametrize(("module", "name"), LISTED)
+def test_every_listed_name_conforms(module: str, name: str) -> None:
+    family = FAMILIES[module]
+    assert [m for m, other in FAMILIES.items() if other.claims(name)] == [module]
+    models.check(name)
+    assert models.label(name) != name
+    assert min(models.size(name)) >= 0
+    assert models.options(name) == family.options_of(name)
+    with pytest.raises(ValueError, match=f"unknown option of {re.escape(name)} 'no_such_option'"):
+        models.create(name, no_such_option=1)
+    with torch.device("meta"):
+        model = models.create(name, num_classes=7)
+    assert isinstance(model.fc, nn.Linear)  # AGC leaves fc.weight out
+    linear = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
+    assert linear[-1] == "fc"  # freezing and probes take the last one for the classifier
+    assert model.fc.out_features == 7
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_shape_and_depth_of_what_is_built(name: str) -> None:
+    with torch.device("meta"):
+        model = models.create(name, num_classes=7)
+        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 7)
+    if "nfnet" not in name:  # an NFNet's depth is its number
+        on_the_path = [
+            path
+            for path, module in model.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in path
+        ]
+        assert len(on_the_path) == models.size(name).depth
+
+
+def test_width_is_that_of_the_channels() -> None:
+    with torch.device("meta"):
+        for narrow, wide in (
+            ("cifar_resnet8", "cifar_resnet8x3"),
+            ("bn_cifar_nf_resnet11b", "bn_cifar_nf_resnet11bx3"),
+        ):
+            assert models.size(wide).width == 3 * models.size(narrow).width
+            features = [models.create(name).fc.in_features for name in (narrow, wide)]
+            assert features[1] == 3 * features[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("cifar_resnet14x2", "ResNet-14 ×2"),
+        ("bn_cifar_nf_resnet29bx2", "BN-ResNet-29b ×2"),
+        ("plain_nf_resnet50", "plain ResNet-50"),
+        ("nfnet_f4+", "NFNet-F4+"),
+        ("bn_cifar_nfnet_f0", "BN-NFNet-F0"),
+    ],
+)
+def test_names_for_readers(name: str, label: str) -> None:
+    assert models.label(name) == label
+
+
+def test_every_option_reaches_the_network() -> None:
+    values = {"activation": "relu", "padding_mode": "zeros", "order": "bn-relu"} | {
+        "weight_init": "orthogonal",
+        "batchnorm_init": "fixed",
+        "widths": (256, 256, 256, 256),
+        "group_width": 32,
+    }
+    values |= dict.fromkeys(("second_conv", "round_bottleneck", "standardize"), True)
+    values |= {"dropout": 0.1, "stochastic_depth": 0.1, "alpha": 0.2, "skip_gain": 0.1}
+    for name in SMALL:
+        for option in models.options(name):
+            value = values.get(option, False)
+            with torch.device("meta"):
+                models.create(name, **{option: value})
+
+
+def test_options_of_a_twin_are_its_own() -> None:
+    assert "skip_gain" in models.options("cifar_nf_resnet20")
+    assert "skip_gain" not in models.options("bn_cifar_nf_resnet20")
+    with pytest.raises(ValueError, match="skip_gain is set, but bn_nf_resnet50 has no such option"):
+        Spec(model="bn_nf_resnet50", skip_init=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FAMILY = 3",
+        "FAMILY = Family(stem='net')",
+        "FAMILY = Family(names=NAMES)",
+        "FAMILY = Family(**{})",
+        "FAMILY = Family(nmaes=())",
+    ],
+)
+def test_a_family_that_cannot_be_read_names_its_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "new_net.py"
+    path.write_text(f"import torch\n{text}\n")
+    with pytest.raises(ValueError, match=r"new_net\.py: FAMILY must be Family"):
+        read(path)
+
+
+def test_a_file_without_a_family() -> None:
+    assert read(Path(models.__file__)) is None
+
+
+def test_depths_must_follow_the_familys_rule() -> None:
+    family = Family(
+        names=("net5",),
+        stem="net",
+        size=r"(?P<depth>\d+)",
+        usage="write net<depth>",
+        label="Net-{depth}",
+        options=(),
+        depth_rules={"": (3, "depth is 3n + 2")},
+    )
+    assert family.size_of("net11") == (11, 1)
+    with pytest.raises(ValueError, match=r"'net6': depth is 3n \+ 2; nearest to 6: 5 and 8"):
+        family.parse("net6")
+    with pytest.raises(ValueError, match=r"unknown model 'net': write net<depth>\."):
+        family.parse("net")

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from nbrepro import freezing, models
+from nbrepro.claims.nfnets.counts import count_macs
 from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d, StochasticDepth
 from nbrepro.models import nfnet, pretrained
-from nbrepro.models.macs import count_macs
 from nbrepro.models.nfnet import VARIANTS, Block, NFNet, Variant
 
 # Number → parameters, multiply-adds in G at test and training size, dropout, training and test
@@ -314,7 +314,7 @@ def test_twins_have_the_same_shapes(name: str) -> None:
         assert rates == [m.rate for m in model.modules() if isinstance(m, StochasticDepth)]
 
 
-def test_batchnorm_twin_normalises_before_each_activation() -> None:
+def test_batchnorm_twin_normalizes_before_each_activation() -> None:
     model = _meta("bn_nfnet_f0")
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     activations = [m for m in model.modules() if isinstance(m, Activation)]
@@ -342,7 +342,7 @@ def test_batchnorm_twin_normalises_before_each_activation() -> None:
         )
 
 
-def test_plain_twin_normalises_nothing_and_keeps_the_second_moment() -> None:
+def test_plain_twin_normalizes_nothing_and_keeps_the_second_moment() -> None:
     torch.manual_seed(0)
     model = _create("plain_cifar_nfnet_f0", 10)
     assert freezing.count(model)["batchnorm"] == 0
@@ -365,13 +365,6 @@ def test_a_step_reaches_every_parameter() -> None:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
             assert parameter.grad.any(), key
-
-
-def test_every_listed_name_builds() -> None:
-    for name in nfnet.NAMES:
-        models.check(name)
-    assert set(nfnet.NAMES) <= set(models.names())
-    assert models.options("nfnet_f0") == nfnet.OPTIONS
 
 
 @pytest.mark.parametrize(

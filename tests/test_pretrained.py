@@ -1,4 +1,5 @@
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,43 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], path)
     with pytest.raises(ValueError, match="holds a list"):
         pretrained.read(path)
+
+
+def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file({"a": torch.zeros(3)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"but a safetensors file; rename it to a\.safetensors"):
+        pretrained.read(tmp_path / "a.pth")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match=r"but one of torch\.save; rename it to b\.pth"):
+        pretrained.read(tmp_path / "b.safetensors")
+
+
+def test_no_advice_to_run_code_from_a_file(tmp_path: Path) -> None:
+    """torch's own message recommends weights_only=False for a whole model that was pickled."""
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
+    (tmp_path / "empty.pth").touch()
+    for name in ("model.pth", "empty.pth"):
+        with pytest.raises(ValueError, match=r"torch\.save\(model\.state_dict\(\)") as caught:
+            pretrained.read(tmp_path / name)
+        text = "".join(traceback.format_exception(caught.value))
+        assert "weights_only" not in text.replace("weights_only=True", "")
+
+
+@pytest.mark.parametrize("form", ["official", "timm"])
+def test_values_that_are_no_weights(tiny: NFNet, form: str) -> None:
+    state = pretrained.to_timm(tiny)
+    bias = "stages.2.1.conv2b.bias"
+    for value in (float("nan"), float("inf")):
+        damaged = state[bias].clone()
+        damaged[3] = value
+        with pytest.raises(ValueError, match=f"{bias} has values that are not finite"):
+            pretrained.from_timm({**state, bias: damaged}, form)
+    for dtype in (torch.float16, torch.bfloat16, torch.int64):
+        with pytest.raises(ValueError, match=f"is of {dtype}, expected torch.float32"):
+            pretrained.from_timm({name: tensor.to(dtype) for name, tensor in state.items()}, form)
+    with pytest.raises(ValueError, match=f"{bias} is of torch.float64 and head.fc.weight of"):
+        pretrained.from_timm({**state, bias: state[bias].double()}, form)
 
 
 def test_weights_of_other_networks(tiny: NFNet) -> None:

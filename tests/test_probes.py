@@ -134,7 +134,7 @@ def test_expected_variance_is_the_next_blocks_beta_squared() -> None:
         with torch.device("meta"):
             blocks = models.create(name).blocks
         stds = [std for stage in expected_stds(depths) for std in stage]
-        found = [probes.expected_variance(block) for block in blocks]
+        found = [block.expected_variance for block in blocks]
         assert found[:-1] == pytest.approx([std**2 for std in stds[1:]])
         assert found[-1] == pytest.approx(1.12)
     for name, options in (

@@ -1,13 +1,16 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbrepro.spec import Spec
+from nbrepro.models import initializers
+from nbrepro.spec import BATCHNORM_INITS, WEIGHT_INITS, Spec
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,17 @@ def test_list_and_tuple_of_milestones_are_one() -> None:
     hash((a, b))
 
 
+def test_order_of_what_is_trained_is_no_difference() -> None:
+    first, *others = (
+        Spec(model="cifar_resnet14", train=train)
+        for train in ("random:2+batchnorm+output", "output+random:02+batchnorm+output")
+    )
+    for other in others:
+        assert other == first
+        assert other.hash == first.hash
+    assert first.train == "random:2+batchnorm+output"
+
+
 SPECS = st.builds(
     Spec,
     model=st.sampled_from(["cifar_resnet14", "cifar_resnet32x2"]),
@@ -306,3 +320,38 @@ def test_zero_epochs_are_allowed() -> None:
 def test_specs_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Spec(model="cifar_resnet14").lr = 1.0  # type: ignore[misc]
+
+
+def test_choices_are_those_of_the_initializers() -> None:
+    assert tuple(initializers.WEIGHT) == WEIGHT_INITS
+    assert tuple(initializers.BATCHNORM) == BATCHNORM_INITS
+
+
+def test_nothing_here_needs_torch() -> None:
+    """A misspelt setting is reported, and a record read, before torch is loaded."""
+    code = """
+import sys
+from nbrepro import experiments, models
+from nbrepro.spec import Spec
+
+for experiment in experiments.REGISTRY.values():
+    for profile in experiments.PROFILES:
+        assert experiment.specs(profile)
+for settings in (
+    {"model": "cifar_resent14"},
+    {"model": "cifar_resnet15"},
+    {"model": "cifar_resnet14", "train": "batchnrom"},
+    {"model": "cifar_resnet14", "dropout": 0.1},
+    {"model": "cifar_nf_resnet20", "weight_init": "binary"},
+    {"model": "cifar_resnet14", "batchnorm_init": "oneon"},
+):
+    try:
+        Spec(**settings)
+    except ValueError as error:
+        assert str(error)
+    else:
+        raise AssertionError(settings)
+assert models.label("cifar_resnet14x2") == "ResNet-14 ×2"
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,11 +1,33 @@
-"""Timings on disk: ratios round by round, one file a benchmark and device."""
+"""Timings on disk: ratios round by round, one file per benchmark and device."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nbrepro.records import timings
 from nbrepro.records.ledger import Ledger
+
+
+def test_every_case_takes_one_turn_per_round_in_a_shuffled_order() -> None:
+    turns: list[str] = []
+
+    def case(name: str, seconds: float) -> float:
+        turns.append(name)
+        return seconds
+
+    cases = {name: partial(case, name, float(ord(name))) for name in "abc"}
+    times = timings.rounds(cases, 20)
+    assert times == {name: [float(ord(name))] * 20 for name in "abc"}
+    by_round = {tuple(turns[start : start + 3]) for start in range(0, 60, 3)}
+    assert all(sorted(order) == ["a", "b", "c"] for order in by_round)
+    assert len(by_round) > 1
+
+    first = turns.copy()
+    turns.clear()
+    timings.rounds(cases, 20)
+    assert turns == first, "the orders are those of the seed"
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -47,3 +69,25 @@ def test_a_file_that_is_no_benchmark_is_named(tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "odd.json").write_text("{}")
     with pytest.raises(ValueError, match=r"odd\.json is no benchmark record"):
         timings.read(tmp_path)
+
+
+def test_a_record_typed_by_hand_is_refused_by_name(tmp_path: Path) -> None:
+    path = timings.write("speed", "cpu", {"case": {"ratio": 2.0}}, tmp_path)
+    body = json.loads(path.read_text())
+    del body["digest"]
+    path.write_text(json.dumps(body | {"hardware": "My keyboard"}))
+    with pytest.raises(ValueError, match=rf"{path.name} has no digest.*run benchmarks/speed\.py"):
+        timings.read(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["benchmark", "hardware", "on_gpu", "rows", "provenance"])
+def test_an_altered_record_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    path = timings.write("speed", "cpu", {"case": {"ratio": 2.0}}, tmp_path)
+    body = json.loads(path.read_text())
+    path.write_text(json.dumps(body | {key: "another"}))
+    with pytest.raises(ValueError, match=rf"{path.name} does not match its digest"):
+        timings.read(tmp_path)
+
+
+def test_the_records_that_ship_are_sound() -> None:
+    assert timings.read(Path(__file__).parents[1] / "results")

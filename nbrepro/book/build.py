@@ -1,17 +1,19 @@
 """Execute the chapters with papermill and build the site with Jupyter Book."""
 
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
-from nbrepro._suggest import unknown
+from nbrepro._suggest import choose, unknown
 
 
 class BookError(Exception):
@@ -92,59 +94,116 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None =
 
 
 def clean(notebook: Any) -> None:
-    """Strip what differs from run to run: papermill's and Jupyter's times and paths."""
+    """Take out what differs from run to run.
+
+    That is papermill's and Jupyter's times and paths, and how a cell's text happened to be cut into
+    pieces on its way from the kernel: pieces of one stream that follow each other are joined.
+    """
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
+
+
+def _joined(outputs: Sequence[Any]) -> list[Any]:
+    joined: list[Any] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == "stream" and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def build(
     profile: str = "smoke",
     *,
     root: Path | None = None,
-    update: bool = False,
+    update: Sequence[str] | None = None,
     say: Callable[[str], object] = print,
 ) -> Path:
     """Execute every chapter at ``profile``, build the site strictly, and return its first page.
 
-    The notebooks in ``book/`` are left as they are (their outputs are those of the ``smoke``
-    profile); with ``update`` they are replaced by the fresh ones.
+    The notebooks in ``book/`` are left as they are; their outputs are those of the ``smoke``
+    profile.
+
+    Args:
+        profile: how much is spent.
+        root: the folder that holds ``_toc.yml`` and ``book/``; default the one around us.
+        update: names of notebooks whose stored outputs are replaced by fresh ones; empty for all.
+            If there are names, the other notebooks are not executed: the site shows their stored
+            outputs.
+        say: called with each line about what is done.
 
     Raises:
-        BookError: if a chapter fails, or the build has warnings or misses a page.
-        ValueError: for an unknown profile, or ``update`` at another profile than ``smoke``.
+        BookError: if a chapter fails, the build has warnings or misses a page, or another build is
+            under way here.
+        ValueError: for an unknown profile or notebook, or ``update`` at another profile than
+            ``smoke``.
     """
-    import papermill
-
-    from nbrepro._suggest import choose
     from nbrepro.experiments import PROFILES
 
     choose("profile", profile, PROFILES)
-    if update and profile != "smoke":
+    if update is not None and profile != "smoke":
         raise ValueError("only outputs of the smoke profile are stored in book/")
     root = (root or find_root()).resolve()
-    book, staging = root / "book", root / "build" / "book"
+    notebooks = {name: p for name in pages(root) if (p := root / f"book/{name}.ipynb").exists()}
+    chosen = [choose("notebook", name, notebooks) for name in update or notebooks]
+    with _alone(root):
+        _execute_all([notebooks[name] for name in chosen], profile, root, update is not None, say)
+        say("building the site")
+        return _render(root)
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the lock of the book, which two builds would otherwise write at once."""
+    path = root / "build" / "book.lock"
+    path.parent.mkdir(exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise BookError(
+            f"another nbrepro book is building in {root}; wait until it has ended"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _execute_all(
+    notebooks: Sequence[Path], profile: str, root: Path, store: bool, say: Callable[[str], object]
+) -> None:
+    """Copy the book to ``build/book/`` and execute these notebooks there."""
+    import papermill
+
+    staging = root / "build" / "book"
     shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(book, staging, ignore=shutil.ignore_patterns("_build", ".*"))
-    notebooks = [p for name in pages(root) if (p := book / f"{name}.ipynb").exists()]
+    shutil.copytree(root / "book", staging, ignore=shutil.ignore_patterns("_build", ".*"))
     for number, notebook in enumerate(notebooks, 1):
         say(f"[{number}/{len(notebooks)}] executing {notebook.name} at the {profile} profile")
         asked = profile != "smoke" and "profile" in papermill.inspect_notebook(str(notebook))
-        given = {"profile": profile} if asked else {}
-        execute(notebook, staging / notebook.name, given)
-        if update:
+        execute(notebook, staging / notebook.name, {"profile": profile} if asked else {})
+        if store:
             shutil.copyfile(staging / notebook.name, notebook)
-    say("building the site")
+
+
+def _render(root: Path) -> Path:
+    """Build the site from ``build/book/``."""
     # --all: a page whose text did not change must still be read again, its figures may have
     jupyter_book = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", jupyter_book, "build", str(staging), "--all",
-               "--path-output", str(book), "-W", "-n", "--keep-going", "-q"]  # fmt: skip
+    command = [sys.executable, "-c", jupyter_book, "build", str(root / "build" / "book"), "--all",
+               "--path-output", str(root / "book"), "-W", "-n", "--keep-going", "-q"]  # fmt: skip
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise BookError(f"the site did not build:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-    html = book / "_build" / "html"
+    html = root / "book" / "_build" / "html"
     missing = [name for name in pages(root) if not (html / f"{name}.html").exists()]
     if missing:
         raise BookError(f"pages missing from {html}: {', '.join(missing)}")

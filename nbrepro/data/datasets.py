@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbrepro._files import replacing
+from nbrepro._files import cache_folder, replacing
 
 #: Normalisation of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
 MEAN = (0.485, 0.456, 0.406)
@@ -92,11 +92,6 @@ class Dataset:
 def default_root() -> Path:
     """Where data sets lie: ``$NBREPRO_DATA`` or ``./data``."""
     return Path(os.environ.get("NBREPRO_DATA", "data"))
-
-
-def cache_folder() -> Path:
-    """Where what can be computed again is kept: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
-    return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
 
 
 def load(name: str, root: str | Path | None = None, *, download: bool = False) -> Dataset:

@@ -1,20 +1,50 @@
-"""Experiments: named grids of specs, one module a chapter."""
+"""Experiments: named grids of specs, one module per chapter, found and not listed."""
+
+import pkgutil
+import sys
+from importlib import import_module
+from types import ModuleType
 
 from nbrepro._suggest import unknown
-from nbrepro.experiments import (
-    adaptive_gradient_clipping,
-    nf_resnets,
-    precision,
-    training_only_batchnorm,
-)
 from nbrepro.experiments.experiment import PROFILES, Experiment
 
-__all__ = ["PROFILES", "REGISTRY", "Experiment", "get", "select"]
+__all__ = ["PROFILES", "REGISTRY", "Experiment", "find", "get", "select"]
 
-REGISTRY: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (nf_resnets, adaptive_gradient_clipping, training_only_batchnorm, precision)
-}
+
+def find(package: ModuleType) -> dict[str, Experiment]:
+    """The ``EXPERIMENT`` of every module in ``package``, by name; in the order of the book.
+
+    Modules that define the experiments' own vocabulary (``experiment``, and names that begin with
+    an underscore) have none.
+
+    Raises:
+        ImportError: for a module that cannot be imported or has no ``EXPERIMENT``, or if two
+            experiments have one name; it names the file.
+    """
+    files: dict[str, str] = {}
+    found: list[Experiment] = []
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name == "experiment" or info.name.startswith("_"):
+            continue
+        file = f"{package.__path__[0]}/{info.name}.py"
+        try:
+            module = import_module(f"{package.__name__}.{info.name}")
+        except Exception as error:  # a module may raise anything
+            raise ImportError(f"{file} cannot be imported: {error}") from error
+        experiment = getattr(module, "EXPERIMENT", None)
+        if not isinstance(experiment, Experiment):
+            raise ImportError(
+                f"{file} has no EXPERIMENT = Experiment(...); if it is no experiment, let its name "
+                "begin with an underscore"
+            )
+        if experiment.name in files:
+            raise ImportError(
+                f"{file} and {files[experiment.name]} both have an experiment called "
+                f"{experiment.name!r}; rename one"
+            )
+        files[experiment.name] = file
+        found.append(experiment)
+    return {e.name: e for e in sorted(found, key=lambda e: (e.chapter, e.name))}
 
 
 def get(name: str) -> Experiment:
@@ -42,3 +72,7 @@ def select(name: str) -> list[Experiment]:
 def names() -> list[str]:
     """Everything :func:`select` knows."""
     return [*REGISTRY, *dict.fromkeys(e.chapter for e in REGISTRY.values()), "all"]
+
+
+#: Every experiment by name, those of the first chapter first.
+REGISTRY = find(sys.modules[__name__])

@@ -14,8 +14,8 @@ from nbrepro.spec import Spec
 RATES = (0.4, 1.6, 6.4)
 LAMBDAS = (0.01, 0.04, 0.16)
 THRESHOLDS = (0.25, 1.0, 4.0)
-#: AGC with the zero-initialised SkipInit scalars left alone: on schedules as short as ours they
-#: would otherwise not get off zero (a clipped scalar moves at most rate × λ × 0.001 a step).
+#: AGC with the zero-initialized SkipInit scalars left alone: on schedules as short as ours they
+#: would otherwise not get off zero (a clipped scalar moves at most rate × λ × 0.001 per step).
 FREE = ("fc.weight", "*skip_gain")
 #: Parts of ResNet-20, by the names of their parameters: the stem, and three stages of three blocks.
 PARTS = ("stem.*", "blocks.[0-2].*", "blocks.[3-5].*", "blocks.[6-8].*")

@@ -1,27 +1,42 @@
 """Networks by name: ``create("cifar_resnet14")``, ``create("nf_resnet50", num_classes=1000)``."""
 
-from types import ModuleType
-
-from torch import nn
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbrepro._suggest import choose, unknown
-from nbrepro.models import cifar_nf_resnet, cifar_resnet, nf_resnet, nfnet
+from nbrepro.models.family import Family, Size, read
 
-# A family has PREFIX (a text or several), OPTIONS, NAMES, parse(name) and build(name, ...).
-_FAMILIES: tuple[ModuleType, ...] = (cifar_resnet, cifar_nf_resnet, nf_resnet, nfnet)
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Size", "check", "create", "label", "names", "options", "size"]
+
+
+@cache
+def _families() -> dict[str, Family]:
+    """Every file of this folder that describes a family, without ending → the family.
+
+    The files are read and not imported: they need torch, which takes seconds to load, and a
+    misspelt name must be reported, a record read and a claim judged without it.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    found = {file.stem: read(file) for file in files}
+    return {module: family for module, family in found.items() if family is not None}
+
+
+def _find(name: str) -> tuple[str, Family]:
+    for module, family in _families().items():
+        if family.claims(name):
+            family.parse(name)
+            return module, family
+    raise ValueError(unknown("model", name, names()))
 
 
 def names() -> list[str]:
     """The networks of the papers; families accept other sizes too (see their docstrings)."""
-    return [name for family in _FAMILIES for name in family.NAMES]
-
-
-def _family(name: str) -> ModuleType:
-    for family in _FAMILIES:
-        if name.startswith(family.PREFIX):
-            family.parse(name)
-            return family
-    raise ValueError(unknown("model", name, names()))
+    return [name for family in _families().values() for name in family.names]
 
 
 def check(name: str) -> None:
@@ -30,7 +45,7 @@ def check(name: str) -> None:
     Raises:
         ValueError: naming what is wrong and the nearest right name.
     """
-    _family(name)
+    _find(name)
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -39,12 +54,29 @@ def options(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: for an unknown name.
     """
-    known: tuple[str, ...] = _family(name).OPTIONS
-    return known
+    return _find(name)[1].options_of(name)
 
 
-def create(name: str, num_classes: int = 10, **options: object) -> nn.Module:
-    """Build a freshly initialised network.
+def size(name: str) -> Size:
+    """Depth and width, as the name counts them: ``cifar_resnet14x2`` → ``Size(14, 2)``.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    return _find(name)[1].size_of(name)
+
+
+def label(name: str) -> str:
+    """The network's name for readers: ``cifar_resnet14x2`` → ``ResNet-14 ×2``.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    return _find(name)[1].label_of(name)
+
+
+def create(name: str, num_classes: int = 10, **options: object) -> "nn.Module":
+    """Build a freshly initialized network.
 
     Args:
         name: for example ``cifar_resnet14``, ``cifar_resnet14x4`` (four times as wide),
@@ -55,8 +87,8 @@ def create(name: str, num_classes: int = 10, **options: object) -> nn.Module:
     Raises:
         ValueError: for an unknown name, an impossible size or a bad option.
     """
-    family = _family(name)
+    module, family = _find(name)
     for option in options:
-        choose(f"option of {name}", option, family.OPTIONS)
-    model: nn.Module = family.build(name, num_classes, **options)
+        choose(f"option of {name}", option, family.options_of(name))
+    model: nn.Module = import_module(f"nbrepro.models.{module}").build(name, num_classes, **options)
     return model

@@ -7,22 +7,40 @@ He et al. (2015) used a parameter-free shortcut there. Module names follow the r
 its state dicts load as they are.
 """
 
-import re
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbrepro.models.initializers import initialise
+from nbrepro.layers import ResidualBlock
+from nbrepro.models.family import Family
+from nbrepro.models.initializers import initialize
 
-PREFIX = "cifar_resnet"
-OPTIONS = ("weight_init", "batchnorm_init")
-NAMES = [
-    *(f"cifar_resnet{depth}" for depth in (14, 20, 32, 56, 110, 218, 434, 866)),
-    *(f"cifar_resnet14x{width}" for width in (2, 4, 8, 16, 32)),
-]
+FAMILY = Family(
+    names=(
+        "cifar_resnet14",
+        "cifar_resnet20",
+        "cifar_resnet32",
+        "cifar_resnet56",
+        "cifar_resnet110",
+        "cifar_resnet218",
+        "cifar_resnet434",
+        "cifar_resnet866",
+        "cifar_resnet14x2",
+        "cifar_resnet14x4",
+        "cifar_resnet14x8",
+        "cifar_resnet14x16",
+        "cifar_resnet14x32",
+    ),
+    stem="cifar_resnet",
+    size=r"(?P<depth>0|[1-9]\d*)(?:x(?P<width>[1-9]\d*))?",
+    usage="write cifar_resnet<depth> or cifar_resnet<depth>x<width>, "
+    "for example cifar_resnet14 or cifar_resnet14x4",
+    label="ResNet-{depth}",
+    depth_rules={"": (6, "a CIFAR ResNet has depth 6n + 2")},
+    options=("weight_init", "batchnorm_init"),
+)
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """``relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))``."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -38,8 +56,17 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels_in, H, W]`` → ``[N, channels, H / stride, W / stride]``."""
-        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(branch + self.shortcut(x))
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``bn2(conv2(relu(bn1(conv1(x)))))``."""
+        out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return out
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut is a convolution."""
+        return len(self.shortcut) > 0
 
 
 class CifarResNet(nn.Module):
@@ -66,7 +93,7 @@ class CifarResNet(nn.Module):
                 self.blocks.append(BasicBlock(channels, wider, stride))
                 channels = wider
         self.fc = nn.Linear(channels, num_classes)
-        initialise(self, weight_init, batchnorm_init)
+        initialize(self, weight_init, batchnorm_init)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
@@ -75,30 +102,7 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def parse(name: str) -> tuple[int, int]:
-    """``cifar_resnet14x4`` → ``(blocks a stage, width multiple)``, here ``(2, 4)``.
-
-    Raises:
-        ValueError: if the name or the depth is impossible, naming the nearest possible depths.
-    """
-    match = re.fullmatch(r"cifar_resnet(0|[1-9]\d*)(?:x([1-9]\d*))?", name)
-    if match is None:
-        raise ValueError(
-            f"unknown model {name!r}: write cifar_resnet<depth> or cifar_resnet<depth>x<width>, "
-            "for example cifar_resnet14 or cifar_resnet14x4."
-        )
-    depth, width = int(match[1]), int(match[2] or 1)
-    blocks, rest = divmod(depth - 2, 6)
-    if rest or blocks < 1:
-        near = sorted({6 * max(blocks, 1) + 2, 6 * (max(blocks, 0) + 1) + 2})
-        raise ValueError(
-            f"unknown model {name!r}: a CIFAR ResNet has depth 6n + 2; "
-            f"nearest to {depth}: {' and '.join(map(str, near))}."
-        )
-    return blocks, width
-
-
-def build(name: str, num_classes: int, **options: object) -> CifarResNet:
+def build(name: str, num_classes: int, **options: str) -> CifarResNet:
     """Build the named network; ``options`` are ``weight_init`` and ``batchnorm_init``."""
-    blocks, width = parse(name)
-    return CifarResNet(blocks, width, num_classes, **options)  # type: ignore[arg-type]
+    depth, width = FAMILY.size_of(name)
+    return CifarResNet((depth - 2) // 6, width, num_classes, **options)

@@ -1,4 +1,4 @@
-"""Random initialisation as the BatchNorm-only study uses it.
+"""Random initialization as the BatchNorm-only study uses it.
 
 Source: arXiv 2003.00152, section 3 and appendices; the released code (open_lth) draws γ from
 U[0, 1).
@@ -69,11 +69,11 @@ WEIGHT: dict[str, Callable[[Tensor], None]] = {
 }
 
 
-def initialise(model: nn.Module, weight_init: str, batchnorm_init: str) -> None:
+def initialize(model: nn.Module, weight_init: str, batchnorm_init: str) -> None:
     """Draw all weights of ``model`` in module order; linear biases keep PyTorch's uniform draw.
 
     Raises:
-        ValueError: for an unknown initialisation.
+        ValueError: for an unknown initialization.
     """
     weight = WEIGHT[choose("weight_init", weight_init, WEIGHT)]
     batchnorm = BATCHNORM[choose("batchnorm_init", batchnorm_init, BATCHNORM)]

@@ -4,7 +4,7 @@ Sources: arXiv 2101.08692; arXiv 2102.06171, section 3 and appendix C; the autho
 A block computes ``h + α · skip_gain · f(γ g(h) / β)``: g the activation and γ its constant, β the
 standard deviation h is expected to have (:func:`nbrepro.layers.expected_stds`), f convolutions with
 scaled weight standardization, ``skip_gain`` a scalar that starts at 0 (SkipInit). Where the shape
-changes, the shortcut is a strided 1×1 convolution of the normalised, activated signal.
+changes, the shortcut is a strided 1×1 convolution of the normalized, activated signal.
 
 ============  =====================================================================================
 ``nf_``       as above
@@ -23,13 +23,13 @@ vectors of a few hundred numbers, and not whole activations: the same function o
 parameters, with fewer passes over activations and half as many of them kept for the backward
 pass. With
 ``fold=False`` they are operations of their own, as in the authors' code. In either form
-``block.branch(block.act1(x))`` is the residual branch before stochastic depth, SkipInit and α.
+``block.residual(x)`` is the residual branch before stochastic depth, SkipInit and α.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ from nbrepro.layers import (
     GAMMA,
     Activation,
     PaddingMode,
+    ResidualBlock,
     SameConv2d,
     SameMaxPool2d,
     ScaledStdConv2d,
@@ -46,38 +47,54 @@ from nbrepro.layers import (
     expected_stds,
     second_moment,
 )
+from nbrepro.models.family import Family
 
-#: Depth → blocks a stage (2101.08692; 26 is timm's).
-DEPTHS = {
-    26: (2, 2, 2, 2),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-    288: (24, 24, 24, 24),
-    600: (50, 50, 50, 50),
-}
+FAMILY = Family(
+    names=(
+        "nf_resnet26",
+        "nf_resnet50",
+        "nf_resnet101",
+        "nf_resnet152",
+        "nf_resnet200",
+        "nf_resnet288",
+        "nf_resnet600",
+        "bn_nf_resnet50",
+        "plain_nf_resnet50",
+    ),
+    stem="nf_resnet",
+    size=r"(?P<depth>0|[1-9]\d*)",
+    usage="write nf_resnet<depth>, bn_nf_resnet<depth> or plain_nf_resnet<depth>, "
+    "for example nf_resnet50",
+    kinds={"": "NF-", "bn_": "BN-", "plain_": "plain "},
+    label="ResNet-{depth}",
+    depths={  # 2101.08692; 26 is timm's
+        26: (2, 2, 2, 2),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+        200: (3, 24, 36, 3),
+        288: (24, 24, 24, 24),
+        600: (50, 50, 50, 50),
+    },
+    options=("activation", "dropout", "stochastic_depth", "padding_mode"),
+    kind_options={"": ("alpha", "skip_gain", "standardize", "fold"), "bn_": ("order",)},
+)
 
-#: Prefix of a name → kind of network.
+#: How a name begins → kind of network.
 KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
-PREFIX = tuple(f"{kind}nf_resnet" for kind in KINDS)
-NAMES = [
-    *(f"nf_resnet{depth}" for depth in DEPTHS),
-    *(f"{kind}nf_resnet50" for kind in KINDS if kind),
-]
-
-_COMMON = ("activation", "dropout", "stochastic_depth", "padding_mode")
-_OWN = {
-    "nf": ("alpha", "skip_gain", "standardize", "fold"),
-    "bn": ("order",),
-    "plain": (),
-}
-OPTIONS = (*_COMMON, *(option for own in _OWN.values() for option in own))
 
 
 @dataclass(frozen=True)
 class Design:
-    """What the blocks of a network are made of; see :class:`NFResNet` for the meaning."""
+    """What the blocks of a network are made of; see :class:`NFResNet` for the meaning.
+
+    Attributes:
+        activation_class: what computes the activation.
+        convolution_class: what computes the convolutions with scaled weight standardization.
+    """
+
+    activation_class: ClassVar[type[Activation]] = Activation
+    convolution_class: ClassVar[type[ScaledStdConv2d]] = ScaledStdConv2d
 
     kind: str = "nf"
     activation: str = "relu"
@@ -89,7 +106,7 @@ class Design:
     padding_mode: PaddingMode = "zeros"
 
     def __post_init__(self) -> None:
-        choose("kind of network", self.kind, _OWN)
+        choose("kind of network", self.kind, KINDS.values())
         choose("activation", self.activation, GAMMA.keys() - {"glu"})  # glu halves the channels
         choose("order", self.order, ("bn-relu", "relu-bn"))
 
@@ -106,7 +123,9 @@ class Design:
     def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
         """What stands before a convolution whose input is expected to have deviation ``beta``."""
         scaled = self.standardized and not self.folded
-        activation = Activation(self.activation, scaled, beta=1.0 if self.folded else beta)
+        activation = self.activation_class(
+            self.activation, scaled, beta=1.0 if self.folded else beta
+        )
         if self.kind != "bn":
             return activation
         parts: list[tuple[str, nn.Module]] = [
@@ -129,7 +148,7 @@ class Design:
         mode = self.padding_mode
         if self.standardized:
             scale = GAMMA[self.activation] / beta if self.folded and beta is not None else 1.0
-            return ScaledStdConv2d(
+            return self.convolution_class(
                 channels_in,
                 channels,
                 kernel,
@@ -150,16 +169,104 @@ class Design:
         return conv
 
 
-class Block(nn.Module):
-    """``shortcut + α · skip_gain · branch(act1(x))``.
+class PreactivationBlock(ResidualBlock):
+    """What blocks of ``nf``, ``bn`` and ``plain`` networks share; subclasses add the convolutions.
 
     Attributes:
         beta: expected standard deviation of the input (1 in the twins).
-        alpha: growth of the residual stream a block (1 in the twins).
+        alpha: growth of the residual stream per block (1 in the twins).
         skip_gain: SkipInit, a scalar; None in the twins.
+        act1: before the branch and before a projection.
         shortcut: None for the identity; else a convolution of ``act1(x)``.
-        branch: convolutions and the activations between them.
+        branch: from ``act1(x)`` to what stochastic depth, SkipInit and α act on.
     """
+
+    branch: nn.Module
+
+    def __init__(
+        self, channels_in: int, design: Design, beta: float, stochastic_depth: float
+    ) -> None:
+        super().__init__()
+        normalizer_free = design.kind == "nf"
+        self.beta = beta if normalizer_free else 1.0
+        self.alpha = design.alpha if normalizer_free else 1.0
+        self.standardized, self.folded = design.standardized, design.folded
+        self.act1 = design.preactivation(channels_in, self.beta)
+        self.shortcut: nn.Module | None = None
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.skip_gain: nn.Parameter | None = None
+        if normalizer_free and design.skip_gain is not None:
+            self.skip_gain = nn.Parameter(torch.tensor(float(design.skip_gain)))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``branch(act1(x))``; where scalars are folded, :meth:`forward` does not compute it."""
+        out: Tensor = self.branch(self.act1(x))
+        return out
+
+    def add(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        """``shortcut + α · skip_gain · branch``, some examples' branches dropped in training."""
+        branch = self.stochastic_depth(branch)
+        if self.skip_gain is not None:
+            branch = branch * self.skip_gain
+        return torch.add(shortcut, branch, alpha=self.alpha)
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut is a convolution."""
+        return self.shortcut is not None
+
+    @property
+    def expected_variance(self) -> float | None:
+        """β² + α², behind a projection 1 + α² (2102.06171, section 3).
+
+        The rule takes SkipInit for 1: a network whose scalars start at zero has less. None without
+        scaled weight standardization.
+        """
+        if not self.standardized:
+            return None
+        return (1.0 if self.projects else self.beta**2) + self.alpha**2
+
+
+class BasicBranch(nn.Module):
+    """Two 3×3 convolutions and an activation between them."""
+
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, design: Design, beta: float
+    ) -> None:
+        super().__init__()
+        self.conv1 = design.convolution(channels_in, channels, 3, stride=stride, beta=beta)
+        self.act2 = design.preactivation(channels)
+        self.conv2 = design.convolution(channels, channels, 3)
+
+    def forward(self, x: Tensor, *scale: Tensor | float) -> Tensor:
+        """``act1(x)`` of the block → the branch, times ``scale`` where convolutions can fold it."""
+        out: Tensor = self.conv2(self.act2(self.conv1(x)), *scale)
+        return out
+
+
+class BottleneckBranch(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions, a quarter as wide inside, and activations between them."""
+
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, design: Design, beta: float
+    ) -> None:
+        super().__init__()
+        inner = channels // 4
+        self.conv1 = design.convolution(channels_in, inner, beta=beta)
+        self.act2 = design.preactivation(inner)
+        self.conv2 = design.convolution(inner, inner, 3, stride=stride)
+        self.act3 = design.preactivation(inner)
+        self.conv3 = design.convolution(inner, channels)
+
+    def forward(self, x: Tensor, *scale: Tensor | float) -> Tensor:
+        """``act1(x)`` of the block → the branch, times ``scale`` where convolutions can fold it."""
+        out: Tensor = self.conv2(self.act2(self.conv1(x)))
+        out = self.conv3(self.act3(out), *scale)
+        return out
+
+
+class Block(PreactivationBlock):
+    """``shortcut + α · skip_gain · branch(act1(x))``; shortcuts are strided convolutions."""
 
     def __init__(
         self,
@@ -172,50 +279,28 @@ class Block(nn.Module):
         beta: float = 1.0,
         stochastic_depth: float = 0.0,
     ) -> None:
-        super().__init__()
-        normalizer_free = design.kind == "nf"
-        self.beta = beta if normalizer_free else 1.0
-        self.alpha = design.alpha if normalizer_free else 1.0
-        self.folded = design.folded
-        inner = channels // 4
-        plan = [(channels, 3, stride), (channels, 3, 1)]
-        if bottleneck:
-            plan = [(inner, 1, 1), (inner, 3, stride), (channels, 1, 1)]
-
-        self.act1 = design.preactivation(channels_in, self.beta)
-        self.shortcut: nn.Module | None = None
+        super().__init__(channels_in, design, beta, stochastic_depth)
         if stride != 1 or channels_in != channels:
             self.shortcut = design.convolution(channels_in, channels, stride=stride, beta=self.beta)
-        branch: OrderedDict[str, nn.Module] = OrderedDict()
-        for index, (width, kernel, step) in enumerate(plan, 1):
-            if index > 1:
-                branch[f"act{index}"] = design.preactivation(channels_in)
-            deviation = self.beta if index == 1 else 1.0
-            branch[f"conv{index}"] = design.convolution(
-                channels_in, width, kernel, stride=step, beta=deviation
-            )
-            channels_in = width
-        self.branch = nn.Sequential(branch)
-        self.stochastic_depth = StochasticDepth(stochastic_depth)
-        self.skip_gain: nn.Parameter | None = None
-        if normalizer_free and design.skip_gain is not None:
-            self.skip_gain = nn.Parameter(torch.tensor(float(design.skip_gain)))
+        branch = BottleneckBranch if bottleneck else BasicBranch
+        self.branch = branch(channels_in, channels, stride, design, self.beta)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels_in, H, W]`` → ``[N, channels, ceil(H / stride), ceil(W / stride)]``."""
         out = self.act1(x)
         shortcut = x if self.shortcut is None else self.shortcut(out)
-        if self.folded:
-            *layers, last = self.branch
-            for layer in layers:
-                out = layer(out)
-            scale = self.alpha if self.skip_gain is None else self.alpha * self.skip_gain
-            out = self.stochastic_depth(last(out, scale))
-            return torch.add(shortcut, out)
-        out = self.stochastic_depth(self.branch(out))
-        if self.skip_gain is not None:
-            out = out * self.skip_gain
-        return torch.add(shortcut, out, alpha=self.alpha)
+        if not self.folded:
+            return self.add(shortcut, self.branch(out))
+        scale = self.alpha if self.skip_gain is None else self.alpha * self.skip_gain
+        return torch.add(shortcut, self.stochastic_depth(self.branch(out, scale)))
+
+
+def classifier(features: int, classes: int) -> nn.Linear:
+    """A linear layer whose weight starts as N(0, 0.01²) and whose bias starts as zeros."""
+    fc = nn.Linear(features, classes)
+    nn.init.normal_(fc.weight, std=0.01)
+    nn.init.zeros_(fc.bias)
+    return fc
 
 
 class NFResNet(nn.Module):
@@ -234,7 +319,7 @@ class NFResNet(nn.Module):
         dropout: probability before ``fc``.
         stochastic_depth: block i of n is dropped with probability ``stochastic_depth · i / n``.
         padding_mode: of every convolution; ``circular`` for signal propagation plots.
-        alpha: growth of the residual stream a block (``nf``).
+        alpha: growth of the residual stream per block (``nf``).
         skip_gain: start of the SkipInit scalars, None for a network without them (``nf``).
         standardize: if false, plain weights, and activations without γ (``nf``).
         fold: fold γ, β, α and SkipInit into the gains (``nf``, with ``standardize``).
@@ -285,9 +370,7 @@ class NFResNet(nn.Module):
                 width = wider
         self.act = replace(design, fold=False).preactivation(width)  # no convolution behind it
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = classifier(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
@@ -296,43 +379,13 @@ class NFResNet(nn.Module):
         return logits
 
 
-def check_options(name: str, kind: str, options: dict[str, object]) -> None:
-    """Raise ``ValueError`` for an option that this kind of network has not."""
-    for option in options:
-        choose(f"option of {name}", option, (*_COMMON, *_OWN[kind]))
-
-
-def parse(name: str) -> tuple[str, int]:
-    """``bn_nf_resnet50`` → ``("bn", 50)``.
-
-    Raises:
-        ValueError: if the name or the depth is unknown, naming the nearest depths.
-    """
-    match = re.fullmatch(r"(bn_|plain_|)nf_resnet(\d+)", name)
-    if match is None:
-        raise ValueError(
-            f"unknown model {name!r}: write nf_resnet<depth>, bn_nf_resnet<depth> or "
-            "plain_nf_resnet<depth>, for example nf_resnet50."
-        )
-    depth = int(match[2])
-    if depth not in DEPTHS:
-        near = sorted(sorted(DEPTHS, key=lambda known: abs(known - depth))[:2])
-        raise ValueError(
-            f"unknown model {name!r}: nearest depths to {depth}: {' and '.join(map(str, near))}; "
-            f"known: {', '.join(map(str, DEPTHS))}."
-        )
-    return KINDS[match[1]], depth
-
-
 def build(name: str, num_classes: int, **options: object) -> NFResNet:
     """Build the named ImageNet network; ``options`` as in :class:`NFResNet`."""
-    kind, depth = parse(name)
-    check_options(name, kind, options)
     return NFResNet(
-        DEPTHS[depth],
+        FAMILY.depths[FAMILY.size_of(name).depth],
         (256, 512, 1024, 2048),
         num_classes,
         stem_channels=64,
-        kind=kind,
+        kind=KINDS[FAMILY.parse(name)["kind"]],
         **options,  # type: ignore[arg-type]
     )

@@ -11,7 +11,7 @@ shape changes, the shortcut is a 1×1 convolution of ``γ gelu(h) / β``, averag
 ``bn_nfnet_f0``       BatchNorm twin (Table 6): a BatchNorm before each activation; convolutions
                       without standardization and bias; no α, β, γ, SkipInit, and no factor 2 in
                       squeeze-excite
-``plain_nfnet_f0``    the same without BatchNorm, with biases: nothing is normalised
+``plain_nfnet_f0``    the same without BatchNorm, with biases: nothing is normalized
 ``cifar_nfnet_f0``    for 32×32 images, ours: the stem is one 3×3 convolution with stride 1, widths
                       and group width are a quarter; twins ``bn_cifar_nfnet_f0`` and
                       ``plain_cifar_nfnet_f0``
@@ -32,7 +32,6 @@ of its first stage from 192 down to 128, the group width, which leaves 524,954,4
 the printed numbers.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,35 +43,49 @@ from torch import Tensor, nn
 from nbrepro._suggest import choose
 from nbrepro.layers import (
     SqueezeExcite,
-    StochasticDepth,
     avg_pool_same,
     expected_stds,
 )
-from nbrepro.models.nf_resnet import Design
+from nbrepro.models.family import Family
+from nbrepro.models.nf_resnet import KINDS, Design, PreactivationBlock, classifier
 
-ALPHA = 0.2
+FAMILY = Family(
+    names=(
+        "nfnet_f0",
+        "nfnet_f1",
+        "nfnet_f2",
+        "nfnet_f3",
+        "nfnet_f4",
+        "nfnet_f5",
+        "nfnet_f6",
+        "nfnet_f7",
+        "nfnet_f4+",
+        "bn_nfnet_f0",
+        "plain_nfnet_f0",
+        "cifar_nfnet_f0",
+        "bn_cifar_nfnet_f0",
+        "plain_cifar_nfnet_f0",
+    ),
+    stem="(?P<images>cifar_|)nfnet",
+    size=r"_f(?P<depth>[0-7])(?P<wider>\+?)",
+    usage="NFNets are nfnet_f0 to nfnet_f7, with + for the wider ones (nfnet_f4+), cifar_ in front "
+    "for 32×32 images and bn_ or plain_ before that for a twin; for example bn_cifar_nfnet_f0",
+    kinds={"": "", "bn_": "BN-", "plain_": "plain "},
+    label="NFNet-F{depth}{wider}",
+    options=(
+        "widths",
+        "group_width",
+        "second_conv",
+        "round_bottleneck",
+        "dropout",
+        "stochastic_depth",
+        "fold",
+    ),
+)
+
 ACTIVATION = "gelu"
 WIDTHS = (256, 512, 1536, 1536)
 WIDER = (384, 768, 2048, 2048)
-
-#: Prefix of a name → kind of network.
-KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
-PREFIX = tuple(f"{kind}{size}nfnet" for kind in KINDS for size in ("", "cifar_"))
-NAMES = [
-    *(f"nfnet_f{number}" for number in range(8)),
-    "nfnet_f4+",
-    *(f"{kind}nfnet_f0" for kind in KINDS if kind),
-    *(f"{kind}cifar_nfnet_f0" for kind in KINDS),
-]
-OPTIONS = (
-    "widths",
-    "group_width",
-    "second_conv",
-    "round_bottleneck",
-    "dropout",
-    "stochastic_depth",
-    "fold",
-)
 
 
 @dataclass(frozen=True)
@@ -117,17 +130,51 @@ VARIANTS = {
 }
 
 
-class Block(nn.Module):
-    """``shortcut + α · skip_gain · branch(act1(x))``.
+class Branch(nn.Module):
+    """1×1, one or two grouped 3×3 and 1×1 convolutions, activations between, squeeze-excite."""
 
-    Attributes:
-        beta: expected standard deviation of the input (1 in the twins).
-        alpha: growth of the residual stream a block (1 in the twins).
-        skip_gain: SkipInit, a scalar; None in the twins.
-        shortcut: None for the identity; else a convolution of ``act1(x)``.
-        branch: convolutions, the activations between them, squeeze-excite. Its output is the
-            residual branch before stochastic depth, SkipInit and α.
-    """
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        design: Design,
+        *,
+        bottleneck: int,
+        groups: int,
+        second_conv: bool,
+        beta: float,
+    ) -> None:
+        super().__init__()
+        self.second_conv = second_conv
+        self.conv1 = design.convolution(channels_in, bottleneck, beta=beta)
+        self.act2 = design.preactivation(bottleneck)
+        self.conv2 = design.convolution(bottleneck, bottleneck, 3, stride=stride, groups=groups)
+        if second_conv:
+            self.act2b = design.preactivation(bottleneck)
+            self.conv2b = design.convolution(bottleneck, bottleneck, 3, groups=groups)
+        self.act3 = design.preactivation(bottleneck)
+        self.conv3 = design.convolution(bottleneck, channels)
+        self.se = SqueezeExcite(channels, factor=2.0 if design.kind == "nf" else 1.0)
+
+    def convolutions(self, x: Tensor) -> Tensor:
+        """The branch up to squeeze-excite."""
+        out: Tensor = self.conv2(self.act2(self.conv1(x)))
+        if self.second_conv:
+            out = self.conv2b(self.act2b(out))
+        out = self.conv3(self.act3(out))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``act1(x)`` of the block → the branch."""
+        out: Tensor = self.se(self.convolutions(x))
+        return out
+
+
+class Block(PreactivationBlock):
+    """``shortcut + α · skip_gain · branch(act1(x))``; shortcuts average, then convolve."""
+
+    branch: Branch
 
     def __init__(
         self,
@@ -142,31 +189,20 @@ class Block(nn.Module):
         beta: float = 1.0,
         stochastic_depth: float = 0.0,
     ) -> None:
-        super().__init__()
-        normalizer_free = design.kind == "nf"
-        self.beta = beta if normalizer_free else 1.0
-        self.alpha = ALPHA if normalizer_free else 1.0
+        super().__init__(channels_in, design, beta, stochastic_depth)
         self.stride = stride
-        self.fold = design.folded
-
-        self.act1 = design.preactivation(channels_in, self.beta)
-        self.shortcut: nn.Module | None = None
         if stride != 1 or channels_in != channels:
             self.shortcut = design.convolution(channels_in, channels, beta=self.beta)
-        branch: OrderedDict[str, nn.Module] = OrderedDict()
-        branch["conv1"] = design.convolution(channels_in, bottleneck, beta=self.beta)
-        strides = (stride, 1) if second_conv else (stride,)
-        for name, step in zip(("2", "2b"), strides, strict=False):
-            branch[f"act{name}"] = design.preactivation(bottleneck)
-            branch[f"conv{name}"] = design.convolution(
-                bottleneck, bottleneck, 3, stride=step, groups=groups
-            )
-        branch["act3"] = design.preactivation(bottleneck)
-        branch["conv3"] = design.convolution(bottleneck, channels)
-        branch["se"] = SqueezeExcite(channels, factor=2.0 if normalizer_free else 1.0)
-        self.branch = nn.Sequential(branch)
-        self.stochastic_depth = StochasticDepth(stochastic_depth)
-        self.skip_gain = nn.Parameter(torch.zeros(())) if normalizer_free else None
+        self.branch = Branch(
+            channels_in,
+            channels,
+            stride,
+            design,
+            bottleneck=bottleneck,
+            groups=groups,
+            second_conv=second_conv,
+            beta=self.beta,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels_in, H, W]`` → ``[N, channels, ceil(H / stride), ceil(W / stride)]``."""
@@ -174,18 +210,12 @@ class Block(nn.Module):
         shortcut = x
         if self.shortcut is not None:
             shortcut = self.shortcut(avg_pool_same(out) if self.stride == 2 else out)
-        if self.fold:
-            *convolutions, se = self.branch
-            assert isinstance(se, SqueezeExcite)
-            assert self.skip_gain is not None
-            for layer in convolutions:
-                out = layer(out)
-            gate = self.stochastic_depth(se.gate(out))
-            return torch.addcmul(shortcut, out, gate * (self.alpha * self.skip_gain))
-        out = self.stochastic_depth(self.branch(out))
-        if self.skip_gain is not None:
-            out = out * self.skip_gain
-        return torch.add(shortcut, out, alpha=self.alpha)
+        if not self.folded:
+            return self.add(shortcut, self.branch(out))
+        assert self.skip_gain is not None  # only nf networks fold, and these have one
+        out = self.branch.convolutions(out)
+        gate = self.stochastic_depth(self.branch.se.gate(out))
+        return torch.addcmul(shortcut, out, gate * (self.alpha * self.skip_gain))
 
 
 class NFNet(nn.Module):
@@ -196,7 +226,7 @@ class NFNet(nn.Module):
         num_classes: outputs of ``fc``, whose weight starts as N(0, 0.01²).
         images: ``imagenet`` (four 3×3 convolutions that reduce height and width to a quarter) or
             ``cifar`` (one that keeps them).
-        group_width: channels a group of the 3×3 convolutions; the bottleneck, half the stage's
+        group_width: channels per group of the 3×3 convolutions; the bottleneck, half the stage's
             width, has as many groups as fit.
         second_conv: whether blocks have a second 3×3 convolution (Table 2 has rows without).
         round_bottleneck: whether a bottleneck is as wide as its groups, as in the released code, or
@@ -204,7 +234,8 @@ class NFNet(nn.Module):
         kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
         fold: fold γ and β into the gains of the convolutions, and α, SkipInit and the mask of
             stochastic depth into the gate of squeeze-excite (``nf``): the same function and the
-            same parameters with fewer passes over activations. ``branch`` does not run then.
+            same parameters with fewer passes over activations.
+        design_class: what makes activations and convolutions.
 
     Raises:
         ValueError: for an unknown name, a bottleneck that cannot be divided into groups, or
@@ -222,18 +253,19 @@ class NFNet(nn.Module):
         round_bottleneck: bool = True,
         kind: str = "nf",
         fold: bool = False,
+        design_class: type[Design] = Design,
     ) -> None:
         super().__init__()
         if fold and kind != "nf":
             raise ValueError("fold=True folds scalars into standardized weights: there are none")
-        design = Design(kind, ACTIVATION, fold=fold)
+        design = design_class(kind, ACTIVATION, fold=fold)
         channels = variant.widths[0] // 2
         if choose("images", images, ("imagenet", "cifar")) == "cifar":
             self.stem = _stem(design, (3, channels), (1,))
         else:
             self.stem = _stem(design, (3, 16, 32, 64, channels), (2, 1, 1, 2))
         self.blocks = nn.Sequential()
-        betas = expected_stds(variant.depths, ALPHA)
+        betas = expected_stds(variant.depths, design.alpha)
         for stage, width in enumerate(variant.widths):
             bottleneck, groups = _bottleneck(width, group_width, round_bottleneck)
             for index, beta in enumerate(betas[stage]):
@@ -255,9 +287,7 @@ class NFNet(nn.Module):
         self.final_conv = design.convolution(channels, 2 * channels, beta=None)
         self.act = replace(design, fold=False).preactivation(2 * channels)  # nothing to fold into
         self.dropout = nn.Dropout(variant.dropout)
-        self.fc = nn.Linear(2 * channels, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        self.fc = classifier(2 * channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 3, H, W]`` → logits ``[N, num_classes]``."""
@@ -306,18 +336,13 @@ def parse(name: str) -> tuple[str, str, Variant]:
     Raises:
         ValueError: if there is no such network.
     """
-    match = re.fullmatch(r"(bn_|plain_|)(cifar_|)nfnet_(f\d+\+?)", name)
-    if match is None or match[3] not in VARIANTS:
-        raise ValueError(
-            f"unknown model {name!r}: NFNets are nfnet_f0 to nfnet_f{len(_ROWS) - 1}, with + for "
-            "the wider ones (nfnet_f4+), cifar_ in front for 32×32 images and bn_ or plain_ before "
-            "that for a twin; for example bn_cifar_nfnet_f0."
-        )
-    variant = VARIANTS[match[3]]
-    if match[2]:
-        widths = tuple(width // 4 for width in variant.widths)
-        variant = replace(variant, widths=widths, train_pixels=32, test_pixels=32)
-    return KINDS[match[1]], "cifar" if match[2] else "imagenet", variant
+    parts = FAMILY.parse(name)
+    variant = VARIANTS[f"f{parts['depth']}{parts['wider']}"]
+    kind = KINDS[parts["kind"]]
+    if not parts["images"]:
+        return kind, "imagenet", variant
+    widths = tuple(width // 4 for width in variant.widths)
+    return kind, "cifar", replace(variant, widths=widths, train_pixels=32, test_pixels=32)
 
 
 def build(
@@ -356,4 +381,11 @@ def build(
         variant = replace(variant, stochastic_depth=stochastic_depth)
     if group_width is None:
         group_width = 32 if images == "cifar" else 128
-    return NFNet(variant, num_classes, images=images, group_width=group_width, kind=kind, **options)
+    return NFNet(
+        variant,
+        num_classes,
+        images=images,
+        group_width=group_width,
+        kind=kind,
+        **options,  # type: ignore[arg-type]
+    )

@@ -17,20 +17,21 @@ timm's layers have the same parameters under other names; gains are ``[out, 1, 1
 """
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nbrepro._suggest import choose
 from nbrepro.layers import Activation, ScaledStdConv2d
+from nbrepro.models.nf_resnet import Design
 from nbrepro.models.nfnet import VARIANTS, NFNet
 
 #: What can be fetched by name.
 NAMES = tuple(f"dm_nfnet_f{number}" for number in range(7))
-FORMS = ("official", "timm")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 _RENAMED = {
@@ -43,7 +44,7 @@ _RENAMED = {
 }
 
 
-class _TimmConv2d(ScaledStdConv2d):
+class TimmConv2d(ScaledStdConv2d):
     """timm adds 1e-5 to the variance, where the authors floor it."""
 
     EPS = 1e-5
@@ -55,17 +56,23 @@ class _TimmConv2d(ScaledStdConv2d):
         return ((weight - mean) * scale).to(self.weight.dtype)
 
 
-class _TimmActivation(Activation):
+class TimmActivation(Activation):
     """timm has the exact GELU, the authors its tanh form."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same shape."""
         return F.gelu(x) * self.scale
 
 
-_TIMM: dict[type[nn.Module], type[nn.Module]] = {
-    ScaledStdConv2d: _TimmConv2d,
-    Activation: _TimmActivation,
-}
+class TimmDesign(Design):
+    """Networks that compute what timm computes."""
+
+    activation_class = TimmActivation
+    convolution_class = TimmConv2d
+
+
+#: Form → what the network is made of.
+_DESIGNS: dict[str, type[Design]] = {"official": Design, "timm": TimmDesign}
 
 
 def load_timm(source: str | Path, form: str = "official") -> NFNet:
@@ -117,24 +124,54 @@ def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file or of a state dict that ``torch.save`` wrote.
 
     Raises:
-        ValueError: if the file is neither.
+        ValueError: if the file is neither, or its name says one and its content the other.
     """
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        return _read_safetensors(path)
+    return _read_torch(path)
 
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        if zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{path} is no safetensors file but one of torch.save; rename it to "
+                f"{path.with_suffix('.pth').name}"
+            ) from error
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    if _is_safetensors(path):
+        raise ValueError(
+            f"{path} is no file of torch.save but a safetensors file; rename it to "
+            f"{path.with_suffix('.safetensors').name}"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip raise many kinds
-        raise ValueError(f"{path} is no state dict saved by torch.save: {error}") from error
+        # Not torch's own text: it recommends weights_only=False, which runs code from the file.
+        raise ValueError(
+            f"{path} is no state dict saved by torch.save ({type(error).__name__}): it is damaged, "
+            "of another format, or holds objects other than tensors. Where it was made, save the "
+            "tensors alone: torch.save(model.state_dict(), path)"
+        ) from None
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict of tensors")
     return dict(state)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins with the length of a JSON header and the header, as they do."""
+    with path.open("rb") as file:
+        length, brace = int.from_bytes(file.read(8), "little"), file.read(1)
+    return brace == b"{" and length <= path.stat().st_size - 8
 
 
 def to_timm(model: NFNet) -> dict[str, Tensor]:
@@ -163,12 +200,14 @@ def from_timm(state: Mapping[str, Tensor], form: str = "official") -> NFNet:
     The tensors of ``state`` become the network's own.
 
     Raises:
-        ValueError: if names or shapes are not exactly those of an NFNet.
+        ValueError: if names or shapes are not exactly those of an NFNet, or values are not finite
+            numbers of float32 (or all of float64); it names the tensor.
     """
-    choose("form", form, FORMS)
+    choose("form", form, _DESIGNS)
     classes = len(state["head.fc.weight"]) if "head.fc.weight" in state else 1000
     with torch.device("meta"):
-        model = NFNet(VARIANTS[variant_of(state)], classes)
+        variant = VARIANTS[variant_of(state)]
+        model = NFNet(variant, classes, design_class=_DESIGNS[form])
     expected = to_timm(model)
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     for what, names in (("lacks", missing), ("has the unknown", unexpected)):
@@ -181,12 +220,23 @@ def from_timm(state: Mapping[str, Tensor], form: str = "official") -> NFNet:
                 f"no weights of timm's dm_nfnet_*: {name} has the shape "
                 f"{list(state[name].shape)}, expected {list(tensor.shape)}"
             )
+        if state[name].dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} is of {state[name].dtype}, expected torch.float32; convert the weights "
+                "first, or take the released ones"
+            )
+        if state[name].dtype != state["head.fc.weight"].dtype:
+            raise ValueError(
+                f"{name} is of {state[name].dtype} and head.fc.weight of "
+                f"{state['head.fc.weight'].dtype}; expected one type"
+            )
+        if not state[name].isfinite().all():
+            raise ValueError(
+                f"{name} has values that are not finite: the weights are damaged; fetch them again"
+            )
     ours = zip(model.state_dict().items(), expected, strict=True)
     loaded = {name: state[theirs].reshape(tensor.shape) for (name, tensor), theirs in ours}
     model.load_state_dict(loaded, assign=True)
-    if form == "timm":
-        for module in model.modules():
-            module.__class__ = _TIMM.get(type(module), type(module))
     return model
 
 

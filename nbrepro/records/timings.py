@@ -1,22 +1,28 @@
-"""Records of timings: ``<ledger>/benchmarks/<name>-<device>.json``, one a benchmark and device.
+"""Records of timings: ``<ledger>/benchmarks/<name>-<device>.json``, one per benchmark and device.
 
 Milliseconds belong to one machine on one day; ratios of variants that took turns travel better. So
-a row is a ratio over rounds: its median and the range that holds the middle 95 % of rounds.
+a row is a ratio over rounds: its median and the range that holds the middle 95 % of rounds. Like
+the record of a run, a file carries a digest of its contents, which shows damage and edits by hand
+(it is no signature): a file without one, or with another one, is refused.
 """
 
 import json
+import random
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nbrepro._files import replacing
-from nbrepro.records.ledger import BENCHMARKS, default_root
+from nbrepro.records.ledger import _digest, default_root
 from nbrepro.records.provenance import device_name, provenance
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDER = "benchmarks"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,29 @@ class Benchmark:
     on_gpu: bool
     rows: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
+
+
+def rounds(
+    cases: Mapping[str, Callable[[], float]], n: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """Time all cases in turns, so that a machine that slows down slows all of them alike.
+
+    Args:
+        cases: name → work that returns the seconds it took, by the clock that suits it.
+        n: how many rounds; in each of them every case takes one turn, in a shuffled order.
+        seed: of the orders.
+
+    Returns:
+        name → seconds, one value per round; input for :func:`ratios`.
+    """
+    shuffle = random.Random(seed).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(n):
+        turns = list(cases)
+        shuffle(turns)
+        for name in turns:
+            seconds[name].append(cases[name]())
+    return seconds
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float | int]:
@@ -62,11 +91,13 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float | in
 
 def write(
     name: str,
-    device: torch.device | str,
+    device: "torch.device | str",
     rows: dict[str, dict[str, Any]],
     root: str | Path | None = None,
 ) -> Path:
     """Store what a benchmark measured, in place of what it measured on this device before."""
+    import torch
+
     device = torch.device(device)
     hardware = device_name(device)
     body = {
@@ -77,9 +108,10 @@ def write(
         "provenance": {**provenance(), "threads": torch.get_num_threads()},
     }
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    path = (Path(root) if root else default_root()) / BENCHMARKS / f"{name}-{slug}.json"
+    path = (Path(root) if root else default_root()) / FOLDER / f"{name}-{slug}.json"
     with replacing(path) as file:
-        file.write((json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
+        text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
+        file.write(f"{text}\n".encode())
     return path
 
 
@@ -87,21 +119,29 @@ def read(root: str | Path | None = None) -> list[Benchmark]:
     """All benchmarks of the ledger.
 
     Raises:
-        ValueError: for a file that is no benchmark, naming it.
+        ValueError: for a file that no benchmark wrote, or that was altered since, naming it.
     """
-    found = []
-    for path in sorted(((Path(root) if root else default_root()) / BENCHMARKS).glob("*.json")):
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            found.append(
-                Benchmark(
-                    body["benchmark"],
-                    body["hardware"],
-                    body["on_gpu"],
-                    body["rows"],
-                    body["provenance"],
-                )
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no benchmark record ({error!r}); restore it") from error
+    return [
+        _read(path)
+        for path in sorted(((Path(root) if root else default_root()) / FOLDER).glob("*.json"))
+    ]
+
+
+def _read(path: Path) -> Benchmark:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        digest = body.pop("digest", None)
+        found = Benchmark(
+            body["benchmark"], body["hardware"], body["on_gpu"], body["rows"], body["provenance"]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no benchmark record ({error!r}); restore or delete it"
+        ) from error
+    if digest != _digest(body):
+        why = "has no digest" if digest is None else "does not match its digest"
+        raise ValueError(
+            f"{path} {why}, so no benchmark of this project left it as it is; "
+            f"restore it, or run benchmarks/{found.name}.py again"
+        )
     return found

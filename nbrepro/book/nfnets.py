@@ -1,0 +1,385 @@
+"""What the chapter on the NFNet family counts and quotes: networks as built, tables as printed.
+
+No number of the paper is written here; they come from :func:`nbrepro.claims.tables.printed`.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import mean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbrepro.book import figures
+from nbrepro.book.tables import table
+from nbrepro.claims.nfnets.counts import blueprint, count_macs, size
+from nbrepro.claims.tables import printed
+from nbrepro.models.nfnet import VARIANTS
+
+if TYPE_CHECKING:
+    from IPython.display import HTML, Markdown
+    from matplotlib.figure import Figure
+
+    from nbrepro.records.timings import Benchmark
+
+ARXIV = "arXiv 2102.06171"
+_FAMILY = [f"F{number}" for number in range(7)]
+_IMAGENET = printed("nfnets")["imagenet"]
+
+
+def _row(network: str) -> Mapping[str, Any]:
+    """What Table 3 prints of a network; the paper has F6 only with SAM."""
+    rows = _IMAGENET.rows
+    return rows[network if network in rows else f"{network} + SAM"]
+
+
+# --- the architecture ---
+
+
+class Stage(NamedTuple):
+    """One stage of an NFNet as built.
+
+    Attributes:
+        side: of its feature maps, in pixels.
+        channels: between its blocks.
+        bottleneck: channels of the 3×3 convolutions.
+        groups: of the same.
+        betas: standard deviation that the rule predicts for the input of each block.
+        share: of the network's parameters.
+    """
+
+    side: int
+    channels: int
+    bottleneck: int
+    groups: int
+    betas: list[float]
+    share: float
+
+
+def stages(variant: str = "f0") -> list[Stage]:
+    """The four stages of an NFNet, at its resolution in training."""
+    network: Any = blueprint(f"nfnet_{variant}")
+    blocks = iter(network.blocks)
+    side = VARIANTS[variant].train_pixels // 4  # behind the stem
+    found = []
+    for depth in VARIANTS[variant].depths:
+        stage = [next(blocks) for _ in range(depth)]
+        side //= stage[0].stride
+        conv, last = stage[0].branch.conv2, stage[0].branch.conv3
+        betas = [block.beta for block in stage]
+        share = sum(map(size, stage)) / size(network)
+        found.append(Stage(side, last.out_channels, conv.out_channels, conv.groups, betas, share))
+    return found
+
+
+def stage_table(found: Sequence[Stage]) -> "HTML":
+    """One row per stage of F0."""
+    rows = []
+    for number, stage in enumerate(found, 1):
+        ends = dict.fromkeys(f"{beta:.3f}" for beta in (stage.betas[0], stage.betas[-1]))
+        rows.append(
+            (
+                number,
+                len(stage.betas),
+                f"{stage.side}×{stage.side}",
+                stage.channels,
+                f"{stage.bottleneck} in {stage.groups} × {stage.bottleneck // stage.groups}",
+                " to ".join(ends),
+                f"{stage.share:.0%}",
+            )
+        )
+    head = ("stage", "blocks", "map", "channels", "bottleneck in groups", "β, first to last",
+            "parameters")  # fmt: skip
+    note = (
+        f"NFNet-F0 at {VARIANTS['f0'].train_pixels} pixels, its resolution in training; Fn has "
+        "n + 1 times as many blocks. The stem's four 3×3 convolutions divide height and width by 4."
+    )
+    return table(head, rows, note)
+
+
+def stage_figure(found: Sequence[Stage]) -> "Figure":
+    """The stages of F0 as boxes, and β of each block."""
+    sides, channels = [s.side for s in found], [s.channels for s in found]
+    return figures.stages(sides, channels, [s.betas for s in found])
+
+
+# --- counted ---
+
+
+def family_table() -> "HTML":
+    """Parameters and multiply-adds of F0 to F6, beside those of Tables 1 and 3."""
+    rows = []
+    for name in _FAMILY:
+        model, variant = blueprint(f"nfnet_{name.lower()}"), VARIANTS[name.lower()]
+        paper = _row(f"NFNet-{name}")
+        macs = {p: count_macs(model, p) / 1e9 for p in (variant.train_pixels, variant.test_pixels)}
+        rows.append(
+            (
+                name,
+                " ".join(map(str, variant.depths)),
+                f"{variant.train_pixels} / {variant.test_pixels}",
+                f"{variant.test_pixels / variant.train_pixels:.2f}",
+                f"{size(model) / 1e6:.1f} ({paper['params']})",
+                f"{macs[variant.test_pixels]:.2f} ({paper['flops']:.2f})",
+                f"{macs[variant.train_pixels]:.2f}",
+            )
+        )
+    head = ("network", "blocks", "pixels", "ratio", "parameters", "multiply-adds", "training")
+    note = (
+        "Pixels in training / in tests; parameters in millions; multiply-adds in billions, at test "
+        "and at training resolution. Counted from our networks; in brackets as printed "
+        f"({ARXIV}, Tables 1 and 3)."
+    )
+    return table(head, rows, note)
+
+
+def design_table() -> "HTML":
+    """What the two changes of the architecture cost F0: counted, and the printed step times."""
+    resnet = (256, 512, 1024, 2048)
+    designs = {
+        "baseline": blueprint("nfnet_f0", widths=resnet, second_conv=False),
+        "modified width": blueprint("nfnet_f0", second_conv=False),
+        "second conv": blueprint("nfnet_f0"),
+    }
+    steps = printed("nfnets")["step_times"].column("F0")
+    costs = {
+        name: (size(model) / 1e6, count_macs(model, VARIANTS["f0"].train_pixels) / 1e9, steps[name])
+        for name, model in designs.items()
+    }
+    rows = []
+    for name, cost in costs.items():
+        more = [f"({_percent(a, b)})" for a, b in zip(cost, costs["baseline"], strict=True)]
+        shown = (f"{cost[0]:.1f}", f"{cost[1]:.2f}", f"{cost[2]}")
+        rows.append((name, *(f"{a} {b}" for a, b in zip(shown, more, strict=True))))
+    head = ("NFNet-F0", "parameters, 10⁶", "multiply-adds, 10⁹", "step, ms, TPUv3")
+    note = (
+        f"Parameters and multiply-adds at {VARIANTS['f0'].train_pixels} pixels counted by us; step "
+        "times as printed in Table 6."
+    )
+    return table(head, rows, note)
+
+
+def _percent(after: float, before: float) -> str:
+    return f"{100 * (after / before - 1):+.0f} %"
+
+
+# --- quoted ---
+
+
+def cost_figure() -> "Figure":
+    """Printed accuracy against multiply-adds, parameters and step time (Table 3)."""
+
+    def points(*networks: str) -> dict[str, list[float]]:
+        columns = ("flops", "params", "tpu", "top1")
+        return {n.split("-")[1]: [_IMAGENET.rows[n][c] for c in columns] for n in networks}
+
+    with_sam = "NFNet-F5, F6 with SAM"
+    families = {
+        "NFNet": points(*(f"NFNet-{name}" for name in _FAMILY[:6])),
+        "EfficientNet": points(*(f"EfficientNet-B{n}" for n in (0, 3, 4, 5, 6, 7))),
+        with_sam: points("NFNet-F5 + SAM", "NFNet-F6 + SAM"),
+    }
+    costs = ("10⁹ multiply-adds", "10⁶ parameters", "ms per training step (TPUv3)")
+    named = {
+        "NFNet": {"F0": (4, -12), "F1": (5, -12), "F5": (0, -14)},
+        "EfficientNet": {"B0": (7, -3), "B4": (5, -11), "B7": (-18, 5)},
+    }
+    note = f"all values as printed: {ARXIV}, {_IMAGENET.place}"
+    return figures.trade_offs(families, with_sam, costs, named, note)
+
+
+def sentence_table() -> "HTML":
+    """Sentences of the paper that are arithmetic on its tables, and what the tables say."""
+    steps = printed("nfnets")["step_times"].rows
+    f = [_row(f"NFNet-{name}") for name in _FAMILY[:6]]
+    b0, b7, resnet = (_row(n) for n in ("EfficientNet-B0", "EfficientNet-B7", "ResNet-50"))
+
+    def more(after: str, before: str) -> str:
+        rows = zip(steps[after].values(), steps[before].values(), strict=True)
+        return ", ".join(_percent(a, b) for a, b in rows)
+
+    def growth(device: str) -> str:
+        return ", ".join(f"{b[device] / a[device]:.2f}" for a, b in pairwise(f))
+
+    return table(
+        ("the paper says", "its tables say"),
+        [
+            (
+                "F1's step is 8.7 times shorter than EfficientNet-B7's (abstract)",
+                f"{b7['tpu'] / f[1]['tpu']:.2f} times on TPUv3, "
+                f"{b7['v100'] / f[1]['v100']:.1f} on V100 (Table 3)",
+            ),
+            (
+                "F5 has B7's training latency (Figure 1)",
+                f"{f[5]['tpu'] / b7['tpu']:.3f} times B7's on TPUv3, "
+                f"{f[5]['v100'] / b7['v100']:.2f} times on V100 (Table 3)",
+            ),
+            (
+                "each variant trains about half as fast as the one before (section 5)",
+                f"step times grow by {growth('tpu')} on TPUv3, by {growth('v100')} on V100 "
+                "(F0 to F5, Table 3)",
+            ),
+            (
+                "the width pattern roughly preserves training speed (section 5)",
+                f"{more('modified width', 'baseline')} (F0 to F3, Table 6)",
+            ),
+            (
+                "the second convolution has almost no impact on training time (section 5)",
+                f"{more('second conv', 'modified width')} (Table 6)",
+            ),
+            (
+                "with BatchNorm a step takes 20 to 40 % longer (section 6.1)",
+                f"{more('BatchNorm', 'second conv')} (Table 6)",
+            ),
+            (
+                "EfficientNet-B0 has about ten times fewer FLOPs than ResNet-50 at a similar "
+                "latency (section 5)",
+                f"{resnet['flops'] / b0['flops']:.1f} times fewer; "
+                f"{b0['tpu'] / resnet['tpu']:.2f} times the latency on TPUv3, "
+                f"{b0['v100'] / resnet['v100']:.2f} on V100 (Table 3)",
+            ),
+        ],
+    )
+
+
+#: Label on the axis → row of Table 2, in the order in which the recipe grows.
+_LADDER = {
+    "baseline": "baseline",
+    "+ width": "modified width",
+    "+ second\nconv": "second conv",
+    "+ MixUp": "MixUp",
+    "+ Rand-\nAugment": "RandAugment",
+    "+ CutMix": "CutMix",
+}
+
+
+def _ablation(row: str) -> list[float]:
+    """Top-1 of F0 to F3 in a row of Table 2."""
+    return list(printed("nfnets")["ablation"].rows[row].values())
+
+
+def ladder_figure() -> "Figure":
+    """Printed accuracy of F0 to F3 as the recipe grows (Table 2)."""
+    steps = {label: _ablation(row) for label, row in _LADDER.items()}
+    note = f"all values as printed, n = 3 seeds: {ARXIV}, Table 2"
+    return figures.ladder(steps, _ablation("BatchNorm"), _FAMILY[:4], 2, note)
+
+
+def ladder_table() -> "HTML":
+    """What each part of the recipe gains F0 to F3, in points."""
+    parts = {
+        "architecture: width and second convolution": ("baseline", "second conv"),
+        "MixUp": ("second conv", "MixUp"),
+        "RandAugment": ("MixUp", "RandAugment"),
+        "CutMix": ("RandAugment", "CutMix"),
+        "all three augmentations": ("second conv", "CutMix"),
+        "normalizer-free instead of BatchNorm": ("BatchNorm", "CutMix"),
+    }
+    rows = [
+        (part, *(f"{a - b:+.1f}" for a, b in zip(_ablation(after), _ablation(before), strict=True)))
+        for part, (before, after) in parts.items()
+    ]
+    head = ("points of top-1 gained by", *_FAMILY[:4])
+    return table(head, rows, "Differences of printed values.")
+
+
+def transfer_table() -> "HTML":
+    """Fine-tuned after pre-training on 300 million images, with and without BatchNorm (Table 4)."""
+    paper = printed("nfnets")["transfer"]
+    gaps, rows = [], []
+    for depth in (50, 101, 152, 200):
+        cells = []
+        for pixels in paper.columns:
+            bn, nf = (paper.rows[f"{kind}-ResNet-{depth}"][pixels] for kind in ("BN", "NF"))
+            gaps.append(nf - bn)
+            cells.append(f"{bn} → {nf} ({nf - bn:+.1f})")
+        rows.append((f"ResNet-{depth}", *cells))
+    head = ("network", *(f"{pixels} pixels" for pixels in paper.columns))
+    note = (
+        f"BatchNorm → normalizer-free, as printed, one run each; gaps {min(gaps):+.1f} to "
+        f"{max(gaps):+.1f}, mean {mean(gaps):+.2f} points."
+    )
+    return table(head, rows, note)
+
+
+def released_table() -> "HTML":
+    """The accuracies that published weights are compared with, see :mod:`nbrepro.imagenet`."""
+    from nbrepro import imagenet
+
+    rows = [
+        (
+            f"F{name[-1]}",
+            VARIANTS[name.removeprefix("nfnet_")].test_pixels,
+            paper.top1,
+            paper.top5,
+            paper.how,
+        )
+        for name, paper in imagenet.PRINTED.items()
+    ]
+    head = ("network", "test pixels", "top-1, %", "top-5, %", "what it is")
+    return table(head, rows, f"As printed: {imagenet.SOURCE}.")
+
+
+# --- measured ---
+
+
+def timing_text(timings: Sequence["Benchmark"]) -> "Markdown":
+    """What the step times say: the twins at two sizes on a CPU, and what no GPU has measured."""
+    from IPython.display import Markdown
+
+    text = []
+    if not any(timing.on_gpu for timing in timings):
+        text.append(
+            "No GPU has run this benchmark for the page you read. The claims about accelerators "
+            "wait for one, and no CPU timing stands in for them."
+        )
+    for timing in timings:
+        case = "NFNet-F0 over BN-NFNet-F0, {} px, batch 4"
+        few, many = (timing.rows.get(case.format(pixels)) for pixels in (64, 192))
+        if few and many and not timing.on_gpu:
+            text += [_twins(few, many), _parts(few, many)]
+    return Markdown("\n\n".join(text))
+
+
+def _twins(few: Mapping[str, Any], many: Mapping[str, Any]) -> str:
+    shrinks = few["ratio"] < many["ratio"] < 1
+    return (
+        f"On the CPU the BatchNorm twin takes {few['ratio']:.2f} times as long as F0 at 64 pixels "
+        f"and {many['ratio']:.2f} times at 192: "
+        + (
+            "it is F0 that is slower, the more so the smaller the images."
+            if shrinks
+            else "the difference does not shrink with the pixels as a fixed cost would."
+        )
+    )
+
+
+def _parts(few: Mapping[str, Any], many: Mapping[str, Any]) -> str:
+    per_pixel, fixed = {}, {}
+    for kind, key in (("nf", "milliseconds"), ("bn", "peer_milliseconds")):
+        squares = many["pixels"] ** 2 - few["pixels"] ** 2
+        per_pixel[kind] = (many[key] - few[key]) / squares
+        fixed[kind] = few[key] - few["pixels"] ** 2 * per_pixel[kind]
+    return (
+        "A line through the two sizes divides a step into a part that grows with the pixels and a "
+        "part that does not. The first takes BatchNorm "
+        f"{per_pixel['bn'] / per_pixel['nf']:.2f} times as long as F0; the second takes F0 "
+        f"{fixed['nf'] / fixed['bn']:.1f} times as long as BatchNorm."
+    )
+
+
+def memory_table(timings: Sequence["Benchmark"]) -> "HTML | None":
+    """Peak memory of each pair of networks; None where none was measured, as on a CPU."""
+    rows = [
+        (
+            case,
+            f"{row['pixels']} and {row['peer_pixels']}",
+            f"{row['pieces']} and {row['peer_pieces']}",
+            f"{row['peak_bytes'] / 2**30:.1f} and {row['peer_peak_bytes'] / 2**30:.1f}",
+        )
+        for timing in timings
+        for case, row in timing.rows.items()
+        if "peak_bytes" in row
+    ]
+    if not rows:
+        return None
+    head = ("case", "pixels", "pieces of a batch", "peak memory, GiB")
+    return table(head, rows, "Of the first and of the second network, each measured on its own.")

@@ -1,0 +1,404 @@
+"""Every table and card of the book, as HTML that also reads well without our style sheet.
+
+Templates (``templates/*.html.j2``) hold the HTML and escape all text that they are given. A number
+is rounded and put into words once, here or in :class:`~nbrepro.claims.verdicts.Finding`, and never
+read back out of a text.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from IPython.display import HTML, Markdown
+    from jinja2 import Environment
+
+    from nbrepro.claims import Claim
+    from nbrepro.claims.verdicts import Verdict
+    from nbrepro.records.ledger import Record
+    from nbrepro.records.timings import Benchmark
+    from nbrepro.spec import Spec
+
+#: Verdict → colour of its badge. Contradictions and open questions lead every list of verdicts.
+_COLOURS = {
+    "contradicted": "no",
+    "inconclusive": "open",
+    "reproduced at reduced scale": "yes",
+    "reproduced": "yes",
+    "not run": "none",
+    "cited only": "none",
+}
+_ORDER = tuple(_COLOURS)
+_SEEN = {
+    "paper": "the paper",
+    "figure": "read off its figure",
+    "code": "its authors' code",
+    "second hand": "second hand",
+}
+_NO_RECORDS = "No records yet."
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("nbrepro.book"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _render(template: str, **given: Any) -> "HTML":
+    from IPython.display import HTML
+
+    return HTML(_templates().get_template(f"{template}.html.j2").render(given))
+
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, and what stands behind it in small print."""
+
+    text: str
+    aside: str = ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> "HTML":
+    """A table in the style of the book.
+
+    Args:
+        head: titles of the columns.
+        rows: cells; what is no :class:`Cell` is shown as text.
+        note: small print below.
+
+    Raises:
+        ValueError: for a row that has more or fewer cells than there are titles.
+    """
+    cells = [[c if isinstance(c, Cell) else Cell(str(c)) for c in row] for row in rows]
+    labelled = [list(zip(head, row, strict=True)) for row in cells]
+    return _render("table", head=head, rows=labelled, note=note)
+
+
+def _nothing(note: str) -> "HTML":
+    return _render("nothing", note=note)
+
+
+# --- numbers in words ---
+
+
+def _interval(low: float, high: float, digits: str) -> str:
+    """Both ends in brackets; empty if there is no interval."""
+    return "" if math.isnan(low) else f"[{low:{digits}}, {high:{digits}}]"
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Mean and standard deviation, one digit behind the point."""
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}"
+
+
+def _diverged(records: Sequence["Record"]) -> str:
+    """How many of these runs diverged, to be put behind a number; nothing if none did."""
+    diverged = sum(record.status == "diverged" for record in records)
+    return f" ({diverged} diverged)" if diverged else ""
+
+
+def _page(chapter: str) -> str:
+    """How a link to a page reads: ``chapter 8``, or the page's name if it has no number."""
+    number = re.match(r"\d+", chapter)
+    return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
+
+
+# --- claims and verdicts ---
+
+
+def claim_cards(claims: Iterable["Claim"]) -> "HTML":
+    """One card per claim: what the paper says, where, and with which published value."""
+    by = {"paper": "", "review": "a published review of ", "ours": "beside "}
+    return _render("claim_cards", claims=claims, by=by, seen=_SEEN)
+
+
+def _sorted(verdicts: Iterable["Verdict"]) -> list["Verdict"]:
+    return sorted(verdicts, key=lambda v: _ORDER.index(v.verdict))
+
+
+def verdict_table(verdicts: Iterable["Verdict"]) -> "HTML":
+    """What was found for each claim, every comparison with its interval."""
+    head = ("claim", "what we found", "verdict")
+    return _render("verdicts", head=head, verdicts=_sorted(verdicts), colours=_COLOURS)
+
+
+def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
+    """One row per claim: statement, the paper's value, ours, verdict, scale, link."""
+    return _render(
+        "scorecard",
+        head=("claim", "published", "ours, the least clear", "verdict, scale"),
+        verdicts=_sorted(verdicts),
+        by={"paper": "", "review": "a review's claim", "ours": "our own finding"},
+        untrained={"not run": "no runs yet", "cited only": "no runs"},
+        seen=_SEEN,
+        colours=_COLOURS,
+        page=_page,
+    )
+
+
+def tally(verdicts: Iterable["Verdict"]) -> str:
+    """One sentence: how many claims got which verdict."""
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    parts = [f"{counts[v]} {v}" for v in _ORDER if counts[v]]
+    return f"{sum(counts.values())} claims: " + ", ".join(parts) + "."
+
+
+def unsettled(verdicts: Sequence["Verdict"]) -> "Markdown":
+    """The claims that were contradicted and those that stay open, in two lists."""
+    from IPython.display import Markdown
+
+    lines = []
+    for wanted in ("contradicted", "inconclusive"):
+        found = [v for v in verdicts if v.verdict == wanted]
+        lines += [f"**{wanted.capitalize()}: {len(found)} of {len(verdicts)} claims**", ""]
+        lines += [*(f"- *{v.claim.id}.* {v.claim.statement}" for v in found), ""]
+    return Markdown("\n".join(lines))
+
+
+def findings(verdicts: Iterable["Verdict"], *claims: str) -> str:
+    """What the records say on these claims, as plain text."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.claim.id in claims:
+            lines.append(f"{verdict.claim.id}, {verdict.verdict}")
+            said = [*map(str, verdict.findings), verdict.note]
+            lines += [f"  {line}" for line in said if line]
+    return "\n".join(lines)
+
+
+# --- records ---
+
+
+def accuracy_table(records: Sequence["Record"]) -> "HTML":
+    """Mean, standard deviation and number of seeds of every arm; failed runs are left out."""
+    from nbrepro.book import figures
+
+    ended = figures.ended(records)
+    if not ended:
+        return _nothing(_NO_RECORDS)
+    rows = []
+    for _, runs in figures.frame(ended).groupby(["width", "depth", "model", "train"], sort=True):
+        first = runs.iloc[0]
+        rows.append(
+            (
+                first["network"],
+                first["trained"],
+                f"{runs['untrained'].mean():.1f}",
+                _mean(list(runs["accuracy"])),
+                f"{runs['top5'].mean():.1f}",
+                f"{len(runs)}{_diverged([ended[i] for i in runs.index])}",
+            )
+        )
+    head = ("network", "trained", "untrained, %", "test accuracy, %", "top-5, %", "seeds")
+    return table(head, rows, f"Mean ± standard deviation; {figures.scale_of(ended)}.")
+
+
+def arms_table(records: Sequence["Record"]) -> "HTML":
+    """One row per arm of a clipping experiment: what is clipped, batch, rate, accuracy, share."""
+    from nbrepro.book import figures
+
+    arms: dict[tuple[str, int, float], list[Record]] = {}
+    for record in figures.ended(records):
+        spec = record.spec
+        arms.setdefault((_clipping(spec), spec.batch_size, spec.lr), []).append(record)
+    if not arms:
+        return _nothing(_NO_RECORDS)
+    rows = []
+    for (arm, batch, rate), runs in sorted(arms.items()):
+        accuracies = [100 * run.metrics["test_accuracy"] for run in runs]
+        clipped = [run.curve[-1]["clipped"] for run in runs if "clipped" in run.curve[-1]]
+        share = f"{mean(clipped):.2f}" if clipped else ""
+        rows.append(
+            (arm, batch, f"{rate:g}", _mean(accuracies), f"{len(runs)}{_diverged(runs)}", share)
+        )
+    head = ("arm", "batch", "rate", "test accuracy, %", "seeds", "clipped in the last epoch")
+    return table(head, rows)
+
+
+def _clipping(spec: "Spec") -> str:
+    """Everything that tells an arm of a clipping experiment from another but batch and rate."""
+    parts = ["BatchNorm" if spec.model.startswith("bn_") else "NF"]
+    if spec.optimizer == "lars":
+        parts.append("LARS")
+    if spec.clip != "none":
+        parts.append(f"{spec.clip} {spec.clipping:g}")
+    if spec.clip.startswith("agc"):
+        parts.append("without " + " ".join(spec.unclipped))
+    return ", ".join(parts)
+
+
+def over_best(
+    records: Sequence["Record"],
+    name: str,
+    arm: Mapping[str, Any],
+    rivals: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """One sentence: how far an arm is above the best of its rivals in mean test accuracy.
+
+    Args:
+        records: the runs.
+        name: the arm's name for readers.
+        arm: settings of its runs.
+        rivals: name → settings.
+    """
+    from nbrepro.book import figures
+    from nbrepro.claims.statistics import welch
+
+    def accuracies(settings: Mapping[str, Any]) -> list[float]:
+        return [100 * r.metrics["test_accuracy"] for r in figures.runs_of(records, settings)]
+
+    ours = accuracies(arm)
+    theirs = {rival: values for rival, s in rivals.items() if (values := accuracies(s))}
+    if not (ours and theirs):
+        return _NO_RECORDS
+    best = max(theirs, key=lambda rival: mean(theirs[rival]))
+    gain = f"{mean(ours) - mean(theirs[best]):+.1f} points"
+    ends = _interval(*welch(theirs[best], ours), "+.1f")
+    among = f"{best}, the best of {len(theirs)} rivals"
+    return f"{name} over {among}: {gain} {ends}, n = {len(ours)} and {len(theirs[best])}"
+
+
+def twins_table(records: Sequence["Record"], twins: Mapping[str, Mapping[str, Any]]) -> "HTML":
+    """Two networks at each batch size, rate and number of epochs: what the second one gains.
+
+    Args:
+        records: the runs.
+        twins: reader's name → settings of its runs, for two arms.
+    """
+    from nbrepro.book import figures
+    from nbrepro.claims.statistics import welch
+
+    rows: list[Sequence[object]] = []
+    gains: dict[tuple[int, float], dict[int, float]] = {}
+    for (batch, epochs, rate), (first, second) in figures.schedules(records, *twins.values()):
+        case = f"batch {batch}, {epochs} epochs, rate {rate:g}"
+        if not (first and second):
+            rows.append((case, "one twin is missing", "", ""))
+            continue
+        before, after = ([100 * r.metrics["test_accuracy"] for r in a] for a in (first, second))
+        gain = gains.setdefault((batch, rate), {})[epochs] = mean(after) - mean(before)
+        ends = _interval(*welch(before, after), "+.1f")
+        trained = " and ".join(
+            f"{100 * mean(r.metrics.get('train_accuracy', math.nan) for r in arm):.1f}"
+            for arm in (first, second)
+        )
+        seeds = " and ".join(dict.fromkeys((str(len(first)), str(len(second)))))
+        times = Cell(case, f"{rate / (0.1 * batch / 256):.3g} times the published rule")
+        rows.append((times, Cell(f"{gain:+.1f}", ends), trained, seeds))
+    if not rows:
+        return _nothing(_NO_RECORDS)
+    old, new = twins
+    head = ("runs", f"test: {new} − {old}, points", f"training: {old} and {new}, %", "seeds")
+    moved = [
+        f"batch {batch}, rate {rate:g}: from {min(by)} to {max(by)} epochs the difference moves by "
+        f"{by[max(by)] - by[min(by)]:+.1f} points"
+        for (batch, rate), by in gains.items()
+        if len(by) > 1
+    ]
+    return table(head, rows, "; ".join(moved))
+
+
+def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None = None) -> "HTML":
+    """How the recorded runs differ from the published recipe, read from the records themselves.
+
+    Args:
+        records: the runs.
+        published: the paper's settings by name, those of :class:`~nbrepro.spec.Spec`, or
+            ``precision``, ``device`` and ``replicates``; default the recipe of the BatchNorm-only
+            study, which is that of a Spec's defaults.
+    """
+    from nbrepro.spec import Spec
+
+    if not records:
+        return _nothing(_NO_RECORDS)
+    if published is None:
+        recipe = Spec(model="cifar_resnet14").to_dict()
+        for varied in ("model", "train", "seed"):
+            del recipe[varied]
+        published = recipe | {"precision": "float32", "device": "a GPU", "replicates": 5}
+    replicates = Counter(record.spec.replace(seed=0) for record in records)
+    rows = []
+    for setting, theirs in published.items():
+        if setting == "replicates":
+            values: Iterable[object] = replicates.values()
+        elif setting in ("precision", "device"):
+            values = [record.provenance.get(setting) for record in records]
+        else:
+            values = [record.spec.to_dict()[setting] for record in records]
+        ours = sorted({str(value) for value in values})
+        if ours != [str(theirs)]:
+            rows.append((setting, theirs, ", ".join(ours)))
+    return table(("setting", "the paper", "these records"), rows)
+
+
+def paired_table(records: Sequence["Record"], setting: str, before: str, after: str) -> "HTML":
+    """What one setting changes: differences between runs that are otherwise the same, seed by seed.
+
+    Args:
+        records: the runs; those without a partner that has ended are left out.
+        setting: of :class:`~nbrepro.spec.Spec`.
+        before: its value on one side.
+        after: its value on the other, which the difference is counted for.
+    """
+    from nbrepro.book import figures
+    from nbrepro.claims.labels import network, trained
+    from nbrepro.claims.statistics import interval
+
+    sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
+    for record in figures.ended(records):
+        value = str(getattr(record.spec, setting))
+        if value in sides:
+            sides[value][record.spec.replace(**{setting: before})] = record
+    arms: dict[Spec, list[tuple[Record, Record]]] = {}
+    for spec, record in sides[after].items():
+        if spec in sides[before]:
+            arms.setdefault(spec.replace(seed=0), []).append((sides[before][spec], record))
+    if not arms:
+        return _nothing(_NO_RECORDS)
+    rows = []
+    for spec, pairs in arms.items():
+        sides_of_pairs = list(zip(*pairs, strict=True))
+        columns = [[100 * r.metrics["test_accuracy"] for r in runs] for runs in sides_of_pairs]
+        means = [
+            f"{mean(values):.1f}{_diverged(runs)}"
+            for values, runs in zip(columns, sides_of_pairs, strict=True)
+        ]
+        differences = [b - a for a, b in zip(*columns, strict=True)]
+        ends = _interval(*interval(differences), ".1f")
+        name = f"{network(spec.model)}, {trained(spec.train)}"
+        if spec.clip == "agc":
+            name += f", AGC {spec.clipping}, rate {spec.lr}"
+        rows.append((name, *means, Cell(f"{mean(differences):+.1f}", ends), len(pairs)))
+    head = ("run", f"{before}, %", f"{after}, %", "difference, points", "seeds")
+    scale = figures.scale_of([r for side in sides.values() for r in side.values()])
+    note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
+    return table(head, rows, note)
+
+
+def benchmark_table(timings: Sequence["Benchmark"]) -> "HTML":
+    """What a benchmark measured: one row per case, ratios with the middle 95 % of rounds."""
+    rows = []
+    for timing in timings:
+        for case, row in timing.rows.items():
+            low, high = f"{row['low']:.2f}", f"{row['high']:.2f}"
+            spread = f"[{low}, {high}]" if low != high else ""
+            rows.append((case, Cell(f"×{row['ratio']:.2f}", spread), timing.hardware))
+    if not rows:
+        return _nothing("Not measured yet.")
+    machines = [
+        f"{t.hardware}, {t.provenance['threads']} thread{'s' * (t.provenance['threads'] > 1)}, "
+        f"torch {t.provenance['versions']['torch']}"
+        for t in timings
+    ]
+    return table(("case", "ratio", "hardware"), rows, "; ".join(machines) + ".")

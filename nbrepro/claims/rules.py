@@ -1,0 +1,357 @@
+"""What decides a claim: one class per kind of rule, and a strict reader of what YAML says.
+
+A rule is written before the run that decides it, and a verdict is only as good as its rule. So a
+rule is closed: an unknown key, kind or setting, a missing key, a value of the wrong type and a
+bound that nothing can meet are errors, never a default taken in silence.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
+from reprlib import repr as shortened
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from nbrepro._suggest import unknown
+from nbrepro.spec import Spec
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Profile: TypeAlias = Literal["full", "quick"]
+#: Profiles that can carry a verdict, the better one first.
+DECISIVE: tuple[Profile, ...] = get_args(Profile)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where a number must lie: ``[low, high]`` in YAML; ``.inf`` or ``-.inf`` is no bound."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        # Put so that what is not a number is refused too.
+        if not (self.low <= self.high and self.low < math.inf and self.high > -math.inf):
+            raise ValueError(f"no number lies in [{self.low}, {self.high}]; low comes first")
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high
+
+    def check(self, what: str, least: float, most: float) -> None:
+        """Refuse bounds that cannot decide about an interval between ``least`` and ``most``.
+
+        Raises:
+            ValueError: if an end is out of that range (per cent for a fraction, say), or no
+                interval, or every one, lies within the bounds.
+        """
+        for end in (self.low, self.high):
+            if math.isfinite(end) and not least <= end <= most:
+                raise ValueError(f"{end} is out of range; {what} lies between {least} and {most}")
+        if not max(self.low, least) < min(self.high, most):
+            raise ValueError(f"[{self.low}, {self.high}] cannot be met; {what} has an interval")
+        if self.low <= least and most <= self.high:
+            raise ValueError(f"[{self.low}, {self.high}] decides nothing; {what} always lies there")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs that have these settings, whatever their seed.
+
+    Attributes:
+        settings: fields of :class:`~nbrepro.spec.Spec` and their values.
+        called: its name for readers; needed where model and policy do not say which arm it is.
+    """
+
+    settings: Mapping[str, Any]
+    called: str = ""
+
+    def matches(self, spec: Spec) -> bool:
+        """Whether a run has all settings of this arm."""
+        return matches(spec, self.settings)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms; in YAML ``[low, high]``, or written out if it has bounds of its own.
+
+    Attributes:
+        low: the arm that is expected to be lower.
+        high: the other.
+        between: where ``high - low`` must lie; ``None`` for the rule's own bounds.
+    """
+
+    low: Arm
+    high: Arm
+    between: Bounds | None = None
+
+    def __post_init__(self) -> None:
+        if self.low.settings == self.high.settings:
+            raise ValueError("the two arms have the same settings")
+        if self.between:
+            self.between.check("a difference of two accuracies", -1, 1)
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Is the second arm's mean test accuracy above the first one's?
+
+    Effect: difference of means, Welch's interval.
+
+    Attributes:
+        pairs: what is compared.
+        rising: arms, each compared with the next one that was run.
+        between: where differences must lie, as fractions: ``[-0.005, .inf]`` is "not worse by half
+            a point". Default: above zero.
+        profiles: the only ones that may decide.
+    """
+
+    pairs: tuple[Pair, ...] = ()
+    rising: tuple[Arm, ...] = ()
+    between: Bounds = Bounds(0.0, math.inf)
+    profiles: tuple[Profile, ...] = DECISIVE
+
+    def __post_init__(self) -> None:
+        if len(self.rising) == 1 or not (self.pairs or self.rising):
+            raise ValueError("needs pairs, or two arms or more in rising")
+        if any(a.settings == b.settings for a, b in combinations(self.rising, 2)):
+            raise ValueError("two arms in rising have the same settings")
+        self.between.check("a difference of two accuracies", -1, 1)
+        for arm in self.arms:
+            if not arm.called and "model" not in arm.settings:
+                raise ValueError(f"the arm {arm.settings} needs called, or a model")
+        _check_names(self.arms)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All arms the rule names."""
+        return (*self.rising, *(arm for pair in self.pairs for arm in (pair.low, pair.high)))
+
+
+@dataclass(frozen=True)
+class Level:
+    """Does the mean of an accuracy lie between two bounds?
+
+    Effect: the mean, Student's interval.
+
+    Attributes:
+        arms: whose accuracy; an arm without ``model`` is one arm per network of the grid.
+        between: the bounds, as fractions.
+        metric: the test accuracy at the end of the run, or before the first step.
+        over: whether each network is asked, or all runs together.
+        profiles: the only ones that may decide.
+    """
+
+    arms: tuple[Arm, ...]
+    between: Bounds
+    metric: Literal["test_accuracy", "untrained_accuracy"]
+    over: Literal["each network", "all runs"]
+    profiles: tuple[Profile, ...] = DECISIVE
+
+    def __post_init__(self) -> None:
+        self.between.check("an accuracy", 0, 1)
+        _check_names(self.arms)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Do the networks have the printed numbers of parameters? No run needed.
+
+    Attributes:
+        printed: model → all, BatchNorm, output layer and shortcuts, each as printed.
+    """
+
+    printed: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Does a computation without training come out as claimed? No run needed.
+
+    Attributes:
+        check: name of a function of :mod:`nbrepro.claims.checks`.
+        bounds: each value that it computes, and where it must lie, ends included.
+    """
+
+    check: str
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)  # transition: no default
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Does every ratio that a benchmark measured lie between two bounds?
+
+    Effect: the median ratio over interleaved rounds, with the middle 95 % of rounds.
+
+    Attributes:
+        benchmark: name of a script in ``benchmarks/``.
+        cases: rows of its record.
+        between: the bounds.
+        device: ``cuda`` asks for a record made on a GPU.
+    """
+
+    benchmark: str
+    cases: tuple[str, ...]
+    between: Bounds
+    device: Literal["cuda"] | None = None
+
+    def __post_init__(self) -> None:
+        self.between.check("a ratio of times", 0, math.inf)
+
+
+Rule: TypeAlias = Ordered | Level | Counts | Check | Measured
+KINDS: dict[str, type[Rule]] = {
+    "ordered": Ordered,
+    "level": Level,
+    "counts": Counts,
+    "check": Check,
+    "measured": Measured,
+}
+
+
+def matches(spec: Spec, settings: Mapping[str, Any]) -> bool:
+    """Whether a run has all these settings; a list stands for a tuple."""
+    return all(
+        getattr(spec, setting) == (tuple(wanted) if isinstance(wanted, list) else wanted)
+        for setting, wanted in settings.items()
+    )
+
+
+def _check_names(arms: Sequence[Arm]) -> None:
+    """Refuse an arm whose name for readers would not say what it is."""
+    for arm in arms:
+        unsaid = [setting for setting in arm.settings if setting not in ("model", "train")]
+        if unsaid and not arm.called:
+            raise ValueError(f"the arm with {', '.join(unsaid)} needs called, its name for readers")
+
+
+# --- from YAML -----------------------------------------------------------------------------------
+
+T = TypeVar("T", bound="DataclassInstance")
+
+_WORDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+    type(None): "nothing",
+}
+
+
+def read(cls: type[T], value: object, at: str, **given: object) -> T:
+    """A dataclass from a mapping as YAML gives it.
+
+    Args:
+        cls: the class; the types of its fields say how each entry is read.
+        value: the mapping.
+        at: where it stands, such as ``nfnets/claims.yaml: F2-b``; begins every message.
+        given: fields that do not come from the mapping.
+
+    Raises:
+        ValueError: naming the place, what is wrong and the nearest right word: for an unknown,
+            missing or empty entry, a value of the wrong type, and what the class itself refuses.
+    """
+    entries = _mapping(value, at)
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in given}
+    for key, entry in entries.items():
+        if key not in fields:
+            raise ValueError(f"{at}: {unknown('key', key, fields)}")
+        if entry in (None, "", [], {}):
+            raise ValueError(f"{at}: {key} is empty; leave it out or fill it in")
+    for name, known in fields.items():
+        optional = (known.default, known.default_factory) != (dataclasses.MISSING,) * 2
+        if name not in entries and not optional:
+            raise ValueError(f"{at}: {name} is missing")
+    made = {key: _typed(hints[key], entry, f"{at}: {key}") for key, entry in entries.items()}
+    try:
+        return cls(**given, **made)
+    except ValueError as error:
+        raise ValueError(f"{at}: {error}") from None
+
+
+def _typed(hint: Any, value: Any, at: str) -> Any:
+    """``value`` as ``hint``; int → float and list → tuple are the only conversions of scalars."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        classes = [cls for cls in of if cls is not type(None)]
+        return _typed(classes[0], value, at) if len(classes) == 1 else _rule(value, at)
+    if hint is Arm:
+        return _arm(value, at)
+    if hint in (Pair, Bounds) and not isinstance(value, dict):
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError(f"{at} is {shortened(value)}; expected two entries, [low, high]")
+        value = dict(zip(("low", "high"), value, strict=True))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return read(hint, value, at)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _unexpected(value, list, at)
+        return tuple(_typed(of[0], entry, f"{at} {n}") for n, entry in enumerate(value, 1))
+    if origin in (dict, Mapping):
+        return {k: _typed(of[1], v, f"{at}: {k}") for k, v in _mapping(value, at).items()}
+    if origin is Literal:
+        if value not in of:
+            raise ValueError(f"{at}: {unknown('value', value, of)}")
+        return value
+    if hint is float and type(value) is int:
+        value = float(value)
+    if hint is not Any and type(value) is not hint:
+        raise _unexpected(value, hint, at)
+    return value
+
+
+def _rule(value: object, at: str) -> Rule:
+    entries = dict(_mapping(value, at))
+    if "kind" not in entries:
+        raise ValueError(
+            f"{at}: kind is missing; it has {', '.join(map(str, entries)) or 'nothing'}"
+        )
+    kind = entries.pop("kind")
+    if kind not in KINDS:
+        raise ValueError(f"{at}: {unknown('kind', kind, KINDS)}")
+    return read(KINDS[kind], entries, at)
+
+
+def _arm(value: object, at: str) -> Arm:
+    entries = dict(_mapping(value, at))
+    types = _settings()
+    for key in entries:
+        if key not in (*types, "called"):
+            raise ValueError(f"{at}: {unknown('setting', key, (*types, 'called'))}")
+    called = _typed(str, entries.pop("called", ""), f"{at}: called")
+    if not entries:
+        raise ValueError(f"{at}: an arm needs a setting, such as model")
+    return Arm({k: _typed(types[k], v, f"{at}: {k}") for k, v in entries.items()}, called)
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    """What an arm may set, and its type. Not the seed: an arm is all its replicates."""
+    return {name: hint for name, hint in get_type_hints(Spec).items() if name != "seed"}
+
+
+def _mapping(value: object, at: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _unexpected(value, dict, at)
+    return value
+
+
+def _unexpected(value: object, expected: type, at: str) -> ValueError:
+    found = _WORDS.get(type(value), type(value).__name__)
+    return ValueError(f"{at} is {shortened(value)} ({found}); expected {_WORDS[expected]}")
