@@ -36,6 +36,7 @@ WITHOUT_TORCH = (
     "nbrepro.claims.verdicts",
     "nbrepro.claims.labels",
     "nbrepro.claims.tables",
+    "nbrepro.sweep",
 )
 
 

@@ -138,7 +138,7 @@ loop.train(spec, data.load("digits"), device="cpu", checkpoint=path,
 def test_killed_while_writing_a_checkpoint(checkpoints: Path, quickly: Spec) -> None:
     """The one before is still there, whole; the run goes on from it to the same end."""
     path = checkpoints / f"{quickly.hash}.pt"
-    command = [sys.executable, "-c", CHECKPOINT_KILLED, path, json.dumps(quickly.to_dict())]
+    command = [sys.executable, "-c", CHECKPOINT_KILLED, str(path), json.dumps(quickly.to_dict())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGXFSZ, done.stderr
     assert len(files(checkpoints)) == 2  # the checkpoint, and the part that the dead process left
@@ -437,7 +437,7 @@ def test_a_run_done_on_two_machines(
     other = record(quickly.replace(seed=1))
     here.record(ours)
     there.record(theirs, other)
-    pull = ["pull", "--quiet", "--no-rebase", there.folder, "main"]
+    pull = ["pull", "--quiet", "--no-rebase", str(there.folder), "main"]
     assert here.git(*pull, check=False) == 1
     sound, (damaged,) = here.ledger.scan()
     assert sound == [other]

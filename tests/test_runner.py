@@ -167,7 +167,13 @@ def test_killed_in_the_middle(
 ) -> None:
     """SIGKILL in the second of three runs; later the second goes on from its checkpoint."""
     specs = [quickly.replace(seed=seed, epochs=epochs) for seed, epochs in enumerate((1, 4, 1))]
-    command = [sys.executable, "-c", KILLED, tmp_path, json.dumps([s.to_dict() for s in specs])]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(tmp_path),
+        json.dumps([s.to_dict() for s in specs]),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -201,7 +207,8 @@ def test_a_run_whose_epochs_do_not_fit_is_not_started(
     ledger: Ledger, quickly: Spec, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At the speed recorded on this device; at that of another one nothing is known."""
-    cpu, epoch = device_name(torch.device("cpu")), {"epoch": 1, "step": 100}
+    cpu = device_name(torch.device("cpu"))
+    epoch = {"epoch": 1.0, "step": 100.0}
     for seed, device, rate in ((1, "another", 0.001), (2, cpu, 1000.0)):
         how = {"images_per_second": rate, "device": device, "finished": f"2026-0{seed}"}
         ledger.write(Record(quickly.replace(seed=seed), "completed", {}, [epoch], how))

@@ -4,7 +4,6 @@
 they begin and end; the library knows nothing of it.
 """
 
-import dataclasses
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from distributed import LocalCluster
 
 from nbrepro import cli, data, experiments, sweep
 from nbrepro.data import DataError
+from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
 from nbrepro.sweep import Planned, SweepOptions
@@ -529,9 +529,8 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a terminal one bar over the whole sweep, and a line for every run."""
-    name = "training_only_batchnorm"
-    arms = [specs[0], specs[0].replace(train="all")]
-    tiny = dataclasses.replace(experiments.get(name), arms=lambda profile: arms)
+    name, arms = "study", [specs[0], specs[0].replace(train="all")]
+    tiny = Experiment(name, "chapter", "title", lambda profile: arms, {"smoke": 1})
     monkeypatch.setitem(experiments.REGISTRY, name, tiny)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

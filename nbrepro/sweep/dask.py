@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.spec import Spec
 from nbrepro.sweep.run import (
     Left,
     SweepOptions,
@@ -42,9 +44,6 @@ from nbrepro.sweep.run import (
 if TYPE_CHECKING:
     from distributed import Client
 
-    from nbrepro.records.ledger import Record
-    from nbrepro.spec import Spec
-
 log = logging.getLogger("nbrepro")
 
 #: Seconds that a run may go on after the budget is spent, to reach the end of its epoch.
@@ -55,7 +54,7 @@ ANSWER = 8.0
 PATIENCE = 60.0
 
 
-def run(todo: "list[Spec]", options: SweepOptions) -> "Generator[Record]":
+def run(todo: list[Spec], options: SweepOptions) -> Generator[Record]:
     """Do these runs on dask workers and yield each record as it appears.
 
     Raises:
@@ -114,14 +113,14 @@ class _Sweep:
     gpus: list[str]
     threads: int | None
 
-    def output(self, spec: "Spec") -> Path:
+    def output(self, spec: Spec) -> Path:
         """The file for what a run prints."""
         return self.options.ledger.work / f"{spec.hash}.log"
 
 
 def _sweep(
-    todo: "list[Spec]", options: SweepOptions, workers: int, gpus: list[str]
-) -> "Generator[Record]":
+    todo: list[Spec], options: SweepOptions, workers: int, gpus: list[str]
+) -> Generator[Record]:
     from distributed import as_completed
     from tqdm import tqdm
 
@@ -192,7 +191,6 @@ def _sweep(
 def _absolute(options: SweepOptions) -> SweepOptions:
     """The same options in any working directory."""
     from nbrepro import data
-    from nbrepro.records.ledger import Ledger
 
     return dataclasses.replace(
         options,
@@ -264,7 +262,7 @@ def _connected(address: str, budget: float) -> "Iterator[Client]":
         yield client
 
 
-def _outcome(future: Any, spec: "Spec", sweep: _Sweep) -> "Record | Left | None":
+def _outcome(future: Any, spec: Spec, sweep: _Sweep) -> Record | Left | None:
     """What became of a run; ``None`` if it has not begun and is to be given to another worker."""
     from distributed.scheduler import KilledWorker
 
@@ -286,7 +284,7 @@ def _outcome(future: Any, spec: "Spec", sweep: _Sweep) -> "Record | Left | None"
     return _died(spec, sweep, attempt)
 
 
-def _died(spec: "Spec", sweep: _Sweep, attempt: "_Attempt") -> "Record":
+def _died(spec: Spec, sweep: _Sweep, attempt: "_Attempt") -> Record:
     """Record a run that ended its worker process."""
     why = "the process died without a record: it crashed, ended itself, or was killed"
     ledger = sweep.options.ledger
@@ -328,7 +326,7 @@ class _Attempt(NamedTuple):
         return "Fatal Python error" in self.output
 
 
-def _on_worker(spec: "Spec", name: str, sweep: _Sweep) -> "Record | Left":
+def _on_worker(spec: Spec, name: str, sweep: _Sweep) -> Record | Left:
     """Do one run; a second attempt at it waits for the first, if that one is still alive."""
     import torch
     from distributed import get_worker

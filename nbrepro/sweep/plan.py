@@ -3,21 +3,20 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nbrepro.claims import Claim
-    from nbrepro.experiments import Experiment
-    from nbrepro.records.ledger import Ledger, Record
-    from nbrepro.spec import Spec
+from nbrepro import claims, experiments
+from nbrepro.claims import Claim
+from nbrepro.experiments import Experiment
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.spec import Spec
 
 
 @dataclass(frozen=True)
 class Planned:
     """A run of a profile, and its record if there is one."""
 
-    spec: "Spec"
-    record: "Record | None"
+    spec: Spec
+    record: Record | None
 
     @property
     def missing(self) -> bool:
@@ -26,9 +25,9 @@ class Planned:
 
 
 def plan(
-    experiments: "Iterable[Experiment]",
+    chosen: Iterable[Experiment],
     profile: str,
-    ledger: "Ledger",
+    ledger: Ledger,
     *,
     dataset: str | None = None,
     seeds: int | None = None,
@@ -39,14 +38,14 @@ def plan(
     """
     specs = {
         spec.hash: spec
-        for experiment in experiments
+        for experiment in chosen
         for spec in experiment.specs(profile, dataset, seeds)
     }
     return [Planned(spec, ledger.find(spec)) for spec in specs.values()]
 
 
 def most_informative(
-    planned: Sequence[Planned], records: "Sequence[Record]", profile: str
+    planned: Sequence[Planned], records: Sequence[Record], profile: str
 ) -> list[Planned]:
     """A plan in the order in which its missing runs tell most.
 
@@ -54,28 +53,27 @@ def most_informative(
     replicates, then the order of the grid.
     """
     untold = set(unsettled(records, ("not run",)))
-    claims = settles([item.spec for item in planned], profile)
+    settled = settles([item.spec for item in planned], profile)
     seeds = Counter(_arm(item) for item in planned if not item.missing)
     ranked = []
     for item in planned:
         replicates = seeds[_arm(item)]
-        told = untold.isdisjoint(claims[item.spec.hash]) or replicates > 0
+        told = untold.isdisjoint(settled[item.spec.hash]) or replicates > 0
         ranked.append((told, replicates, item))
         seeds[_arm(item)] += item.missing
     return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])]
 
 
-def _arm(item: Planned) -> "Spec":
+def _arm(item: Planned) -> Spec:
     """What replicates have in common."""
     return item.spec.replace(seed=0)
 
 
-def settles(specs: "Iterable[Spec]", profile: str) -> dict[str, list[str]]:
+def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
     """The claims whose rules look at runs of this profile, by the runs' hashes.
 
     A rule looks at the runs of its claim's experiment, at the profiles it accepts.
     """
-    from nbrepro import claims, experiments
     from nbrepro.claims import verdicts
     from nbrepro.data import base
 
@@ -97,16 +95,15 @@ def settles(specs: "Iterable[Spec]", profile: str) -> dict[str, list[str]]:
     return found
 
 
-def accepted(claim: "Claim") -> tuple[str, ...]:
+def accepted(claim: Claim) -> tuple[str, ...]:
     """The profiles whose runs can settle a claim."""
     return getattr(claim.rule, "profiles", ())
 
 
 def unsettled(
-    records: "Sequence[Record]", wanted: Sequence[str] = ("not run", "inconclusive")
+    records: Sequence[Record], wanted: Sequence[str] = ("not run", "inconclusive")
 ) -> list[str]:
     """The claims decided by training that have one of these verdicts so far."""
-    from nbrepro import claims
     from nbrepro.claims import verdicts
 
     return [
@@ -116,7 +113,7 @@ def unsettled(
     ]
 
 
-def estimate(spec: "Spec", records: "Sequence[Record]") -> float | None:
+def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
     """Seconds a run will take, from the latest record that does the same work per step."""
     work = ("model", "train", "batch_size")
     images = _images(spec.dataset, records)
@@ -133,7 +130,7 @@ def estimate(spec: "Spec", records: "Sequence[Record]") -> float | None:
     return float(spec.epochs * images / latest.provenance["images_per_second"])
 
 
-def _images(dataset: str, records: "Iterable[Record]") -> float:
+def _images(dataset: str, records: Iterable[Record]) -> float:
     """Training images of a data set, by the steps of a record; else as many as CIFAR-10 has."""
     for record in records:
         last = record.curve[-1] if record.curve else {}

@@ -1,6 +1,6 @@
 """One run under its lock, and everything that is missing of a plan.
 
-Imports of torch stay inside functions: the command line and dask's workers import this module.
+Torch is imported inside functions: the command line and dask's workers import this module.
 """
 
 import argparse
@@ -14,13 +14,15 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from nbrepro import _malloc
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.records.provenance import device_name, provenance
+from nbrepro.spec import Spec
 from nbrepro.sweep.plan import Planned, estimate
-
-if TYPE_CHECKING:
-    from nbrepro.records.ledger import Ledger, Record
-    from nbrepro.spec import Spec
 
 log = logging.getLogger("nbrepro")
 
@@ -62,7 +64,7 @@ class SweepOptions:
         progress: show a bar on a terminal.
     """
 
-    ledger: "Ledger"
+    ledger: Ledger
     workers: int | None = field(
         default=None,
         metadata=_option(
@@ -112,12 +114,12 @@ class SweepOptions:
         """Whether runs take place on dask workers."""
         return self.workers is not None or self.scheduler is not None
 
-    def wants(self, record: "Record | None") -> bool:
+    def wants(self, record: Record | None) -> bool:
         """Whether a run with this record, if it has one, is to be done."""
         return record is None or (self.retry_failed and record.status == "failed")
 
 
-def run(planned: Sequence[Planned], options: SweepOptions) -> "Generator[Record]":
+def run(planned: Sequence[Planned], options: SweepOptions) -> Generator[Record]:
     """Do the runs that are missing and yield each record as it appears.
 
     Here or on dask workers, the same runs end in the same records. A run that another sweep is
@@ -151,11 +153,11 @@ def run(planned: Sequence[Planned], options: SweepOptions) -> "Generator[Record]
     return dask.run(todo, options)
 
 
-def _nothing() -> "Generator[Record]":
+def _nothing() -> Generator[Record]:
     yield from ()
 
 
-def _one_after_another(todo: "list[Spec]", options: SweepOptions) -> "Generator[Record]":
+def _one_after_another(todo: list[Spec], options: SweepOptions) -> Generator[Record]:
     deadline = math.inf
     if options.time_budget is not None:
         deadline = time.monotonic() + options.time_budget
@@ -194,7 +196,7 @@ def check_device(device: str) -> None:
         )
 
 
-def check_time(spec: "Spec", options: SweepOptions, deadline: float) -> None:
+def check_time(spec: Spec, options: SweepOptions, deadline: float) -> None:
     """Refuse a run that would not reach the end of an epoch in time.
 
     A run of many epochs may well take longer than the budget: it goes on from its last epoch next
@@ -206,8 +208,6 @@ def check_time(spec: "Spec", options: SweepOptions, deadline: float) -> None:
     if deadline == math.inf or is_shared():
         return
     import torch
-
-    from nbrepro.records.provenance import device_name
 
     gpu = options.device != "cpu" and torch.cuda.is_available()
     device = device_name(torch.device("cuda" if gpu else "cpu"))
@@ -243,8 +243,8 @@ def until(deadline: float) -> Callable[[], bool]:
 
 
 def run_one(
-    spec: "Spec", options: SweepOptions, should_stop: Callable[[], bool] = lambda: False
-) -> "Record":
+    spec: Spec, options: SweepOptions, should_stop: Callable[[], bool] = lambda: False
+) -> Record:
     """Do one run under its lock, write its record and return it.
 
     An error of the run becomes a ``failed`` record. A run that is recorded is not done again: its
@@ -267,7 +267,7 @@ def run_one(
 
 
 @contextlib.contextmanager
-def locked(spec: "Spec", ledger: "Ledger", patience: float = 0) -> Iterator[None]:
+def locked(spec: Spec, ledger: Ledger, patience: float = 0) -> Iterator[None]:
     """Hold the lock of a run; processes that share a run take none.
 
     Args:
@@ -278,8 +278,6 @@ def locked(spec: "Spec", ledger: "Ledger", patience: float = 0) -> Iterator[None
     Raises:
         Left: another process holds it.
     """
-    from filelock import FileLock, Timeout
-
     ledger.work.mkdir(parents=True, exist_ok=True)
     if is_shared():
         yield
@@ -295,7 +293,7 @@ def locked(spec: "Spec", ledger: "Ledger", patience: float = 0) -> Iterator[None
         lock.release()
 
 
-def run_locked(spec: "Spec", options: SweepOptions, should_stop: Callable[[], bool]) -> "Record":
+def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool]) -> Record:
     """:func:`run_one` for those who hold the lock."""
     from nbrepro import data
     from nbrepro.train import loop
@@ -307,14 +305,15 @@ def run_locked(spec: "Spec", options: SweepOptions, should_stop: Callable[[], bo
     dataset = data.load(spec.dataset, options.data_root, download=options.download)
     checkpoint = options.ledger.work / f"{spec.hash}.pt"
     try:
-        result = loop.train(
-            spec,
-            dataset,
-            device=options.device,
-            checkpoint=checkpoint,
-            progress=options.progress,
-            should_stop=should_stop,
-        )
+        with _malloc.kept():
+            result = loop.train(
+                spec,
+                dataset,
+                device=options.device,
+                checkpoint=checkpoint,
+                progress=options.progress,
+                should_stop=should_stop,
+            )
     except loop.Interrupted as stop:
         raise Left(str(stop)) from stop
     except Exception:
@@ -331,23 +330,17 @@ def run_locked(spec: "Spec", options: SweepOptions, should_stop: Callable[[], bo
     return record
 
 
-def _completed(spec: "Spec", result: Any, fingerprint: str) -> "Record":
-    from nbrepro.records.ledger import Record
-    from nbrepro.records.provenance import provenance
-
+def _completed(spec: Spec, result: Any, fingerprint: str) -> Record:
     how = {**provenance(), **result.how, "data_fingerprint": fingerprint}
     return Record(spec, result.status, result.metrics, result.curve, how)
 
 
-def failed(spec: "Spec", error: str, **how: Any) -> "Record":
+def failed(spec: Spec, error: str, **how: Any) -> Record:
     """The record of a run that failed with this traceback or last output."""
-    from nbrepro.records.ledger import Record
-    from nbrepro.records.provenance import provenance
-
     return Record(spec, "failed", {}, [], {**provenance(), **how}, without_folders(error))
 
 
-def _write(record: "Record", ledger: "Ledger") -> None:
+def _write(record: Record, ledger: Ledger) -> None:
     if not _is_first():
         return
     try:
