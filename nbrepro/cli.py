@@ -1,11 +1,16 @@
-"""The command line: ``nbrepro list | run | status | verify | book | new-chapter``."""
+"""The command line: ``nbrepro list | run | status | verify | show | book | new-chapter``.
+
+Imports that take long stay inside the commands: those that only read do not load torch.
+"""
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -14,14 +19,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nbrepro import __version__
 from nbrepro._suggest import unknown
-from nbrepro.sweep.executors import EXECUTORS, Settings, execute
+from nbrepro.sweep import SweepOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from nbrepro.records.ledger import Damaged, Ledger, Record
     from nbrepro.spec import Spec
-    from nbrepro.sweep.runner import Planned
+    from nbrepro.sweep import Planned
 
 #: Ledger of smoke runs, with a work folder of its own beside it.
 SMOKE = Path("runs", "smoke", "results")
@@ -39,6 +44,7 @@ examples:
                                                      the runs behind one claim, on CIFAR-10
   nbrepro status                                     what is recorded, what is missing, its cost
   nbrepro verify ACC-20                              the verdict on a claim, and what it rests on
+  nbrepro show 00133d24                              one record, by the first digits of its hash
   nbrepro book                                       execute the chapters and build the site
 """
 
@@ -57,14 +63,6 @@ class _Parser(argparse.ArgumentParser):
                 message += f"; did you mean {near[0]}?"
                 break
         super().error(message)
-
-
-def _seconds(text: str) -> float:
-    """``90``, ``90s``, ``9m`` or ``1.5h`` in seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 9m or 1.5h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,25 +106,10 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         command.add_argument("--seeds", type=int, metavar="N", help="replicates of each run")
         command.add_argument("--results", type=Path, metavar="DIR", help="the ledger's folder")
-    run.add_argument("--data-root", type=Path, metavar="DIR", help="default: $NBREPRO_DATA or data")
-    run.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR-10")
-    run.add_argument(
-        "--time-budget", type=_seconds, metavar="T", help="stop cleanly after 90s, 9m or 1.5h"
-    )
-    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    run.add_argument("--retry-failed", action="store_true", help="run again what failed before")
-    run.add_argument(
-        "--executor",
-        choices=EXECUTORS,
-        default="serial",
-        help="one run after another, several at once, or on dask workers (default: %(default)s)",
-    )
-    run.add_argument(
-        "--workers", type=int, metavar="N", help="runs at once (default: one a GPU, or one)"
-    )
-    run.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a running dask scheduler, such as tcp://host:8786"
-    )
+    for field in dataclasses.fields(SweepOptions):
+        if field.metadata:
+            option = f"--{field.name.replace('_', '-')}"
+            run.add_argument(option, default=field.default, **field.metadata)
 
     verify = commands.add_parser(
         "verify",
@@ -136,6 +119,10 @@ def parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("claims", nargs="*", metavar="claim", help="claim ids (default: all)")
     verify.add_argument("--results", type=Path, metavar="DIR", help="the ledger's folder")
+
+    show = commands.add_parser("show", help="print a record", description="One record, readable.")
+    show.add_argument("hash", help="the run's hash, or its first digits")
+    show.add_argument("--results", type=Path, metavar="DIR", help="the ledger's folder")
 
     book = commands.add_parser(
         "book",
@@ -162,35 +149,46 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Entry point; returns the exit status. Errors that a user can mend become one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a γ must not end a listing where only ASCII goes
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _answer(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader has seen enough, as ``head`` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1  # as rich does where a table is being printed
+    except _mendable() as error:
+        print(f"nbrepro: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; start it again to go on from the last epoch", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
     top = parser()
     options = top.parse_args(arguments)
     if options.command is None:
         top.print_help()
         return 0
-    # One line an epoch in logs; on a terminal the bar tells the same.
+    # One line per epoch in logs; on a terminal the bar tells the same.
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
     with contextlib.ExitStack() as stack:
         if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             logging.disable(logging.INFO)
-        return _answer(options)
-
-
-def _answer(options: argparse.Namespace) -> int:
-    """Run the command; errors that a user can mend become one line."""
-    from nbrepro.book.build import BookError
-    from nbrepro.data import DataError
-
-    try:
         return int(_COMMANDS[options.command](options) or 0)
-    except (ValueError, TypeError, OSError, DataError, BookError) as error:
-        print(f"nbrepro: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; start it again to go on from the last epoch", file=sys.stderr)
-        return 130
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Errors that a user can mend. Modules that were not loaded cannot have raised theirs."""
+    of_modules = [("nbrepro.data", "DataError"), ("nbrepro.book.build", "BookError")]
+    loaded = [getattr(sys.modules[m], name) for m, name in of_modules if m in sys.modules]
+    return (ValueError, TypeError, OSError, *loaded)
 
 
 def _list(_options: argparse.Namespace) -> None:
@@ -211,10 +209,8 @@ def _planned(
     options: argparse.Namespace,
 ) -> tuple["Ledger", list["Planned"], list["Record"], list["Damaged"]]:
     """The ledger, the runs behind an experiment, a chapter, a claim or everything, and its scan."""
-    from nbrepro import claims, experiments
-    from nbrepro.claims import verdicts
+    from nbrepro import claims, experiments, sweep
     from nbrepro.records.ledger import Ledger
-    from nbrepro.sweep import runner
 
     names = [*experiments.names(), *claims.register()]
     if options.name not in names:
@@ -226,45 +222,40 @@ def _planned(
     # Smoke runs prove the code and never belong to the evidence.
     apart = options.profile == "smoke" and options.results is None
     ledger = Ledger(SMOKE if apart else options.results)
+    planned = sweep.plan(
+        selected, options.profile, ledger, dataset=options.dataset, seeds=options.seeds
+    )
+    if claim:
+        settled = sweep.settles([p.spec for p in planned], options.profile)
+        planned = [p for p in planned if claim.id in settled[p.spec.hash]]
+        if not planned:
+            wanted = " or ".join(f"--profile {name}" for name in sweep.accepted(claim))
+            raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
     if options.command == "run":
         ledger.check_writable()
-    planned = []
-    for experiment in selected:
-        runs = runner.plan(
-            experiment, options.profile, ledger, dataset=options.dataset, seeds=options.seeds
-        )
-        planned += [p for p in runs if not claim or verdicts.feeds(p.spec, claim)]
-    if claim and not planned:
-        raise ValueError(
-            f"no {options.profile} run feeds {claim.id}; take --profile quick or --profile full"
-        )
     records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
-    return ledger, runner.most_informative(planned, records), records, damaged
+    return ledger, sweep.most_informative(planned, records, options.profile), records, damaged
 
 
 def _run(options: argparse.Namespace) -> int:
+    from nbrepro import sweep
+
     ledger, planned, _, _ = _planned(options)
     todo = [p for p in planned if p.missing]
-    settings = Settings(
-        ledger=ledger,
-        workers=options.workers,
-        scheduler=options.scheduler,
-        time_budget=options.time_budget,
-        retry_failed=options.retry_failed,
-        device=options.device,
-        data_root=options.data_root,
-        download=options.download,
-    )
-    records = execute(options.executor, planned, settings)
-    print(f"{len(planned)} runs, {len(planned) - len(todo)} recorded, {len(todo)} to do")
-    for record in records:
-        if record.status == "failed":
-            last = (record.error or "").strip().splitlines()[-1:]
-            print(f"{record.spec}: failed: {''.join(last)}", flush=True)
-        else:
-            accuracy = 100 * record.metrics["test_accuracy"]
-            seconds = record.provenance["seconds"]
-            print(f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s", flush=True)
+    named = [field.name for field in dataclasses.fields(SweepOptions) if field.metadata]
+    given = {name: getattr(options, name) for name in named}
+    with contextlib.closing(sweep.run(planned, SweepOptions(ledger=ledger, **given))) as records:
+        print(f"{len(planned)} runs, {len(planned) - len(todo)} recorded, {len(todo)} to do")
+        for record in records:
+            if record.status == "failed":
+                last = (record.error or "").strip().splitlines()[-1:]
+                print(f"{record.spec}: failed: {''.join(last)}", flush=True)
+            else:
+                accuracy = 100 * record.metrics["test_accuracy"]
+                seconds = record.provenance["seconds"]
+                print(
+                    f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s", flush=True
+                )
     found = [ledger.find(p.spec) for p in planned]
     failed = sum(record is not None and record.status == "failed" for record in found)
     print(f"{found.count(None)} left to do. Records: {ledger.root}")
@@ -274,7 +265,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from nbrepro.sweep import runner
+    from nbrepro import sweep
 
     _, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
@@ -282,32 +273,25 @@ def _status(options: argparse.Namespace) -> None:
         f"{options.profile} on {on}, most informative first",
         "network", "settings", "seeds recorded", "to do", "estimated cost", "would settle",
     )  # fmt: skip
-    open_claims = runner.unsettled(records)
-    settings = {
-        name: _settings([p.spec for p in planned if p.experiment == name])
-        for name in {p.experiment for p in planned}
-    }
-    arms: dict[tuple[str, Spec], list[Planned]] = {}
+    open_claims = sweep.unsettled(records)
+    settles = sweep.settles([p.spec for p in planned], options.profile)
+    settings = _settings([p.spec for p in planned])
+    arms: dict[Spec, list[Planned]] = {}
     for p in planned:
-        arms.setdefault((p.experiment, p.spec.replace(seed=0)), []).append(p)
+        arms.setdefault(p.spec.replace(seed=0), []).append(p)
     total, unknown_cost = 0.0, 0
-    for (experiment, arm), runs in arms.items():
+    for arm, runs in arms.items():
         missing = [p for p in runs if p.missing]
-        costs = [runner.estimate(p.spec, records) for p in missing]
+        costs = [sweep.estimate(p.spec, records) for p in missing]
         known = sum(c for c in costs if c is not None)
         total, unknown_cost = total + known, unknown_cost + costs.count(None)
         cost = "-" if not missing else "not measured yet" if None in costs else _duration(known)
         done = sum(p.record is not None and p.record.status != "failed" for p in runs)
         failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
         recorded = f"{done}" + (f" ({failed} failed)" if failed else "")
-        would = [c for c in runner.settles(runs[0]) if c in open_claims] if missing else []
+        would = [c for c in settles[runs[0].spec.hash] if c in open_claims] if missing else []
         table.add_row(
-            arm.model,
-            settings[experiment](arm),
-            recorded,
-            str(len(missing)),
-            cost,
-            ", ".join(would) or "-",
+            arm.model, settings(arm), recorded, str(len(missing)), cost, ", ".join(would) or "-"
         )
     _print(table)
     more = f", and {unknown_cost} runs whose cost is not measured yet" if unknown_cost else ""
@@ -359,9 +343,57 @@ def _verify(options: argparse.Namespace) -> int:
             for name in verdict.records:
                 print(f"  record: {ledger.root / RUNS / name}.json")
     print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
+    if not ledger.root.exists():
+        print(f"there is no ledger {ledger.root} here; name one with --results", file=sys.stderr)
     for entry in damaged:
         print(f"damaged: {entry}", file=sys.stderr)
     return 1 if damaged else 0
+
+
+def _show(options: argparse.Namespace) -> None:
+    from nbrepro.records.ledger import Ledger
+    from nbrepro.spec import Spec
+
+    ledger = Ledger(options.results)
+    records, damaged = ledger.scan()
+    found = [r for r in records if r.spec.hash.startswith(options.hash)]
+    if len(found) != 1:
+        for entry in damaged:
+            if entry.path.stem.startswith(options.hash):
+                raise ValueError(f"damaged: {entry}")
+        raise ValueError(
+            f"{len(found)} records in {ledger.root} begin with {options.hash!r}; give the first "
+            "digits of one run's hash (nbrepro verify CLAIM lists them)"
+        )
+    (record,) = found
+    print(f"{record.spec}: {record.status}")
+    print(f"record: {ledger.path(record.spec)}")
+    print("settings that are not the default:")
+    defaults = Spec(model=record.spec.model).to_dict()
+    for name, setting in record.spec.to_dict().items():
+        if name == "model" or setting != defaults[name]:
+            print(f"  {name}: {setting}")
+    print("where it comes from:")
+    for name, entry in record.provenance.items():
+        print(f"  {name}: {_words(entry)}")
+    if record.curve:
+        columns = list(dict.fromkeys(name for row in record.curve for name in row))
+        table = _table("measured (fractions, and nats for losses)", *columns)
+        for row in record.curve:
+            table.add_row(*(_number(row[name]) if name in row else "" for name in columns))
+        _print(table)
+    if record.error:
+        print(record.error)
+
+
+def _words(entry: object) -> str:
+    if isinstance(entry, dict):
+        return ", ".join(f"{name} {version}" for name, version in entry.items())
+    return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+
+
+def _number(entry: float | None) -> str:
+    return "not finite" if entry is None else _words(entry)
 
 
 def _book(options: argparse.Namespace) -> None:
@@ -405,6 +437,7 @@ _COMMANDS = {
     "run": _run,
     "status": _status,
     "verify": _verify,
+    "show": _show,
     "book": _book,
     "new-chapter": _new_chapter,
 }

@@ -37,6 +37,7 @@ WITHOUT_TORCH = (
     "nbrepro.claims.verdicts",
     "nbrepro.claims.labels",
     "nbrepro.claims.tables",
+    "nbrepro.sweep",
 )
 
 

@@ -1,14 +1,21 @@
 """The command line: what a newcomer types, rightly and wrongly."""
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from nbrepro import claims, cli
-from nbrepro.records.ledger import Ledger
+from nbrepro import claims, cli, sweep
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.spec import Spec
+from nbrepro.sweep import SweepOptions
+from nbrepro.sweep.run import seconds
 
 
 def run(*arguments: str) -> int:
@@ -18,7 +25,7 @@ def run(*arguments: str) -> int:
 def test_without_arguments_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     text = capsys.readouterr().out
-    for command in ("list", "run", "status", "verify", "book"):
+    for command in ("list", "run", "status", "verify", "show", "book"):
         assert re.search(rf"^    {command}\s", text, re.M)
 
 
@@ -53,6 +60,12 @@ def test_misspelt_commands_and_options(
         (["run", "ACC20"], "'ACC-20'"),
         (["verify", "ACC20"], "'ACC-20'"),
         (["run", "ACC-1"], "needs no run"),
+        (["run", "ACC-4", "--profile", "quick"], "no quick run settles ACC-4; take --profile full"),
+        (["status", "ACC-4"], "no quick run settles ACC-4; take --profile full"),
+        (["verify", "--results", "nowhere"], "the ledger nowhere cannot be read (No such file"),
+        (["status", "--results", "nowhere"], "the ledger nowhere cannot be read (No such file"),
+        (["show", "00", "--results", "nowhere"], "the ledger nowhere cannot be read (No such file"),
+        (["run", "all", "--device", "cuda"], "no usable CUDA GPU"),
         (["run", "all", "--seeds", "0"], "at least 1"),
         (["run", "all", "--profile", "quick", "--dataset", "nowhere"], "nowhere"),
     ],
@@ -65,11 +78,13 @@ def test_wrong_names_end_with_one_line_that_helps(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(*arguments) == 2
     error = capsys.readouterr().err.strip()
     assert hint in error
     assert "Traceback" not in error
     assert error.count("\n") == 0
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_run_then_run_again_then_status_then_verify(
@@ -98,8 +113,74 @@ def test_verify_fails_on_a_damaged_record(
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "0123456789abcdef.json").write_text('{"schema": 1, "status": "comple')
-    assert run("verify", "--results", str(tmp_path)) == 1
+    assert run("verify", "ACC-20", "--results", str(tmp_path)) == 1
     assert "0123456789abcdef.json" in capsys.readouterr().err
+
+
+def test_verify_names_the_remedy_for_an_earlier_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "training_only_batchnorm"
+    folder.mkdir()
+    (folder / "0123456789abcdef.json").write_text("{}")
+    assert run("verify", "ACC-20", "--results", str(tmp_path)) == 1
+    assert f"python scripts/migrate_ledger.py {tmp_path}" in capsys.readouterr().err
+    assert run("run", "ACC-20", "--profile", "full", "--results", str(tmp_path)) == 2
+    assert f"python scripts/migrate_ledger.py {tmp_path}" in capsys.readouterr().err
+
+
+def test_verify_says_that_there_is_no_ledger_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("verify", "ACC-20") == 0
+    assert "there is no ledger results here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Ledger:
+    """Three records: two whose hashes begin alike, one that diverged, one that failed."""
+    ledger = Ledger(tmp_path / "results")
+    spec = Spec(model="cifar_resnet8", lr=0.5, seed=3)
+    curve: list[dict[str, Any]] = [
+        {"epoch": 0, "step": 0, "test_accuracy": 0.1, "test_loss": 2.3},
+        {"epoch": 1, "step": 40, "test_accuracy": 0.25, "test_loss": None},
+    ]
+    how = {"device": "a CPU", "versions": {"torch": "2.9", "numpy": "2.1"}, "seconds": 1.5}
+    ledger.write(Record(spec, "diverged", {"test_accuracy": 0.25}, curve, how))
+    failed = Record(spec.replace(seed=4), "failed", {}, [], {}, "Traceback\nValueError: no")
+    ledger.write(failed)
+    return ledger
+
+
+def test_show(shown: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    diverged, failed = sorted(shown.scan()[0], key=lambda record: record.spec.seed)
+    assert run("show", diverged.spec.hash[:8], "--results", str(shown.root)) == 0
+    text = capsys.readouterr().out
+    assert f"{diverged.spec}: diverged" in text
+    assert "lr: 0.5" in text
+    assert "momentum" not in text  # the default
+    assert "versions: torch 2.9, numpy 2.1" in text
+    assert re.search(r"1 +│ 40 +│ 0.25 +│ not finite", text)
+    assert run("show", failed.spec.hash, "--results", str(shown.root)) == 0
+    assert "ValueError: no" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("digits", "message"), [("", "2 records"), ("xyz", "0 records")])
+def test_show_needs_one_run(
+    shown: Ledger, capsys: pytest.CaptureFixture[str], digits: str, message: str
+) -> None:
+    assert run("show", digits, "--results", str(shown.root)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_show_says_that_a_record_is_damaged(
+    shown: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shown.path(shown.scan()[0][0].spec)
+    path.write_text("{")
+    assert run("show", path.stem, "--results", str(shown.root)) == 2
+    assert f"damaged: {path}" in capsys.readouterr().err
 
 
 def test_smoke_runs_stay_out_of_the_evidence(
@@ -112,10 +193,71 @@ def test_smoke_runs_stay_out_of_the_evidence(
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
+    ("text", "expected"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
 )
-def test_durations(text: str, seconds: float) -> None:
-    assert cli._seconds(text) == seconds
+def test_durations(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "nbrepro.cli", *arguments]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_greek_letters(encoding: str) -> None:
+    """γ and × are written as escapes; nothing is lost behind them."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command("list"), env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    assert all(claim.encode() in done.stdout for claim in claims.register())
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    with subprocess.Popen(
+        command("list"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("moment", ["parser", "_answer"])
+def test_ctrl_c_at_any_time_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, moment, interrupted)
+    assert run("list") == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("interrupted; start it again")
+
+
+def test_every_option_of_a_sweep_is_one_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[SweepOptions] = []
+
+    def note(planned: object, options: SweepOptions) -> Iterator[Record]:
+        seen.append(options)
+        yield from ()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "run", note)
+    given = ["--workers", "2", "--time-budget", "9m", "--retry-failed", "--device", "cpu"]
+    assert run("run", "training_only_batchnorm", *given, "--data-root", "d", "--download") == 0
+    assert run("run", "training_only_batchnorm", "--scheduler", "tcp://here:1") == 0
+    ledger = seen[0].ledger
+    assert ledger.root == cli.SMOKE
+    assert seen[0] == SweepOptions(
+        ledger=ledger, workers=2, time_budget=540, retry_failed=True, device="cpu",
+        data_root=Path("d"), download=True,
+    )  # fmt: skip
+    assert seen[1] == SweepOptions(ledger=seen[1].ledger, scheduler="tcp://here:1")
 
 
 def test_help_does_not_load_torch() -> None:

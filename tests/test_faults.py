@@ -4,7 +4,7 @@ Each is brought about for real where that is possible: processes are killed in t
 write, and the operating system refuses bytes (``RLIMIT_FSIZE``), as a full disk does. Faults that
 belong to one room are tested there: damaged and altered records, later schemas and several writers
 in ``test_ledger``, interrupted and repeated runs in ``test_runner``, dying processes and workers in
-``test_executors``, damaged checkpoints in ``test_training``.
+``test_sweep``, damaged checkpoints in ``test_training``.
 """
 
 import contextlib
@@ -27,13 +27,11 @@ from typing import Any
 import pytest
 import torch
 
-from nbrepro import cli, data
+from nbrepro import cli, data, sweep
 from nbrepro._files import replacing
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
-from nbrepro.sweep import runner
-from nbrepro.sweep.executors import Settings
-from nbrepro.sweep.runner import Planned
+from nbrepro.sweep import Planned, SweepOptions
 from nbrepro.train import loop, seed_checkpoint
 from nbrepro.train.checkpoint import State
 
@@ -54,10 +52,9 @@ def record(spec: Spec, status: str = "completed", **provenance: Any) -> Record:
     return Record(spec, status, metrics, [], {"seconds": 1.5, **provenance}, error)
 
 
-def run(specs: list[Spec], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
-    planned = [Planned("study", spec, ledger.find(spec)) for spec in specs]
-    settings = Settings(ledger=ledger, device="cpu", checkpoints=checkpoints, **options)
-    return list(runner.run(planned, settings))
+def run(specs: list[Spec], ledger: Ledger, **options: Any) -> list[Record]:
+    planned = [Planned(spec, ledger.find(spec)) for spec in specs]
+    return list(sweep.run(planned, SweepOptions(ledger=ledger, device="cpu", **options)))
 
 
 def files(folder: Path) -> set[str]:
@@ -142,7 +139,7 @@ loop.train(spec, data.load("digits"), device="cpu", checkpoint=path,
 def test_killed_while_writing_a_checkpoint(checkpoints: Path, quickly: Spec) -> None:
     """The one before is still there, whole; the run goes on from it to the same end."""
     path = checkpoints / f"{quickly.hash}.pt"
-    command = [sys.executable, "-c", CHECKPOINT_KILLED, path, json.dumps(quickly.to_dict())]
+    command = [sys.executable, "-c", CHECKPOINT_KILLED, str(path), json.dumps(quickly.to_dict())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGXFSZ, done.stderr
     assert len(files(checkpoints)) == 2  # the checkpoint, and the part that the dead process left
@@ -210,9 +207,9 @@ def test_no_room_for_the_record_of_a_finished_run(
 ) -> None:
     """The checkpoint of its last epoch stays; with room again, no epoch is trained twice."""
     with pytest.raises(OSError, match="too large"):
-        run([quickly], FullLedger(ledger.root), checkpoints)
+        run([quickly], FullLedger(ledger.root))
     assert files(ledger.root) == set()
-    (again,) = run([quickly], ledger, checkpoints)
+    (again,) = run([quickly], ledger)
     assert again.provenance["resumed_at_epoch"] == quickly.epochs
     assert again.curve == loop.train(quickly, data.load("digits"), device="cpu").curve
     assert files(checkpoints) == set()
@@ -236,11 +233,11 @@ def test_no_room_for_a_checkpoint(
 
     with monkeypatch.context() as context:
         context.setattr(State, "save", full_from_the_second_on)
-        (failed,) = run([quickly], ledger, checkpoints)
+        (failed,) = run([quickly], ledger)
     assert failed.status == "failed"
     assert "OSError: [Errno 27] File too large" in (failed.error or "").splitlines()[-1]
     assert files(checkpoints) == {f"{quickly.hash}.pt"}
-    (again,) = run([quickly], ledger, checkpoints, retry_failed=True)
+    (again,) = run([quickly], ledger, retry_failed=True)
     assert again.provenance["resumed_at_epoch"] == 1
     assert again.curve == loop.train(quickly, data.load("digits"), device="cpu").curve
 
@@ -314,16 +311,16 @@ def test_whether_a_ledger_can_be_written(
         assert "\n" not in message
 
 
-@pytest.mark.parametrize("executor", ["serial", "processes"])
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["serial", "dask"])
 def test_no_run_is_begun_for_a_ledger_that_cannot_be_written(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    executor: str,
+    workers: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").touch()
-    options = ("--profile", "smoke", "--results", "results", "--executor", executor)
+    options = ("--profile", "smoke", "--results", "results", *workers)
     assert cli.main(["run", "training_only_batchnorm", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("nbrepro: the ledger results cannot be written (")
@@ -371,15 +368,15 @@ def test_a_clock_set_back(ledger: Ledger, checkpoints: Path, quickly: Spec, date
         os.utime(path, (dated, dated))
     before = ledger.path(first).read_bytes()
 
-    assert run([first, second], ledger, checkpoints, time_budget=0) == []
-    (done,) = run([first, second], ledger, checkpoints, time_budget=3600)
+    assert run([first, second], ledger, time_budget=0) == []
+    (done,) = run([first, second], ledger, time_budget=3600)
     assert done.spec == second
     assert done.provenance["resumed_at_epoch"] == 1
     assert done.provenance["seconds"] >= 0
     assert done.curve == loop.train(second, digits, device="cpu").curve
     assert ledger.path(first).read_bytes() == before
     assert len(ledger.scan()[0]) == 2
-    assert run([first, second], ledger, checkpoints) == []
+    assert run([first, second], ledger) == []
 
 
 # --- a ledger merged from two machines ------------------------------------------------------------
@@ -441,7 +438,7 @@ def test_a_run_done_on_two_machines(
     other = record(quickly.replace(seed=1))
     here.record(ours)
     there.record(theirs, other)
-    pull = ["pull", "--quiet", "--no-rebase", there.folder, "main"]
+    pull = ["pull", "--quiet", "--no-rebase", str(there.folder), "main"]
     assert here.git(*pull, check=False) == 1
     sound, (damaged,) = here.ledger.scan()
     assert sound == [other]
@@ -452,7 +449,7 @@ def test_a_run_done_on_two_machines(
 
     here.git("checkout", "--merge", "results")  # with the marks, and nobody chooses
     assert "<<<<<<<" in damaged.path.read_text()
-    (again,) = run([quickly, other.spec], here.ledger, checkpoints)
+    (again,) = run([quickly, other.spec], here.ledger)
     assert again.spec == quickly
     assert here.ledger.scan()[1] == []
 

@@ -254,7 +254,7 @@ def earlier(root: Path, experiment: str = "study", record: Record | None = None)
 
 
 def migrate(root: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, SHIPPED.parent / "scripts" / "migrate_ledger.py", root]
+    command = [sys.executable, str(SHIPPED.parent / "scripts" / "migrate_ledger.py"), str(root)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -13,14 +13,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbrepro import cli, experiments
+from nbrepro import cli, data, experiments, sweep
 from nbrepro.book import build
 from nbrepro.data import Dataset
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
-from nbrepro.sweep import runner
-from nbrepro.sweep.executors import Settings
-from nbrepro.sweep.runner import Planned
+from nbrepro.sweep import Planned, SweepOptions
 
 EXPERIMENT = "training_only_batchnorm"
 LINE = 160  # bytes
@@ -70,13 +68,12 @@ def test_a_log_does_not_grow_with_the_number_of_steps(
     batch_size: int,
 ) -> None:
     """2 or 45 steps an epoch: the same two lines."""
-    monkeypatch.setattr(runner.data, "load", lambda *_, **__: few_digits)
+    monkeypatch.setattr(data, "load", lambda *_, **__: few_digits)
     spec = spec.replace(train="output", batch_size=batch_size)
     ledger = Ledger(tmp_path / "results")
     with caplog.at_level(logging.INFO, "nbrepro"):
-        planned = [Planned("study", spec, None)]
-        settings = Settings(ledger=ledger, device="cpu", checkpoints=tmp_path / "runs")
-        (record,) = runner.run(planned, settings)
+        options = SweepOptions(ledger=ledger, device="cpu")
+        (record,) = sweep.run([Planned(spec, None)], options)
     assert record.curve[-1]["step"] == 2 * 90 / batch_size
     assert len(caplog.records) == 2
     assert sum(len(line.getMessage().encode()) for line in caplog.records) < 2 * LINE

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from nbrepro import data, experiments
+from nbrepro import claims, data, experiments, sweep
 from nbrepro.data import DataError
 from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
+from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
-from nbrepro.sweep import runner
-from nbrepro.sweep.executors import Settings
-from nbrepro.sweep.runner import Planned
+from nbrepro.sweep import Left, Planned, SweepOptions
+from nbrepro.sweep.run import until
 from nbrepro.train import loop
 
 
@@ -29,12 +30,11 @@ def quickly(spec: Spec) -> Spec:
 
 
 def planned(ledger: Ledger, *specs: Spec) -> list[Planned]:
-    return [Planned("study", spec, ledger.find(spec)) for spec in specs]
+    return [Planned(spec, ledger.find(spec)) for spec in specs]
 
 
-def run(plan: list[Planned], ledger: Ledger, checkpoints: Path, **options: Any) -> list[Record]:
-    settings = Settings(ledger=ledger, device="cpu", checkpoints=checkpoints, **options)
-    return list(runner.run(plan, settings))
+def run(plan: list[Planned], ledger: Ledger, **options: Any) -> list[Record]:
+    return list(sweep.run(plan, SweepOptions(ledger=ledger, device="cpu", **options)))
 
 
 def contents(ledger: Ledger) -> dict[Path, tuple[bytes, int]]:
@@ -92,9 +92,9 @@ def test_select() -> None:
 
 def test_smoke_from_end_to_end(ledger: Ledger, checkpoints: Path) -> None:
     experiment = experiments.get("training_only_batchnorm")
-    plan = runner.plan(experiment, "smoke", ledger)
+    plan = sweep.plan([experiment], "smoke", ledger)
     assert [p.missing for p in plan] == [True] * 3
-    records = run(plan, ledger, checkpoints)
+    records = run(plan, ledger)
     assert [record.spec for record in records] == [p.spec for p in plan]
     assert {record.status for record in records} == {"completed"}
     found, damaged = ledger.scan()
@@ -111,15 +111,15 @@ def test_smoke_from_end_to_end(ledger: Ledger, checkpoints: Path) -> None:
     assert list(checkpoints.glob("*.pt")) == []
 
     before = contents(ledger)
-    again = runner.plan(experiment, "smoke", ledger)
+    again = sweep.plan([experiment], "smoke", ledger)
     assert not any(p.missing for p in again)
-    assert run(again, ledger, checkpoints) == []
-    assert run(plan, ledger, checkpoints) == []  # nor with the plan made before
+    assert run(again, ledger) == []
+    assert run(plan, ledger) == []  # nor with the plan made before
     assert contents(ledger) == before
 
 
 def test_record_says_what_training_says(ledger: Ledger, quickly: Spec) -> None:
-    record = runner.run_one(quickly, ledger, device="cpu")
+    record = sweep.run_one(quickly, SweepOptions(ledger=ledger, device="cpu"))
     result = loop.train(quickly, data.load("digits"), device="cpu")
     assert record == ledger.find(quickly)
     assert record.metrics == result.metrics
@@ -128,10 +128,10 @@ def test_record_says_what_training_says(ledger: Ledger, quickly: Spec) -> None:
 
 def test_diverged_run_is_recorded_once(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
     spec = quickly.replace(train="all", lr=1e9, batch_size=128)
-    (record,) = run(planned(ledger, spec), ledger, checkpoints)
+    (record,) = run(planned(ledger, spec), ledger)
     assert record.status == "diverged"
     assert record.metrics["diverged_at"] >= 0
-    assert run(planned(ledger, spec), ledger, checkpoints, retry_failed=True) == []
+    assert run(planned(ledger, spec), ledger, retry_failed=True) == []
 
 
 # --- interruptions -------------------------------------------------------------------------------
@@ -140,10 +140,8 @@ KILLED = """
 import json, logging, sys
 from pathlib import Path
 import torch
-from nbrepro.sweep import runner
-from nbrepro.sweep.executors import Settings
+from nbrepro import sweep
 from nbrepro.records.ledger import Ledger
-from nbrepro.sweep.runner import Planned
 from nbrepro.spec import Spec
 
 class Halt(logging.Handler):
@@ -158,9 +156,8 @@ logging.getLogger("nbrepro").addHandler(Halt())
 logging.getLogger("nbrepro").setLevel(logging.INFO)
 root, specs = sys.argv[1:]
 ledger = Ledger(Path(root) / "results")
-plan = [Planned("study", Spec.from_dict(s), None) for s in json.loads(specs)]
-settings = Settings(ledger=ledger, device="cpu", checkpoints=Path(root) / "runs")
-for _ in runner.run(plan, settings):
+plan = [sweep.Planned(Spec.from_dict(s), None) for s in json.loads(specs)]
+for _ in sweep.run(plan, sweep.SweepOptions(ledger=ledger, device="cpu")):
     pass
 """
 
@@ -170,7 +167,13 @@ def test_killed_in_the_middle(
 ) -> None:
     """SIGKILL in the second of three runs; later the second goes on from its checkpoint."""
     specs = [quickly.replace(seed=seed, epochs=epochs) for seed, epochs in enumerate((1, 4, 1))]
-    command = [sys.executable, "-c", KILLED, tmp_path, json.dumps([s.to_dict() for s in specs])]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(tmp_path),
+        json.dumps([s.to_dict() for s in specs]),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -184,7 +187,7 @@ def test_killed_in_the_middle(
     before = contents(ledger)
     assert list(before) == [ledger.path(specs[0])]
 
-    records = run(planned(ledger, *specs), ledger, checkpoints)
+    records = run(planned(ledger, *specs), ledger)
     assert [record.spec for record in records] == specs[1:]
     assert [record.provenance["resumed_at_epoch"] for record in records] == [2, 0]
     after = contents(ledger)
@@ -192,37 +195,58 @@ def test_killed_in_the_middle(
     assert all(after[path] == before[path] for path in before)
     assert ledger.scan()[1] == []
     assert list(checkpoints.glob("*.pt")) == []
-    assert records[0].curve == runner.run_one(specs[1], ledger, device="cpu").curve
+    assert records[0].curve == loop.train(specs[1], data.load("digits"), device="cpu").curve
 
 
 def test_no_time_no_run(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
-    assert run(planned(ledger, quickly), ledger, checkpoints, time_budget=0) == []
+    assert run(planned(ledger, quickly), ledger, time_budget=0) == []
     assert contents(ledger) == {}
+
+
+def test_a_run_whose_epochs_do_not_fit_is_not_started(
+    ledger: Ledger, quickly: Spec, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the speed recorded on this device; at that of another one nothing is known."""
+    cpu = device_name(torch.device("cpu"))
+    epoch = {"epoch": 1.0, "step": 100.0}
+    for seed, device, rate in ((1, "another", 0.001), (2, cpu, 1000.0)):
+        how = {"images_per_second": rate, "device": device, "finished": f"2026-0{seed}"}
+        ledger.write(Record(quickly.replace(seed=seed), "completed", {}, [epoch], how))
+    long = quickly.replace(epochs=5)  # 50 s per epoch of 100 steps, if the record were true
+    assert run(planned(ledger, long), ledger, time_budget=40) == []
+    assert "not started; an epoch takes about 50 s, and" in caplog.text
+    assert not list(ledger.work.glob("*.pt"))
+    (record,) = run(planned(ledger, long), ledger, time_budget=100)  # all five would take longer
+    assert record.status == "completed"
+
+
+def test_a_run_stops_before_an_epoch_that_would_end_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 10.0, 20.0, 31.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    should_stop = until(deadline=40)
+    assert [should_stop() for _ in range(3)] == [False, False, True]
 
 
 def test_enough_time(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
     plan = planned(ledger, quickly, quickly.replace(seed=1))
-    assert len(run(plan, ledger, checkpoints, time_budget=3600)) == 2
+    assert len(run(plan, ledger, time_budget=3600)) == 2
 
 
 def test_run_cut_off_by_the_deadline_goes_on_later(
     ledger: Ledger, checkpoints: Path, quickly: Spec
 ) -> None:
     spec = quickly.replace(epochs=3)
-    with pytest.raises(loop.Interrupted):
-        runner.run_one(
-            *(spec, ledger),
-            device="cpu",
-            checkpoints=checkpoints,
-            deadline=time.monotonic() - 1,
-        )
+    with pytest.raises(Left, match="stopped after epoch 1 of 3"):
+        sweep.run_one(spec, SweepOptions(ledger=ledger, device="cpu"), lambda: True)
     assert contents(ledger) == {}
-    (record,) = run(planned(ledger, spec), ledger, checkpoints)
+    (record,) = run(planned(ledger, spec), ledger)
     assert record.provenance["resumed_at_epoch"] == 1
-    assert record.curve == runner.run_one(spec, ledger, device="cpu").curve
+    assert record.curve == loop.train(spec, data.load("digits"), device="cpu").curve
 
 
-def test_what_another_process_has_in_hand_is_left_to_it(
+def test_a_run_that_another_process_is_doing_is_left_out(
     ledger: Ledger, checkpoints: Path, quickly: Spec, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = quickly.replace(seed=1)
@@ -240,11 +264,11 @@ def test_what_another_process_has_in_hand_is_left_to_it(
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with caplog.at_level(logging.INFO, "nbrepro"):
-            records = run(planned(ledger, quickly, other), ledger, checkpoints)
+            records = run(planned(ledger, quickly, other), ledger)
         assert [record.spec for record in records] == [other]
-        assert "in hand elsewhere" in caplog.text
+        assert "another process is doing this run" in caplog.text
         process.communicate()  # ends it
-    records = run(planned(ledger, quickly, other), ledger, checkpoints)
+    records = run(planned(ledger, quickly, other), ledger)
     assert [record.spec for record in records] == [quickly]
 
 
@@ -252,9 +276,9 @@ def test_a_run_that_ended_meanwhile_is_not_repeated(
     ledger: Ledger, checkpoints: Path, quickly: Spec
 ) -> None:
     stale = planned(ledger, quickly)
-    run(planned(ledger, quickly), ledger, checkpoints)
+    run(planned(ledger, quickly), ledger)
     before = contents(ledger)
-    assert run(stale, ledger, checkpoints) == []
+    assert run(stale, ledger) == []
     assert contents(ledger) == before
 
 
@@ -268,7 +292,7 @@ def test_a_failing_run_does_not_stop_the_others(
 ) -> None:
     bad = quickly.replace(train="random:28")  # more than the 27 weights of a channel of the stem
     plan = planned(ledger, bad, quickly)
-    records = run(plan, ledger, checkpoints)
+    records = run(plan, ledger)
     assert [record.status for record in records] == ["failed", "completed"]
     failed = ledger.find(bad)
     assert failed == records[0]
@@ -285,13 +309,13 @@ def test_no_folder_of_this_machine_is_recorded(
     tmp_path: Path, ledger: Ledger, quickly: Spec
 ) -> None:
     """Not even where the error itself names one: here a folder stands where a file has to go."""
-    checkpoints = tmp_path / "my runs"
-    (checkpoints / f"{quickly.hash}.pt").mkdir(parents=True)
-    (record,) = run(planned(ledger, quickly), ledger, checkpoints)
+    ledger = Ledger(tmp_path / "my folder" / "results")
+    (ledger.work / f"{quickly.hash}.pt").mkdir(parents=True)
+    (record,) = run(planned(ledger, quickly), ledger)
     assert record.status == "failed"
     assert record.error is not None
     assert f"{quickly.hash}.pt" in record.error
-    assert "my runs" not in record.error
+    assert "my folder" not in record.error
     assert str(tmp_path) not in record.error
     assert not ABSOLUTE_PATH.search(record.error)
 
@@ -309,17 +333,17 @@ def test_failed_runs_are_retried_on_request_only(
     failed = Record(quickly, "failed", {}, [], {}, "Traceback ...")
     path = ledger.write(failed)
     before = path.read_bytes()
-    assert run(planned(ledger, quickly), ledger, checkpoints) == []
+    assert run(planned(ledger, quickly), ledger) == []
     assert path.read_bytes() == before
-    (record,) = run(planned(ledger, quickly), ledger, checkpoints, retry_failed=True)
+    (record,) = run(planned(ledger, quickly), ledger, retry_failed=True)
     assert record.status == "completed"
     assert ledger.scan() == ([record], [])
 
 
 def test_damaged_record_is_run_again(ledger: Ledger, checkpoints: Path, quickly: Spec) -> None:
-    run(planned(ledger, quickly), ledger, checkpoints)
+    run(planned(ledger, quickly), ledger)
     ledger.path(quickly).write_text("{")
-    assert len(run(planned(ledger, quickly), ledger, checkpoints)) == 1
+    assert len(run(planned(ledger, quickly), ledger)) == 1
     assert ledger.scan()[1] == []
 
 
@@ -328,7 +352,7 @@ def test_missing_data_is_no_failed_run(
 ) -> None:
     plan = planned(ledger, quickly.replace(dataset="nowhere"), quickly)
     with pytest.raises(DataError, match="no folder"):
-        run(plan, ledger, checkpoints, data_root=tmp_path)
+        run(plan, ledger, data_root=tmp_path)
     assert contents(ledger) == {}
 
 
@@ -337,11 +361,33 @@ def test_a_ledger_that_can_no_longer_be_written_keeps_the_checkpoint(
 ) -> None:
     ledger.root.write_text("a file, not a folder")
     with pytest.raises(OSError, match=r"its record cannot be written .* checkpoint is kept"):
-        runner.run_one(quickly, ledger, device="cpu", checkpoints=checkpoints)
+        sweep.run_one(quickly, SweepOptions(ledger=ledger, device="cpu"))
     assert (checkpoints / f"{quickly.hash}.pt").is_file()
     ledger.root.unlink()
-    (record,) = run(planned(ledger, quickly), ledger, checkpoints)
+    (record,) = run(planned(ledger, quickly), ledger)
     assert record.provenance["resumed_at_epoch"] == quickly.epochs
+
+
+def test_a_gpu_that_is_not_there_is_refused_once(
+    ledger: Ledger, quickly: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = SweepOptions(ledger=ledger, device="cuda")
+    for start in (
+        lambda: sweep.run(planned(ledger, quickly), options),
+        lambda: sweep.run_one(quickly, options),
+    ):
+        with pytest.raises(ValueError, match="no usable CUDA GPU"):
+            start()
+    assert contents(ledger) == {}
+
+
+def test_one_run_that_is_recorded_is_not_done_again(ledger: Ledger, quickly: Spec) -> None:
+    options = SweepOptions(ledger=ledger, device="cpu")
+    first = sweep.run_one(quickly, options)
+    before = contents(ledger)
+    assert sweep.run_one(quickly, options) == first
+    assert contents(ledger) == before
 
 
 def test_a_failure_ends_all_of_several_processes(
@@ -351,7 +397,7 @@ def test_a_failure_ends_all_of_several_processes(
     monkeypatch.setenv("RANK", "0")
     bad = quickly.replace(train="random:28")
     with pytest.raises(SystemExit, match="random:28"):
-        runner.run_one(bad, ledger, device="cpu")
+        sweep.run_one(bad, SweepOptions(ledger=ledger, device="cpu"))
     assert [record.status for record in ledger.scan()[0]] == ["failed"]
 
 
@@ -359,7 +405,7 @@ def test_only_the_first_of_several_processes_writes(
     ledger: Ledger, quickly: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    record = runner.run_one(quickly, ledger, device="cpu")
+    record = sweep.run_one(quickly, SweepOptions(ledger=ledger, device="cpu"))
     assert record.status == "completed"
     assert contents(ledger) == {}
 
@@ -374,48 +420,49 @@ def test_estimate(quickly: Spec) -> None:
 
     records = [record(500), record(500, seed=1), record(None, seed=2), record(9, train="all")]
     spec = quickly.replace(epochs=4, seed=7)
-    assert runner.estimate(spec, records) == pytest.approx(4 * 50_000 / 500)
-    assert runner.estimate(spec.replace(batch_size=8), records) is None
-    assert runner.estimate(spec.replace(train="gamma"), records) is None
-    assert runner.estimate(spec, []) is None
+    assert sweep.estimate(spec, records) == pytest.approx(4 * 50_000 / 500)
+    assert sweep.estimate(spec.replace(batch_size=8), records) is None
+    assert sweep.estimate(spec.replace(train="gamma"), records) is None
+    assert sweep.estimate(spec, []) is None
 
 
 def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
     experiment = Experiment("study", "chapter", "title", lambda _: [quickly], {"quick": 3})
     ledger.write(Record(quickly.replace(seed=1), "completed", {}, [], {}))
-    plan = runner.plan(experiment, "quick", ledger, dataset="digits")
+    plan = sweep.plan([experiment], "quick", ledger, dataset="digits")
     assert [p.missing for p in plan] == [True, False, True]
 
 
 # --- order and cost ------------------------------------------------------------------------------
 
 
-def recorded(item: runner.Planned, accuracy: float = 0.4, **provenance: object) -> Record:
+def recorded(item: Planned, accuracy: float = 0.4, **provenance: object) -> Record:
     metrics = {"test_accuracy": accuracy, "test_top5": 0.9}
     curve = [{"test_accuracy": 0.1}, metrics]
     return Record(item.spec, "completed", metrics, curve, provenance)
 
 
-def clipping_plan(ledger: Ledger, seeds: int = 2) -> list[runner.Planned]:
-    return runner.plan(experiments.get("adaptive_gradient_clipping"), "quick", ledger, seeds=seeds)
+def clipping_plan(ledger: Ledger, seeds: int = 2) -> list[Planned]:
+    return sweep.plan([experiments.get("adaptive_gradient_clipping")], "quick", ledger, seeds=seeds)
 
 
 def test_what_no_claim_has_comes_first_then_the_fewest_seeds(ledger: Ledger) -> None:
     plan = clipping_plan(ledger)
+    settles = sweep.settles([item.spec for item in plan], "quick")
     for item in plan:
-        if "F2-d" in runner.settles(item) and item.spec.seed == 0:
+        if "F2-d" in settles[item.spec.hash] and item.spec.seed == 0:
             ledger.write(recorded(item))
     fresh = clipping_plan(ledger)
-    order = runner.most_informative(fresh, ledger.scan()[0])
+    order = sweep.most_informative(fresh, ledger.scan()[0], "quick")
     assert sorted(order, key=str) == sorted(fresh, key=str)
     missing = [item for item in order if item.missing]
-    untold = set(runner.unsettled(ledger.scan()[0], ("not run",)))
+    untold = set(sweep.unsettled(ledger.scan()[0], ("not run",)))
     assert "F2-d" not in untold
     seen: Counter[Spec] = Counter(i.spec.replace(seed=0) for i in fresh if not i.missing)
     ranks = []
     for item in missing:
         arm = item.spec.replace(seed=0)
-        tells = not untold.isdisjoint(runner.settles(item)) and not seen[arm]
+        tells = not untold.isdisjoint(settles[item.spec.hash]) and not seen[arm]
         ranks.append((not tells, seen[arm]))
         seen[arm] += 1
     assert ranks == sorted(ranks)
@@ -423,11 +470,29 @@ def test_what_no_claim_has_comes_first_then_the_fewest_seeds(ledger: Ledger) -> 
 
 
 def test_settles_names_the_claims_of_the_run(ledger: Ledger) -> None:
-    plan = clipping_plan(ledger, seeds=1)
-    told = {claim for item in plan for claim in runner.settles(item)}
+    settles = sweep.settles([item.spec for item in clipping_plan(ledger, seeds=1)], "quick")
+    told = {claim for claims in settles.values() for claim in claims}
     assert {"F2-a", "F2-b", "F2-f-stages", "TR-1"} <= told
     assert "P-12" not in told
-    assert "F2-a" in runner.unsettled([])
+    assert "F2-a" in sweep.unsettled([])
+
+
+def test_only_runs_of_a_profile_that_the_rule_accepts_settle_a_claim(ledger: Ledger) -> None:
+    claim = claims.get("ACC-4")
+    assert sweep.accepted(claim) == ("full",)
+    experiment = experiments.get("training_only_batchnorm")
+    for profile in experiments.PROFILES:
+        specs = experiment.specs(profile, seeds=1)
+        told = {name for names in sweep.settles(specs, profile).values() for name in names}
+        assert ("ACC-4" in told) == (profile == "full")
+        assert bool(told) == (profile != "smoke")
+
+
+def test_a_run_that_two_experiments_share_is_planned_once(ledger: Ledger, quickly: Spec) -> None:
+    other = quickly.replace(lr=0.2)
+    one = Experiment("one", "chapter", "title", lambda _: [quickly], {"quick": 1})
+    two = Experiment("two", "chapter", "title", lambda _: [quickly, other], {"quick": 1})
+    assert [item.spec for item in sweep.plan([one, two], "quick", ledger)] == [quickly, other]
 
 
 def test_cost_comes_from_the_latest_run_that_does_the_same_work(ledger: Ledger) -> None:
@@ -441,5 +506,5 @@ def test_cost_comes_from_the_latest_run_that_does_the_same_work(ledger: Ledger) 
     old = recorded(first, images_per_second=10.0, finished="2026-01-01")
     new = recorded(same, images_per_second=1000.0, finished="2026-02-01")
     for records in ([old, new], [new, old]):
-        assert runner.estimate(first.spec, records) == first.spec.epochs * 10_000 / 1000
-    assert runner.estimate(other.spec, [old, new]) is None
+        assert sweep.estimate(first.spec, records) == first.spec.epochs * 10_000 / 1000
+    assert sweep.estimate(other.spec, [old, new]) is None

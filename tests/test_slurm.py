@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import dask_jobqueue
 import pytest
 
 from nbrepro import cli
@@ -151,6 +152,7 @@ def test_a_sweep_outlives_its_jobs(slurm: dict[str, str], tmp_path: Path) -> Non
             'memory="16GB"': 'memory="2GB"',
             "minimum_jobs=8, maximum_jobs=8": "minimum_jobs=2, maximum_jobs=2",
             "run all --profile full --device cuda": RUN,
+            "cluster.wait_for_workers(1)": "cluster.wait_for_workers(1, timeout=100)",
         },
     )
     (tmp_path / "sweep.py").write_text(script)
@@ -158,7 +160,7 @@ def test_a_sweep_outlives_its_jobs(slurm: dict[str, str], tmp_path: Path) -> Non
         command = [sys.executable, "sweep.py"]
         sweep = subprocess.Popen(command, cwd=tmp_path, env=slurm, stdout=log, stderr=log)
         try:
-            wait(lambda: any(tmp_path.glob("runs/*.pt")), (tmp_path / "log").read_text)
+            wait(lambda: any(tmp_path.glob("runs/smoke/runs/*.pt")), (tmp_path / "log").read_text)
             subprocess.run(["scancel", "--user", getpass.getuser()], env=slurm, check=True)
             status = sweep.wait(PATIENCE)
         finally:
@@ -187,3 +189,35 @@ def test_one_network_on_two_nodes(slurm: dict[str, str], tmp_path: Path) -> None
     )
     assert job.returncode == 0, (tmp_path / "log").read_text()
     assert [how["processes"] for how in records(tmp_path)] == [2, 2, 2]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # left by distributed when it closes
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_job_script() -> None:
+    """The job that the documented settings submit: one GPU, one run at a time, a timely end."""
+    settings = re.search(r"SLURMCluster\((.*?)\n    \) as", page("# sweep.py", {}), re.DOTALL)
+    assert settings
+    given = eval(f"dict({settings[1]}\n)")
+    with dask_jobqueue.SLURMCluster(
+        **given, scheduler_options={"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    ) as cluster:
+        script = cluster.job_script()
+    *head, command, _ = script.split("\n")
+    assert head == [
+        "#!/usr/bin/env bash",
+        "",
+        "#SBATCH -J dask-worker",
+        "#SBATCH -p gpu",
+        "#SBATCH -n 1",
+        "#SBATCH --cpus-per-task=1",
+        "#SBATCH --mem=15G",
+        "#SBATCH -t 01:00:00",
+        "#SBATCH --gres=gpu:1",
+        "",
+    ]
+    assert re.fullmatch(
+        r"\S+ -m distributed\.cli\.dask_worker tcp://\S+ --name dummy-name --nthreads 1 "
+        r"--memory-limit 14\.90GiB --nanny --death-timeout 60 "
+        r"--lifetime 50m --lifetime-stagger 5m",
+        command,
+    )

@@ -204,14 +204,14 @@ port = 29500
 TRAIN = """
 import json
 from accelerate import notebook_launcher
-from nbrepro.sweep import runner
+from nbrepro.sweep import SweepOptions, run_one
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 
 spec, ledger = Spec.from_dict(json.loads(settings)), Ledger(folder)
 
 def train():
-    runner.run_one(spec, ledger, device="cpu")
+    run_one(spec, SweepOptions(ledger=ledger, device="cpu"))
 
 notebook_launcher(train, num_processes=2, use_port=str(port))
 """

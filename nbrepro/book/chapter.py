@@ -46,26 +46,22 @@ class Chapter:
         ``smoke`` runs are made afresh in a temporary folder; they prove the code and carry no
         verdict. ``quick`` and ``full`` runs go to the ledger.
         """
-        from nbrepro import experiments
+        from nbrepro import experiments, sweep
         from nbrepro.records.ledger import Ledger
-        from nbrepro.sweep import runner
-        from nbrepro.sweep.executors import Settings
 
-        smoke = self.profile == "smoke"
         with tempfile.TemporaryDirectory() as scratch:
-            ledger = Ledger(scratch if smoke else None)
-            checkpoints = Path(scratch if smoke else ledger.root.parent) / "runs"
-            records = []
-            for experiment in experiments.select(self.name):
-                planned = runner.plan(
-                    experiment, self.profile, ledger, dataset=self.dataset, seeds=self.seeds
-                )
-                settings = Settings(ledger=ledger, checkpoints=checkpoints)
-                for record in runner.run(planned, settings):
-                    if record.status == "failed":
-                        raise RuntimeError(f"{record.spec} failed:\n{record.error}")
-                records += [r for p in planned if (r := ledger.find(p.spec))]
-        return records
+            ledger = Ledger(Path(scratch) / "results" if self.profile == "smoke" else None)
+            planned = sweep.plan(
+                experiments.select(self.name),
+                self.profile,
+                ledger,
+                dataset=self.dataset,
+                seeds=self.seeds,
+            )
+            for record in sweep.run(planned, sweep.SweepOptions(ledger=ledger)):
+                if record.status == "failed":
+                    raise RuntimeError(f"{record.spec} failed:\n{record.error}")
+            return [found for p in planned if (found := ledger.find(p.spec))]
 
     def verdicts(self) -> "list[Verdict]":
         """The verdicts on this chapter's claims, from the ledger."""

@@ -1,1 +1,29 @@
-"""Sweeps: what is missing, and running it."""
+"""Sweeps: what is missing and in which order, and running it, here or on dask workers.
+
+Nothing here imports torch before a run is to be done.
+"""
+
+from nbrepro.sweep.plan import (
+    Planned,
+    accepted,
+    estimate,
+    most_informative,
+    plan,
+    settles,
+    unsettled,
+)
+from nbrepro.sweep.run import Left, SweepOptions, run, run_one
+
+__all__ = [
+    "Left",
+    "Planned",
+    "SweepOptions",
+    "accepted",
+    "estimate",
+    "most_informative",
+    "plan",
+    "run",
+    "run_one",
+    "settles",
+    "unsettled",
+]

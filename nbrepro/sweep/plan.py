@@ -1,0 +1,146 @@
+"""What is missing, in which order it tells most, and what it costs."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nbrepro import claims, experiments
+from nbrepro.claims import Claim
+from nbrepro.experiments import Experiment
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.spec import Spec
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a profile, and its record if there is one."""
+
+    spec: Spec
+    record: Record | None
+
+    @property
+    def missing(self) -> bool:
+        """Whether it still has to be run; a failed run counts as done until it is retried."""
+        return self.record is None
+
+
+def plan(
+    chosen: Iterable[Experiment],
+    profile: str,
+    ledger: Ledger,
+    *,
+    dataset: str | None = None,
+    seeds: int | None = None,
+) -> list[Planned]:
+    """Every run of a profile of these experiments, in the grids' order.
+
+    A run that several experiments share is planned once.
+    """
+    specs = {
+        spec.hash: spec
+        for experiment in chosen
+        for spec in experiment.specs(profile, dataset, seeds)
+    }
+    return [Planned(spec, ledger.find(spec)) for spec in specs.values()]
+
+
+def most_informative(
+    planned: Sequence[Planned], records: Sequence[Record], profile: str
+) -> list[Planned]:
+    """A plan in the order in which its missing runs tell most.
+
+    First one run of every arm that feeds a claim without any evidence, then what has fewest
+    replicates, then the order of the grid.
+    """
+    untold = set(unsettled(records, ("not run",)))
+    settled = settles([item.spec for item in planned], profile)
+    seeds = Counter(_arm(item) for item in planned if not item.missing)
+    ranked = []
+    for item in planned:
+        replicates = seeds[_arm(item)]
+        told = untold.isdisjoint(settled[item.spec.hash]) or replicates > 0
+        ranked.append((told, replicates, item))
+        seeds[_arm(item)] += item.missing
+    return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])]
+
+
+def _arm(item: Planned) -> Spec:
+    """What replicates have in common."""
+    return item.spec.replace(seed=0)
+
+
+def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
+    """The claims whose rules look at runs of this profile, by the runs' hashes.
+
+    A rule looks at the runs of its claim's experiment, at the profiles it accepts.
+    """
+    from nbrepro.claims import verdicts
+    from nbrepro.data import base
+
+    specs = list(specs)
+    datasets = {base(spec.dataset) for spec in specs}
+    found: dict[str, list[str]] = {spec.hash: [] for spec in specs}
+    grids: dict[str, set[Spec]] = {}
+    for claim in claims.register().values():
+        if claim.experiment is None or profile not in accepted(claim):
+            continue
+        if claim.experiment not in grids:
+            experiment = experiments.get(claim.experiment)
+            grids[claim.experiment] = {
+                arm for dataset in datasets for arm in experiment.specs(profile, dataset, seeds=1)
+            }
+        for spec in specs:
+            if spec.replace(seed=0) in grids[claim.experiment] and verdicts.feeds(spec, claim):
+                found[spec.hash].append(claim.id)
+    return found
+
+
+def accepted(claim: Claim) -> tuple[str, ...]:
+    """The profiles whose runs can settle a claim."""
+    return getattr(claim.rule, "profiles", ())
+
+
+def unsettled(
+    records: Sequence[Record], wanted: Sequence[str] = ("not run", "inconclusive")
+) -> list[str]:
+    """The claims decided by training that have one of these verdicts so far."""
+    from nbrepro.claims import verdicts
+
+    return [
+        claim.id
+        for claim in claims.register().values()
+        if claim.experiment and verdicts.judge(claim, records).verdict in wanted
+    ]
+
+
+def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
+    """Seconds a run will take, from the latest record that does the same work per step."""
+    work = ("model", "train", "batch_size")
+    images = _images(spec.dataset, records)
+    alike = [
+        record
+        for record in records
+        if all(getattr(record.spec, name) == getattr(spec, name) for name in work)
+        and _is_small(record.spec.dataset) == _is_small(spec.dataset)
+        and record.provenance.get("images_per_second")
+    ]
+    if not alike:
+        return None
+    latest = max(alike, key=lambda record: str(record.provenance.get("finished")))
+    return float(spec.epochs * images / latest.provenance["images_per_second"])
+
+
+def _images(dataset: str, records: Iterable[Record]) -> float:
+    """Training images of a data set, by the steps of a record; else as many as CIFAR-10 has."""
+    for record in records:
+        last = record.curve[-1] if record.curve else {}
+        if record.spec.dataset == dataset and last.get("epoch"):
+            return record.spec.batch_size * last["step"] / last["epoch"]
+    return 10_000 if _is_small(dataset) else 50_000
+
+
+def _is_small(dataset: str) -> bool:
+    """Whether images are at half the side: a step is then another amount of work."""
+    from nbrepro import data
+
+    return dataset.endswith(data.SMALL)

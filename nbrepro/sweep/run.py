@@ -1,0 +1,363 @@
+"""One run under its lock, and everything that is missing of a plan.
+
+Torch is imported inside functions: the command line and dask's workers import this module.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nbrepro import _malloc
+from nbrepro.records.ledger import Ledger, Record
+from nbrepro.records.provenance import device_name, provenance
+from nbrepro.spec import Spec
+from nbrepro.sweep.plan import Planned, estimate
+
+log = logging.getLogger("nbrepro")
+
+
+class Left(Exception):
+    """A run that was not done, or not to its end. The message says why; a later sweep does it."""
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``9m`` or ``1.5h`` in seconds; for argparse.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 9m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _option(text: str, **parsing: Any) -> dict[str, Any]:
+    """Metadata of a field that is an option of the command line too, as argparse wants it."""
+    return {"help": text, **parsing}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """How a sweep is carried out. ``nbrepro run`` has an option for every field with a help text.
+
+    Attributes:
+        ledger: where records go; locks, checkpoints and output of runs go to its work folder.
+        workers: runs at once, each in a process of its own; default: one after another, here.
+        scheduler: address of a running dask scheduler, instead of workers on this machine.
+        time_budget: seconds; runs cut off by it go on from their last epoch next time.
+        retry_failed: also run again what failed before.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        data_root: folder of the data sets.
+        download: let torchvision fetch CIFAR-10.
+        progress: show a bar on a terminal.
+    """
+
+    ledger: Ledger
+    workers: int | None = field(
+        default=None,
+        metadata=_option(
+            "runs at once, each in a process (and on a GPU) of its own; needs dask",
+            type=int,
+            metavar="N",
+        ),
+    )
+    scheduler: str | None = field(
+        default=None,
+        metadata=_option("a running dask scheduler, such as tcp://host:8786", metavar="ADDRESS"),
+    )
+    time_budget: float | None = field(
+        default=None,
+        metadata=_option("stop cleanly after 90s, 9m or 1.5h", type=seconds, metavar="T"),
+    )
+    retry_failed: bool = field(
+        default=False, metadata=_option("run again what failed before", action="store_true")
+    )
+    device: str = field(
+        default="auto", metadata=_option("default: %(default)s", choices=("auto", "cpu", "cuda"))
+    )
+    data_root: Path | None = field(
+        default=None,
+        metadata=_option("default: $NBREPRO_DATA or data", type=Path, metavar="DIR"),
+    )
+    download: bool = field(
+        default=False, metadata=_option("let torchvision fetch CIFAR-10", action="store_true")
+    )
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on this machine.
+
+        Raises:
+            ValueError: for values out of range, or options that do not go together.
+        """
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+        if self.workers is not None and self.scheduler is not None:
+            raise ValueError(
+                "a running scheduler has its own workers; leave the number of workers out"
+            )
+
+    @property
+    def parallel(self) -> bool:
+        """Whether runs take place on dask workers."""
+        return self.workers is not None or self.scheduler is not None
+
+    def wants(self, record: Record | None) -> bool:
+        """Whether a run with this record, if it has one, is to be done."""
+        return record is None or (self.retry_failed and record.status == "failed")
+
+
+def run(planned: Sequence[Planned], options: SweepOptions) -> Generator[Record]:
+    """Do the runs that are missing and yield each record as it appears.
+
+    Here or on dask workers, the same runs end in the same records. A run that another sweep is
+    doing is left out. Ends early, without an error, when the time budget is spent.
+
+    Args:
+        planned: from :func:`nbrepro.sweep.plan.plan`, most informative first.
+        options: how.
+
+    Raises:
+        ValueError: for options that this machine cannot follow, or a dask that is not installed.
+        OSError: the ledger cannot be written; found out before the first run.
+        ConnectionError: the scheduler or its workers do not answer, or are gone.
+        DataError: the data is missing or wrong.
+    """
+    options.ledger.check_writable()
+    todo = list({p.spec.hash: p.spec for p in planned if options.wants(p.record)}.values())
+    if not todo:
+        return _nothing()
+    if not options.scheduler:
+        check_device(options.device)
+    if not options.parallel:
+        return _one_after_another(todo, options)
+    if is_shared():
+        raise ValueError(
+            "under torchrun or accelerate launch all processes share each run; leave workers and "
+            "scheduler out"
+        )
+    from nbrepro.sweep import dask
+
+    return dask.run(todo, options)
+
+
+def _nothing() -> Generator[Record]:
+    yield from ()
+
+
+def _one_after_another(todo: list[Spec], options: SweepOptions) -> Generator[Record]:
+    deadline = math.inf
+    if options.time_budget is not None:
+        deadline = time.monotonic() + options.time_budget
+    for spec in todo:
+        # Processes that share a run agree on the time at the end of an epoch, and only there.
+        if time.monotonic() >= deadline and not is_shared():
+            log.info("time budget spent")
+            return
+        if not is_shared() and not options.wants(options.ledger.find(spec)):
+            continue  # another sweep has done it since it was planned
+        try:
+            check_time(spec, options, deadline)
+            yield run_one(spec, options, until(deadline))
+        except Left as reason:
+            log.warning("%s", reason)
+            if is_shared():
+                return
+
+
+def is_shared() -> bool:
+    """Whether torchrun or ``accelerate launch`` started several processes for one run."""
+    return "RANK" in os.environ
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there, before a run is recorded as failed for want of it.
+
+    Raises:
+        ValueError: naming the device.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is cuda, and this machine has no usable CUDA GPU; take auto or cpu"
+        )
+
+
+def check_time(spec: Spec, options: SweepOptions, deadline: float) -> None:
+    """Refuse a run that would not reach the end of an epoch in time.
+
+    A run of many epochs may well take longer than the budget: it goes on from its last epoch next
+    time. What an epoch takes is known from records of the same data on this GPU or CPU, if any.
+
+    Raises:
+        Left: saying how long an epoch takes.
+    """
+    if deadline == math.inf or is_shared():
+        return
+    import torch
+
+    gpu = options.device != "cpu" and torch.cuda.is_available()
+    device = device_name(torch.device("cuda" if gpu else "cpu"))
+    alike = [
+        record
+        for record in options.ledger.scan()[0]
+        if record.provenance.get("device") == device and record.spec.dataset == spec.dataset
+    ]
+    whole = estimate(spec, alike)
+    epoch, left = (whole or 0) / max(1, spec.epochs), deadline - time.monotonic()
+    if epoch > left:
+        raise Left(
+            f"{spec}: not started; an epoch takes about {epoch:.0f} s, and {max(0, left):.0f} s of "
+            "the time budget are left"
+        )
+
+
+def until(deadline: float) -> Callable[[], bool]:
+    """What a run asks at the end of each epoch: whether another as long would end too late.
+
+    Args:
+        deadline: by ``time.monotonic()``.
+    """
+    before = time.monotonic()
+
+    def should_stop() -> bool:
+        nonlocal before
+        now = time.monotonic()
+        took, before = now - before, now
+        return now + took > deadline
+
+    return should_stop
+
+
+def run_one(
+    spec: Spec, options: SweepOptions, should_stop: Callable[[], bool] = lambda: False
+) -> Record:
+    """Do one run under its lock, write its record and return it.
+
+    An error of the run becomes a ``failed`` record. A run that is recorded is not done again: its
+    record is returned as it is.
+
+    Args:
+        spec: the run.
+        options: where its record goes, and how it is done.
+        should_stop: asked at the end of every epoch but the last.
+
+    Raises:
+        Left: another process is doing this run, or ``should_stop`` said so; the checkpoint then
+            holds what was done.
+        DataError: the data is missing or wrong: no fault of the run, so nothing is recorded.
+        ValueError: a GPU was asked for and there is none: nothing is recorded.
+        OSError: the record cannot be written; the checkpoint holds the result.
+    """
+    with locked(spec, options.ledger):
+        return run_locked(spec, options, should_stop)
+
+
+@contextlib.contextmanager
+def locked(spec: Spec, ledger: Ledger, patience: float = 0) -> Iterator[None]:
+    """Hold the lock of a run; processes that share a run take none.
+
+    Args:
+        spec: the run.
+        ledger: the ledger, in whose work folder the lock lies.
+        patience: seconds to wait for it; -1 for as long as it takes.
+
+    Raises:
+        Left: another process holds it.
+    """
+    ledger.work.mkdir(parents=True, exist_ok=True)
+    if is_shared():
+        yield
+        return
+    lock = FileLock(ledger.work / f"{spec.hash}.lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise Left(f"{spec}: another process is doing this run") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool]) -> Record:
+    """:func:`run_one` for those who hold the lock."""
+    from nbrepro import data
+    from nbrepro.train import loop
+
+    present = None if is_shared() else options.ledger.find(spec)
+    if present is not None and not options.wants(present):
+        return present
+    check_device(options.device)
+    dataset = data.load(spec.dataset, options.data_root, download=options.download)
+    checkpoint = options.ledger.work / f"{spec.hash}.pt"
+    try:
+        with _malloc.kept():
+            result = loop.train(
+                spec,
+                dataset,
+                device=options.device,
+                checkpoint=checkpoint,
+                progress=options.progress,
+                should_stop=should_stop,
+            )
+    except loop.Interrupted as stop:
+        raise Left(str(stop)) from stop
+    except Exception:
+        error = traceback.format_exc()
+        record = failed(spec, error, data_fingerprint=dataset.fingerprint)
+        _write(record, options.ledger)
+        if is_shared():  # the other processes may wait for this one: end them all
+            raise SystemExit(record.error) from None
+        return record
+    record = _completed(spec, result, dataset.fingerprint)
+    _write(record, options.ledger)
+    if _is_first():
+        checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _completed(spec: Spec, result: Any, fingerprint: str) -> Record:
+    how = {**provenance(), **result.how, "data_fingerprint": fingerprint}
+    return Record(spec, result.status, result.metrics, result.curve, how)
+
+
+def failed(spec: Spec, error: str, **how: Any) -> Record:
+    """The record of a run that failed with this traceback or last output."""
+    return Record(spec, "failed", {}, [], {**provenance(), **how}, without_folders(error))
+
+
+def _write(record: Record, ledger: Ledger) -> None:
+    if not _is_first():
+        return
+    try:
+        ledger.write(record)
+    except OSError as problem:
+        raise OSError(
+            f"{record.spec} has ended and its record cannot be written ({problem}); the checkpoint "
+            "is kept: start it again when there is room, and no epoch is trained twice"
+        ) from problem
+
+
+def _is_first() -> bool:
+    """Whether this is the one that writes, of the processes that share a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def without_folders(text: str) -> str:
+    """``text`` with the names of files but not the folders of this machine."""
+    text = re.sub(r"""(["'])/[^"'\n]*/([^"'/\n]*)\1""", r"\1\2\1", text)
+    return re.sub(r"(?<![\w.])/(?:[^\s/\"']+/)+([^\s/\"']*)", r"\1", text)
