@@ -118,6 +118,12 @@ def parser() -> argparse.ArgumentParser:
         "Exits with 1 if a record is damaged.",
     )
     verify.add_argument("claims", nargs="*", metavar="claim", help="claim ids (default: all)")
+    verify.add_argument(
+        "--all",
+        action="store_true",
+        help="every claim in full, held against the scorecard that the book has stored",
+    )
+    verify.add_argument("--json", action="store_true", help="in full, for machines")
     verify.add_argument("--results", type=Path, metavar="DIR", help="the ledger's folder")
 
     show = commands.add_parser("show", help="print a record", description="One record, readable.")
@@ -320,34 +326,36 @@ def _settings(specs: "Sequence[Spec]") -> "Callable[[Spec], str]":
 
 
 def _verify(options: argparse.Namespace) -> int:
+    import json
+
     from nbrepro import claims
     from nbrepro.claims import verdicts
+    from nbrepro.claims.report import drift, lines, report
     from nbrepro.records import timings
-    from nbrepro.records.ledger import RUNS, Ledger
+    from nbrepro.records.ledger import Ledger
 
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
     records, damaged = ledger.scan()
     measured = timings.read(ledger.root)
-    for claim in chosen:
-        verdict = verdicts.judge(claim, records, measured)
-        print(f"{claim.id}: {verdict.verdict}" + (f" ({verdict.scale})" * bool(verdict.scale)))
-        if options.claims:
-            print(f"  claim: {claim.statement}")
-            for quoted in claim.quoted:
-                print(f"  published: {quoted.value} (seen: {quoted.seen})")
-            for finding in verdict.findings:
-                print(f"  {finding.answer}: {finding}")
-            if verdict.note:
-                print(f"  note: {verdict.note}")
-            for name in verdict.records:
-                print(f"  record: {ledger.root / RUNS / name}.json")
-    print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
+    judged = [verdicts.judge(claim, records, measured) for claim in chosen]
+    reports = [report(verdict, records) for verdict in judged]
+    if options.json:
+        print(json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        whole = options.all or options.claims
+        for entry in reports:
+            print("\n".join(lines(entry)[: None if whole else 1]))
+        print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
     if not ledger.root.exists():
         print(f"there is no ledger {ledger.root} here; name one with --results", file=sys.stderr)
-    for entry in damaged:
-        print(f"damaged: {entry}", file=sys.stderr)
-    return 1 if damaged else 0
+    problems = [f"damaged: {entry}" for entry in damaged]
+    page = ledger.root.parent / "book" / "scorecard.ipynb"
+    if options.all and page.exists():
+        problems += [f"the book is out of date: {entry}" for entry in drift(judged, page)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -1,0 +1,208 @@
+"""A verdict with all that it rests on, for readers on a command line and for machines."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbrepro.claims import verdicts
+from nbrepro.claims.rules import (
+    Arm,
+    Bounds,
+    Check,
+    Counts,
+    Failures,
+    Level,
+    Measured,
+    Ordered,
+    Pair,
+    Rule,
+    Trained,
+)
+from nbrepro.claims.verdicts import Finding, Verdict, comparison, label
+from nbrepro.records.ledger import Record
+
+
+def in_words(rule: Rule | None) -> list[str]:
+    """What a rule asks, a sentence per question."""
+    match rule:
+        case None:
+            return []
+        case Ordered():
+            asked = [_difference(pair, rule.between) for pair in rule.pairs]
+            if rule.rising:
+                rising = ", ".join(map(label, rule.rising))
+                asked.append(f"accuracy rises from each to the next that was run: {rising}")
+            asked += [
+                f"what is gained from {label(g.high.low)} to {label(g.high.high)}, less what is "
+                f"gained from {label(g.low.low)} to {label(g.low.high)}, "
+                f"{_lies(rule.between, 100, ' points')}"
+                for g in rule.gains
+            ]
+            return asked + [
+                f"more than half of the runs survive: {label(a)}" for a in rule.survives
+            ]
+        case Failures():
+            pairs = [f"{label(p.low)} fails more often than {label(p.high)}" for p in rule.pairs]
+            share = f"{rule.share:.0%}" if rule.survives else ""
+            return pairs + [
+                f"more than {share} of the runs survive: {label(a)}" for a in rule.survives
+            ]
+        case Level():
+            return [_level(rule, arm) for arm in rule.arms]
+        case Counts():
+            return [f"each network has the printed counts of the table {rule.table}"]
+        case Check():
+            return [
+                f"{name.replace('_', ' ')} ({rule.check}) {_lies(bounds)}"
+                for name, bounds in rule.bounds.items()
+            ]
+        case Measured():
+            where = " on a GPU" if rule.device else ""
+            return [
+                f"the ratio {case} in benchmarks/{rule.benchmark}.py{where} {_lies(rule.between)}"
+                for case in rule.cases
+            ]
+
+
+def _difference(pair: Pair, between: Bounds) -> str:
+    return f"{comparison(pair.high, pair.low)} {_lies(pair.between or between, 100, ' points')}"
+
+
+def _survives(arm: Arm, share: float) -> str:
+    return f"more than {share:.0%} of the runs of {label(arm)} survive"
+
+
+def _level(rule: Level, arm: Arm) -> str:
+    what = "accuracy before training" if rule.metric == "untrained_accuracy" else "accuracy"
+    asked = f"the {what} of {rule.over} ({label(arm)})"
+    if rule.between:
+        return f"{asked} {_lies(rule.between, 100, ' %')}"
+    if rule.times_chance:
+        return f"{asked}, in multiples of chance, {_lies(rule.times_chance)}"
+    assert arm.value
+    return f"{asked} {_lies(arm.value.bounds, 100, ' %')}, the published value with our tolerance"
+
+
+def _lies(bounds: Bounds, scale: float = 1, unit: str = "") -> str:
+    low, high = (f"{scale * end:g}{unit}" for end in (bounds.low, bounds.high))
+    if math.isinf(bounds.high):
+        return f"lies above {low}"
+    if math.isinf(bounds.low):
+        return f"lies below {high}"
+    return f"is {low}" if bounds.low == bounds.high else f"lies between {low} and {high}"
+
+
+def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
+    """All of a verdict as JSON types; numbers that are not known are ``None``.
+
+    Args:
+        verdict: the verdict.
+        records: of the ledger that it was computed from.
+    """
+    claim, used = verdict.claim, set(verdict.records)
+    runs = [_run(claim.rule, record) for record in records if record.spec.hash in used]
+    return {
+        "id": claim.id,
+        "paper": claim.paper.short,
+        "place": claim.place,
+        "by": claim.by,
+        "statement": claim.statement,
+        "published": [{"value": q.value, "seen": q.seen} for q in claim.quoted],
+        "evidence": claim.evidence,
+        "rule": in_words(claim.rule),
+        "verdict": verdict.verdict,
+        "uncorrected": verdict.single or verdict.verdict,
+        "value": verdict.value,
+        "seeds_needed": verdict.seeds_needed,
+        "scale": verdict.scale,
+        "note": verdict.note,
+        "findings": [_finding(finding) for finding in verdict.findings],
+        "runs": sorted(runs, key=lambda run: (run["arm"], run["seed"], run["file"])),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    numbers = {
+        name: None if math.isnan(number := getattr(finding, name)) else number
+        for name in ("effect", "low", "high", "p", "corrected")
+    }
+    return {
+        "question": finding.label,
+        "answer": finding.answer,
+        "uncorrected": finding.single,
+        "n": list(finding.n),
+        **numbers,
+        "unit": finding.unit,
+        "test": finding.test,
+        "failed": list(finding.failed),
+        "seeds_needed": finding.seeds_needed,
+        "in_words": str(finding),
+    }
+
+
+def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
+    assert isinstance(rule, Trained)
+    named = dict.fromkeys(label(arm) for arm in rule.arms if arm.matches(record.spec))
+    return {
+        "arm": " = ".join(named),
+        "seed": record.spec.seed,
+        "accuracy": verdicts.value(record, "test_accuracy"),
+        "status": record.status,
+        "failed": verdicts.failed(record),
+        "file": f"runs/{record.spec.hash}.json",
+    }
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """A report as text, a line per entry; the first one is the verdict."""
+    head = f"{report['id']}: {report['verdict']}"
+    text = [head + (f" ({report['scale']})" if report["scale"] else "")]
+    text.append(f"  claim: {report['statement']}")
+    text += [f"  published: {q['value']} (seen: {q['seen']})" for q in report["published"]]
+    text += [f"  rule: {asked}" for asked in report["rule"]]
+    for run in report["runs"]:
+        ended = run["status"] + (", counts as failed" if run["failed"] else "")
+        accuracy = f"{100 * run['accuracy']:.2f} %"
+        text.append(f"  run: {run['arm']}, seed {run['seed']}: {accuracy}, {ended}, {run['file']}")
+    for found in report["findings"]:
+        alone = found["uncorrected"]
+        by_itself = "" if alone == found["answer"] else f" ({alone} by itself)"
+        text.append(f"  {found['answer']}{by_itself}: {found['in_words']}")
+    if report["uncorrected"] != report["verdict"]:
+        text.append(f"  without the correction for many questions: {report['uncorrected']}")
+    if report["value"]:
+        text.append(f"  published value: {report['value']}")
+    if report["seeds_needed"]:
+        text.append(f"  {report['seeds_needed']} seeds per arm would probably settle it")
+    if report["note"]:
+        text.append(f"  note: {report['note']}")
+    return text
+
+
+def drift(judged: Iterable[Verdict], scorecard: Path) -> list[str]:
+    """What a stored scorecard says otherwise than the records, a line per claim.
+
+    Args:
+        judged: the verdicts now.
+        scorecard: the notebook with its outputs.
+    """
+    outputs = [
+        "".join(output.get("data", {}).get("text/html", ()))
+        for cell in json.loads(scorecard.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", ())
+    ]
+    rows = re.findall(r"<tr>(.*?)</tr>", "\n".join(outputs), re.DOTALL)
+    stored = {}
+    for row in rows:
+        claim = re.search(r'class="claim-id">([^<]+)<', row)
+        verdict = re.search(r'class="verdict [^"]*">([^<]+)<', row)
+        if claim and verdict:
+            stored[claim[1]] = verdict[1]
+    return [
+        f"{v.claim.id} is {v.verdict}, the stored scorecard says {stored.get(v.claim.id)}"
+        for v in judged
+        if v.claim.rule and stored.get(v.claim.id) != v.verdict
+    ]
