@@ -1,18 +1,18 @@
 """Adaptive gradient clipping: ours against timm's, alone and with the SGD step.
 
-Peers are ``timm.utils.adaptive_clip_grad`` and, with the step, that and then ``torch.optim.SGD``
-with its defaults. Gradients are synthetic, about half of the units above the bound, and new tensors
-in every round, as backward hands them over. Each round runs all variants in an order of its own
-and a row is the ratio of their times, round by round: median, smallest and largest.
+The peers are ``timm.utils.adaptive_clip_grad`` and, with the step, the same followed by
+``torch.optim.SGD`` with its defaults. Gradients are synthetic, with about half of the units above
+the bound, and new tensors in every round, as after a backward pass. Each round runs all variants in
+a new order, and a row is the ratio of their times, round by round: median, smallest and largest.
 
 The floor is the time that one pass over the data would take at this machine's copy bandwidth,
 measured in the same run: 12 bytes per parameter for clipping (read weight and gradient, write
 gradient), 20 with the step (read weight, gradient and momentum, write weight and momentum), in
-float32. Small networks lie in caches and can beat it.
+float32. Small networks fit into caches and can beat it.
 
-With one thread the clock on a CPU is the thread's own, so that other jobs on the machine disturb
-less; they still share its caches, so the load average is recorded. With more threads the clock is
-the wall's; on a GPU CUDA events are used, launches included.
+With one thread on a CPU the time is the thread's own CPU time, so that other jobs on the machine
+disturb less; they still share its caches, so the load average is printed. With more threads it is
+wall-clock time; on a GPU it is measured by CUDA events, launches included.
 
     python benchmarks/agc.py --threads 1
 """
@@ -60,7 +60,7 @@ def create(name: str) -> nn.Module:
 
 
 def synthetic(model: nn.Module) -> list[Tensor]:
-    """A gradient for every parameter, its units on both sides of the bound."""
+    """A gradient for every parameter, with units on both sides of the bound."""
     generator = torch.Generator().manual_seed(0)
     gradients = []
     for parameter in model.parameters():

@@ -2,7 +2,7 @@
 
 The peer is the pipeline of every CIFAR tutorial, ``RandomCrop(32, padding=4)``,
 ``RandomHorizontalFlip``, ``ToTensor``, ``Normalize`` on one image after another, with the images
-decoded in memory and no DataLoader around it, which would only add to it. Ours is
+decoded in memory and no DataLoader around it, which would only add time. Ours is
 :class:`nbrepro.data.Batches` with the draws of an epoch. Both draw their own augmentation. What the
 peer drew is drawn again from its seed and given to ours, to check that both make the same pixels.
 Rounds are interleaved; a row is the ratio of times, round by round.
@@ -56,7 +56,7 @@ def drawn(seed: int, count: int, side: int) -> tuple[Tensor, Tensor]:
 
 
 def check(dataset: data.Dataset, batches: data.Batches, plain: data.Batches) -> float:
-    """The largest difference between the peer's pixels and ours; too large ends the benchmark."""
+    """The largest difference between the peer's pixels and ours; exits if it is too large."""
     images = dataset.train_images[:BATCH]
     side, index = images.shape[1], torch.arange(BATCH)
     offset, flip = drawn(0, BATCH, side)
@@ -82,13 +82,13 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def noise() -> data.Dataset:
-    """Random pixels, where the data set is missing: the work is the same."""
+    """Random pixels for a missing data set: the work is the same."""
     images = torch.randint(256, (10_000, 32, 32, 3), dtype=torch.uint8)
     labels = torch.randint(10, (10_000,))
     return data.Dataset("noise", tuple("0123456789"), images, labels, images[:1], labels[:1], "")
 
 
-@_malloc.kept()  # as in training; for the peer as well
+@_malloc.kept()  # as in training; for the peer too
 def main() -> None:
     """Measure, print and record."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -108,7 +108,7 @@ def main() -> None:
     try:
         dataset = noise() if given.smoke else data.load(given.dataset)
     except data.DataError as error:
-        print(f"{error}\nrandom pixels instead")
+        print(f"{error}\nusing random pixels instead")
         dataset = noise()
 
     side = dataset.train_images.shape[1]

@@ -2,8 +2,8 @@
 
 A step is what the paper times (arXiv 2102.06171, appendix A.2): forward, backward and the
 optimizer's update, of random images that already lie on the device. NFNets clip their gradients, as
-they are trained with AGC; the others do not. Networks of a group take turns, in another order every
-round. "A over B" says how many times less time A took than B, round by round.
+they are trained with AGC; the others do not. Networks of a group take turns, in a new order every
+round. "A over B" says how many times as fast A was as B, round by round.
 
 On a GPU: batch 32, the resolutions of training, bfloat16 autocast, channels last, nothing compiled;
 20 steps to warm up, then the median of five steps in each of ten rounds. Where a batch does not fit
@@ -11,8 +11,8 @@ into memory, its gradient is accumulated over halves, quarters and so on, as the
 V100. The paper names no resolution for EfficientNet-B7; 600 pixels is that network's own.
 
 On a CPU: float32, small batches and images, as the names of the cases say. That is another regime,
-not the paper's at a smaller scale: standardizing weights costs the same however few pixels there
-are. With one thread the clock is the process's own, so that other jobs disturb less.
+not the paper's at a smaller scale: standardizing weights costs the same for any number of pixels.
+With one thread the time is the process's own CPU time, so that other jobs disturb less.
 
 The last rows time one grouped 3×3 convolution, forward and backward. Sixteen times as wide a group
 takes sixteen times as many multiply-adds.
@@ -142,7 +142,7 @@ class Trainee:
 
     Attributes:
         pieces: how many parts the batch is divided into; grows when memory is short.
-        peak: most bytes that it held on the GPU, itself included; 0 on a CPU.
+        peak: the most bytes that it used on the GPU, with its weights; 0 on a CPU.
     """
 
     def __init__(self, name: str, pixels: int, batch: int, device: torch.device) -> None:
@@ -209,10 +209,10 @@ def prepared(group: Group, device: torch.device) -> dict[str, Trainee]:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median time of a round's calls: the GPU's, or on one thread of a CPU the process's own."""
+    """Median time of a round's calls: GPU time, or CPU time of the process with one thread."""
     count = STEPS[device.type]
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what others hold in reserve must not make this one wait
+        torch.cuda.empty_cache()  # memory reserved by others must not delay this one
         work()
         events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
         events[0].record()

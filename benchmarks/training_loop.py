@@ -1,10 +1,10 @@
 """Images per second: our training loop against a plain PyTorch loop, side by side in one run.
 
 The plain loop is what one writes first: torchvision's transforms on PIL images in a DataLoader,
-frozen weights by ``requires_grad=False``, default SGD over all parameters that are left, float32,
-no memory format. Ours is :func:`nbrepro.train.loop.train` itself, in float32 and with the precision
-it chooses; on a GPU, where it captures the step, also as its own eager loop. Each has a process of
-its own, since ours keeps freed memory, as under ``nbrepro run``. They take turns, and ratios are
+frozen weights by ``requires_grad=False``, default SGD over the other parameters, float32, default
+memory format. Ours is :func:`nbrepro.train.loop.train` itself, in float32 and with the precision
+it chooses; on a GPU, where it captures the step, also in its eager form. Each runs in a process of
+its own, since ours keeps freed memory, as in ``nbrepro run``. They take turns, and ratios are
 taken round by round, so that a busy machine slows all of them.
 
     python benchmarks/training_loop.py --models cifar_resnet14 cifar_resnet56
@@ -76,7 +76,7 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     return time.perf_counter() - start
 
 
-@_malloc.kept()  # as `nbrepro run`
+@_malloc.kept()  # as in `nbrepro run`
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     """Seconds of the second epoch of :func:`nbrepro.train.loop.train`, evaluation left out."""
     accelerator = accelerator_for(device)
@@ -89,7 +89,7 @@ def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
 
 
 def apart(process: ProcessPoolExecutor, work: Callable[[], float]) -> float:
-    """What ``work`` returns, done in another process."""
+    """What ``work`` returns when it runs in another process."""
     return process.submit(work).result()
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the folder for those that can be made again."""
+"""Writing files atomically, and the folder for files that can be computed again."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path``; put it in its place when the block ends well.
+    """Open a temporary file beside ``path``; move it to ``path`` when the block succeeds.
 
     Until then, and if the block raises or the process is killed, what was at ``path`` stays.
-    Afterwards a power cut finds the new file. Folders are made as needed.
+    Afterwards the new file survives a power cut. Folders are made as needed.
 
     Raises:
         OSError: if the file cannot be written; no temporary file is left.
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _write_out(folder: Path) -> None:
-    """Have the names in a folder on the disk, on systems that offer it."""
+    """Flush the entries of a folder to the disk, on systems that support it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,11 +1,11 @@
-"""Memory of the C library: keep what was freed, since the next step asks for the same again.
+"""Keep freed memory in the process, since the next training step asks for the same again.
 
 A training step on the CPU allocates and frees every activation. By default glibc gives such large
 blocks back to the system, which clears each of their pages when it hands them out again: for
 ResNet-56 that takes up to a third of a step. On a GPU torch's own allocator keeps freed memory.
 
-The setting is the whole process's, so no function of the library makes it: whoever owns the process
-does, around all of its training.
+The setting applies to the whole process, so no function of the library makes it: the program does,
+around all of its training.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ _MIB = 2**20
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within the context the process keeps freed memory; at its end all of it goes back.
+    """Within the context the process keeps freed memory; at its end all of it is returned.
 
     Blocks of 32 MiB and more, glibc's limit, still come from the system one by one. Afterwards the
-    thresholds stand where they end by themselves in a process that frees blocks of that size. Does
-    nothing where the C library is another one.
+    thresholds are those that glibc reaches by itself in a process that frees blocks of that size.
+    With another C library this does nothing.
     """
     try:
         libc = ctypes.CDLL(None)

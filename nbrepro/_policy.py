@@ -1,4 +1,4 @@
-"""The grammar of freezing policies, such as ``batchnorm+output``; what they do: ``freezing``."""
+"""The grammar of freezing policies, such as ``batchnorm+output``; ``freezing`` applies them."""
 
 from nbrepro._suggest import choose
 

@@ -17,7 +17,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     """Return ``name`` if it is one of ``known``.
 
     Raises:
-        ValueError: naming the nearest right one.
+        ValueError: if not; it names the nearest right one.
     """
     known = list(known)
     if name not in known:
@@ -26,11 +26,11 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def select(kind: str, entries: Iterable[str], names: Iterable[str]) -> set[str]:
-    """The names that are entries or match one as a pattern, such as ``head.*``.
+    """The names that are entries, or match an entry as a pattern, such as ``head.*``.
 
     Raises:
-        TypeError: for one text instead of a list.
-        ValueError: for an entry that matches no name, with the nearest ones.
+        TypeError: for a string instead of a list.
+        ValueError: for an entry that matches no name; it gives the nearest names.
     """
     if isinstance(entries, str):
         raise TypeError(f"{kind}: expected a list of names, got the text {entries!r}")

@@ -12,16 +12,16 @@ it stays as it is, bit for bit. Between backward and step::
 
 What a unit is follows the authors' code: a parameter that has at most one dimension once squeezed
 (a bias, the gains of a layer, the scalar of SkipInit) is one unit as a whole; otherwise every index
-of dimension 0 is one, that is an output of a weight ``[out, in]`` or ``[out, in, height, width]``.
+of dimension 0 is one: an output of a weight ``[out, in]`` or ``[out, in, height, width]``.
 (Transposed convolutions store their inputs first and are clipped by input.) Differences:
 
 - from timm 1.0.31: its gains have shape ``[out, 1, 1, 1]`` and it clips each on its own;
   ``units="timm"`` does so too, and then equals timm bit for bit in float32 on a CPU. In bfloat16
   the two differ by about 1 %: norms of half-precision tensors are taken in float32 here;
 - from both: a unit whose gradient norm is nan, infinite or too large for its type becomes nan as a
-  whole. A norm that overflows would otherwise turn its gradient into zeros, and nobody would know.
+  whole. A norm that overflows would otherwise silently turn its gradient into zeros.
 
-No step waits for the device and none depends on values, so all of this can be captured in a CUDA
+Nothing here waits for the device or branches on values, so all of it can be captured in a CUDA
 graph. Under DistributedDataParallel every process clips the same averaged gradients; parameters
 that FSDP has sharded are refused. :class:`nbrepro.optim.ClippedSGD` clips and steps in one.
 """
@@ -51,8 +51,8 @@ UNITS: dict[str, Callable[[Tensor], bool]] = {
 def unitwise_norm(tensors: list[Tensor], whole: int) -> Tensor:
     """The norms of all units of ``tensors``, one after the other ``[units]``.
 
-    The first ``whole`` tensors are one unit each. One call for all of them, and one for each other
-    tensor, is what makes clipping fast in deep networks.
+    The first ``whole`` tensors are one unit each. One call for all of them, and one for each of the
+    others, makes clipping fast in deep networks.
     """
     dtype = norm_type(tensors[0])
     norms = [
@@ -65,7 +65,7 @@ def unitwise_norm(tensors: list[Tensor], whole: int) -> Tensor:
 
 
 def clip_factor(weight_norm: Tensor, grad_norm: Tensor, clipping: float, eps: float) -> Tensor:
-    """Equation 3: what to multiply the gradient of each unit by ``[units]``, 1 to leave it."""
+    """Equation 3: the factor for the gradient of each unit ``[units]``; 1 leaves it unchanged."""
     bound = weight_norm.clamp(min=eps).mul_(clipping)
     norm = grad_norm.nan_to_num(nan=math.nan, posinf=math.nan)
     # The floor is the authors' too; it engages only where clipping * eps is below it.
@@ -126,8 +126,8 @@ def clip_grads_(
 class Clipped(Mapping[str, Tensor]):
     """What was clipped: name of a parameter → share of its units, a 0-dim tensor.
 
-    A share is computed when it is asked for. What was made while a CUDA graph was captured shows
-    the latest replay. Printing it waits for the device and names the layers most clipped.
+    A share is computed on access. An object made while a CUDA graph was captured shows the latest
+    replay. Printing it waits for the device and names the most clipped layers.
 
     Attributes:
         factors: name → what the gradient of each unit was multiplied by ``[units]``, 1 if it was
@@ -154,7 +154,7 @@ class Clipped(Mapping[str, Tensor]):
 
 
 def share(clipped: Clipped) -> Tensor:
-    """The share of all units together that were clipped: a 0-dim tensor, 0 if there are none."""
+    """The clipped share of all units together: a 0-dim tensor, 0 if there are no units."""
     if not clipped:
         return torch.zeros(())
     return (torch.cat(list(clipped.factors.values())) != 1).float().mean()
@@ -206,7 +206,7 @@ def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]
 
 
 def check_numbers(clipping: float, eps: float) -> None:
-    """Refuse what is out of range."""
+    """Raise ValueError for a number that is out of range."""
     if not (0 < clipping < math.inf and 0 <= eps < math.inf):
         raise ValueError(
             f"clipping is {clipping} and eps is {eps}; expected a number above 0, such as 0.01, "
@@ -234,6 +234,6 @@ def alike(parameters: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         else:
             continue
         raise TypeError(
-            f"gradients of {', '.join(group)} are {what}; expected dense, real and whole ones"
+            f"gradients of {', '.join(group)} are {what}; expected dense, real and unsharded ones"
         )
     return list(groups.values())

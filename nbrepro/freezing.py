@@ -1,11 +1,11 @@
-"""Choose what is trained: freeze all of a network but some groups of parameters, and say which.
+"""Choose what is trained: freeze a network except for some groups of its parameters.
 
 Groups (arXiv 2003.00152, Table 1 counts them the same way):
 
 =============  ====================================================================================
 ``batchnorm``  every γ and β, those inside shortcuts included
-``gamma``      the scales γ alone
-``beta``       the shifts β alone
+``gamma``      the scales γ only
+``beta``       the shifts β only
 ``output``     weight and bias of the last linear layer
 ``shortcut``   weights of the projections inside modules named ``shortcut`` or ``downsample``
 ``other``      every parameter that is in none of the groups above
@@ -39,11 +39,11 @@ class FreezeReport:
     """What :func:`freeze` left trainable. ``print`` it.
 
     Attributes:
-        train: the policy that was asked for.
+        train: the policy that was requested.
         names: the parameters that are trained, in the model's order.
         counts: trained numbers by group; ``counts["all"]`` is their total.
-        shares: the same divided by all parameters of the network.
-        total: all parameters of the network.
+        shares: the same as fractions of ``total``.
+        total: the number of parameters of the network.
     """
 
     train: str
@@ -93,14 +93,14 @@ def count(model: nn.Module) -> dict[str, int]:
 def freeze(
     model: nn.Module, train: str = "batchnorm", *, seed: int = 0, statistics: bool = True
 ) -> FreezeReport:
-    """Freeze ``model`` in place, except the groups named by ``train``.
+    """Freeze ``model`` in place, except for the groups named by ``train``.
 
     Frozen parameters get ``requires_grad=False``: no gradient is computed for them, and an
-    optimizer that is given the trainable ones alone can neither move nor decay them. Under
-    ``random:k`` the gradient of the other weights is set to zero and every ``torch.optim`` step is
-    followed by putting them back bit for bit, so that neither weight decay nor momentum moves
-    them; the whole weight gradient has to be computed, so this saves no time. The restriction goes
-    with the layers: into copies of the model, and onto weights loaded with ``assign=True``.
+    optimizer that is given only the trainable ones can neither move nor decay them. Under
+    ``random:k`` the gradient of the other weights is set to zero, and after every ``torch.optim``
+    step they are restored bit for bit, so that neither weight decay nor momentum moves them. The
+    whole weight gradient has to be computed, so this saves no time. The restriction belongs to the
+    layers: it also holds in copies of the model and for weights loaded with ``assign=True``.
 
     Calling it again replaces the earlier policy.
 
@@ -108,14 +108,14 @@ def freeze(
         model: any module.
         train: groups joined with ``+``, see the table at the top of this module.
         seed: draws the positions of ``random:k``; the same seed gives the same positions.
-        statistics: if false, BatchNorm layers also normalize with their stored running statistics,
-            in training as in evaluation, and never update them.
+        statistics: if false, BatchNorm layers normalize with their stored running statistics in
+            training mode too, and never update them.
 
     Returns:
         What is trained: names, counts and shares.
 
     Raises:
-        ValueError: for an unknown group, a group this model has no parameter of, or a k larger
+        ValueError: for an unknown group, a group without parameters in this model, or a k larger
             than a convolution's fan-in.
     """
     wanted, k = parse(train)
@@ -176,7 +176,7 @@ def _draw(name: str, weight: Tensor, k: int, generator: torch.Generator) -> Tens
 
 
 def _restrict(layer: nn.Module, mask: Tensor) -> None:
-    """Let optimizer steps change the weight of ``layer`` inside ``mask`` only."""
+    """Let optimizer steps change the weight of ``layer`` only inside ``mask``."""
     _watch_optimizers()
     hook = layer.register_forward_pre_hook(_tie)
     layer.__dict__["_nbrepro_mask"], layer.__dict__["_nbrepro_tie"] = mask, hook
@@ -184,14 +184,14 @@ def _restrict(layer: nn.Module, mask: Tensor) -> None:
 
 
 def _tie(layer: nn.Module, _: Any = None) -> None:
-    """Tie the mask to the weight that the layer has now: copying and loading may bring another."""
+    """Tie the mask to the weight that the layer has now: copying and loading may replace it."""
     weight: Any = layer.weight
     if weight.requires_grad and not hasattr(weight, "_nbrepro_masked"):
         weight._nbrepro_masked = _Masked(weight, layer.__dict__["_nbrepro_mask"])
 
 
 class _Masked:
-    """Zeroes the gradient outside ``mask``, and puts back what a step changed there."""
+    """Zeroes the gradient outside ``mask``, and undoes what a step changed there."""
 
     def __init__(self, weight: Tensor, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
@@ -214,9 +214,9 @@ class _Masked:
 
 @cache
 def _watch_optimizers() -> None:
-    """Be told of every optimizer's steps, so that whoever asks for random:k need not pass one.
+    """Hook into the steps of all optimizers, so that :func:`freeze` need not be given one.
 
-    Only weights that are masked are touched. Before the first random:k nothing is registered.
+    Only masked weights are touched. Nothing is registered before the first ``random:k``.
     """
     register_optimizer_step_pre_hook(_before_step)
     register_optimizer_step_post_hook(_after_step)
@@ -240,7 +240,7 @@ def _masked(optimizer: torch.optim.Optimizer) -> Iterator[tuple[_Masked, nn.Para
 
 
 def _undo(model: nn.Module) -> None:
-    """Take back what an earlier :func:`freeze` attached."""
+    """Remove what an earlier :func:`freeze` attached."""
     for parameter in model.parameters():
         if hasattr(parameter, "_nbrepro_masked"):
             parameter._nbrepro_masked.hook.remove()

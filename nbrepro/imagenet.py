@@ -1,14 +1,11 @@
 """Evaluate a network on ImageNet, as arXiv 2102.06171 did for its Table 3.
 
 ``python -m nbrepro.imagenet --model nfnet_f0 --weights dm_nfnet_f0 --data DIR`` prints top-1 and
-top-5 accuracy next to the paper's. ``DIR`` holds one folder a class, the 50,000 validation images
-for the paper's figure; classes are numbered by the sorted names of their folders, which is the
-order of the published weights if the folders are named by WordNet ids (``n01440764`` ...).
+top-5 accuracy next to the paper's. ``DIR`` holds one folder per class; to compare with the paper,
+use the 50,000 validation images. Classes are numbered by the sorted names of their folders, which
+is the order of the published weights if the folders are named by WordNet ids (``n01440764`` ...).
 
-Images are treated as the authors' code does: both sides are resized to the test size plus 32
-pixels, whatever the aspect ratio; the central square of the test size is cut out; channels are
-normalised by the usual mean and deviation. The resizing is TensorFlow's bicubic one, which does not
-smooth before it shrinks and does not clip what overshoots; Pillow's and torchvision's do both.
+Images are treated as in the authors' code: see :mod:`nbrepro.data.preprocess`.
 """
 
 import argparse
@@ -19,25 +16,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from nbrepro import models
 from nbrepro._suggest import choose
 from nbrepro.claims.tables import printed
-from nbrepro.data import MEAN, STD, DataError
+from nbrepro.data import DataError
+from nbrepro.data.preprocess import Preprocess
 from nbrepro.models import nfnet, pretrained
 
-MARGIN = 32
 VALIDATION_IMAGES = 50_000
 
 
 @dataclass(frozen=True)
 class Printed:
-    """What the paper prints for a network; in percent."""
+    """What the paper prints for a network, in percent."""
 
     top1: float
     top5: float
@@ -59,58 +55,17 @@ def _printed(variant: str) -> Printed:
     return Printed(rows[plain]["top1"], rows[plain]["top5"], how)
 
 
-#: Accuracies seen in the paper. It has no F6 without SAM and no F7.
+#: Accuracies as the paper prints them; it has no F6 without SAM, and no F7.
 PRINTED = {f"nfnet_f{number}": _printed(f"F{number}") for number in range(7)}
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of ``images`` whose class is the first, or among the first five, of the network's."""
+    """Shares of ``images`` whose class is the network's first, or among its first five."""
 
     top1: float
     top5: float
     images: int
-
-
-def _bicubic(before: int, after: int) -> Tensor:
-    """The matrix ``[after, before]`` that resizes one side.
-
-    Keys' kernel with a = -1/2 around the centre of each new pixel, in old pixels whatever the
-    scale; what lies outside the image has no weight, and the rest of the weights sums to one.
-    """
-    centre = (torch.arange(after, dtype=torch.float64) + 0.5) * (before / after) - 0.5
-    x = (centre[:, None] - torch.arange(before)).abs()
-    near = (1.5 * x - 2.5) * x**2 + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-    return (weight / weight.sum(dim=1, keepdim=True)).float()
-
-
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic resizing as ``tf.image.resize`` does it: ``[..., H, W]`` → ``[..., height, width]``.
-
-    TensorFlow rounds positions between pixels to 1/1024; results differ by less than 0.1 % of the
-    range of the image.
-    """
-    return _bicubic(image.shape[-2], height) @ image @ _bicubic(image.shape[-1], width).T
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """An RGB image → float32 ``[3, pixels, pixels]``, see the top of this module.
-
-    A dataclass rather than a closure, so that it can be sent to the workers of a ``DataLoader``.
-    """
-
-    pixels: int
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Resize, crop, normalise."""
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        tensor = resize(tensor, self.pixels + MARGIN, self.pixels + MARGIN)
-        low, high = MARGIN // 2, MARGIN // 2 + self.pixels
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-        return (tensor[:, low:high, low:high] - mean) / std
 
 
 def _open(path: str) -> Image.Image:
@@ -134,18 +89,18 @@ def evaluate(
     """Accuracy of ``model`` on a tree of images, one central crop each.
 
     Args:
-        model: ``[N, 3, pixels, pixels]`` → logits, one for each class; left on ``device``, in
-            evaluation mode.
-        data: folder with one folder of images a class.
+        model: ``[N, 3, pixels, pixels]`` → logits, one for each class; afterwards it is on
+            ``device`` and in evaluation mode.
+        data: folder with one folder of images per class.
         pixels: height and width of the crop.
-        batch_size: images at a time.
+        batch_size: images per forward pass.
         workers: processes that decode images; 0 decodes in this one.
         device: where the network runs.
         progress: show a bar with the time left (on a terminal only).
 
     Raises:
         DataError: if there are no class folders, no images in one of them, or a damaged image.
-        ValueError: if the network has not as many outputs as there are classes.
+        ValueError: if the network has more or fewer outputs than there are classes.
     """
     from torchvision.datasets import ImageFolder
 
@@ -154,7 +109,7 @@ def evaluate(
         images = ImageFolder(data, Preprocess(pixels), loader=_open)
     except OSError as error:
         raise DataError(
-            f"{data} is no tree of images, <class>/<image>.jpg or .png: {error}"
+            f"{data} is not a tree of images, <class>/<image>.jpg or .png: {error}"
         ) from error
     loader = torch.utils.data.DataLoader(
         images, batch_size, num_workers=workers, pin_memory=device.type == "cuda"
@@ -167,7 +122,7 @@ def evaluate(
             logits = model(batch.to(device, non_blocking=True))
             if logits.shape[1] != len(images.classes):
                 raise ValueError(
-                    f"the network tells {logits.shape[1]} classes apart, {data} holds "
+                    f"the network has {logits.shape[1]} outputs, but {data} holds "
                     f"{len(images.classes)} class folders"
                 )
             labels = labels.to(device, non_blocking=True)
@@ -179,7 +134,7 @@ def evaluate(
 
 
 def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
-    """The network ``name`` with weights of a file.
+    """The network ``name`` with the weights in a file.
 
     Args:
         name: an NFNet, see :mod:`nbrepro.models.nfnet`.
@@ -188,7 +143,7 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
         form: how timm's weights are used, see :mod:`nbrepro.models.pretrained`.
 
     Raises:
-        ValueError: if the weights are another network's.
+        ValueError: if the weights are those of another network.
         FileNotFoundError: if there is no such file.
         OSError: if weights cannot be fetched.
         ImportError: if fetching needs a package that is not installed.
@@ -201,9 +156,9 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
             raise ValueError(f"{weights} holds the weights of {held}, not of {name}")
         return pretrained.from_timm(state, form)
     if form != "official":
-        raise ValueError(f"form={form!r} is for timm's weights; {weights} holds others")
+        raise ValueError(f"form={form!r} is for timm's weights; {weights} holds other weights")
     if "fc.weight" not in state:
-        raise ValueError(f"{weights} holds the weights of no NFNet: it lacks fc.weight")
+        raise ValueError(f"{weights} does not hold an NFNet: it lacks fc.weight")
     with torch.device("meta"):
         model = models.create(name, len(state["fc.weight"]))
     try:
@@ -214,7 +169,7 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
 
 
 def report(name: str, pixels: int, accuracy: Accuracy) -> str:
-    """The measured accuracy and the paper's, with what stands between them."""
+    """The measured accuracy and the paper's, and how they compare."""
     lines = [
         f"{name} at {pixels} pixels, {accuracy.images:,} images: top-1 {accuracy.top1:.2%}, "
         f"top-5 {accuracy.top5:.2%}"
@@ -228,9 +183,9 @@ def report(name: str, pixels: int, accuracy: Accuracy) -> str:
     )
     test_pixels = nfnet.parse(name)[2].test_pixels
     if accuracy.images != VALIDATION_IMAGES:
-        lines.append(f"not comparable: the paper's are of {VALIDATION_IMAGES:,} validation images")
+        lines.append(f"not comparable: the paper used {VALIDATION_IMAGES:,} validation images")
     elif pixels != test_pixels:
-        lines.append(f"not comparable: the paper's are at {test_pixels} pixels")
+        lines.append(f"not comparable: the paper tested at {test_pixels} pixels")
     else:
         error = 100 * math.sqrt(accuracy.top1 * (1 - accuracy.top1) / accuracy.images)
         difference = 100 * accuracy.top1 - paper.top1
@@ -254,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
         help="a .safetensors or .pth file of the network or of timm's dm_nfnet_*, or dm_nfnet_f0 "
         "to dm_nfnet_f6 to fetch the published ones",
     )
-    top.add_argument("--data", required=True, help="folder with one folder of images a class")
+    top.add_argument("--data", required=True, help="folder with one folder of images per class")
     top.add_argument("--pixels", type=int, help="side of the crop; default the variant's test size")
     top.add_argument("--form", default="official", help="official (default) or timm")
     top.add_argument("--batch-size", type=int, default=50)
@@ -269,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate and print; returns the exit status, 2 if it could not be done."""
+    """Evaluate and print; returns the exit status, 2 after an error."""
     options = parser().parse_args(arguments)
     try:
         choose("device", options.device, ("auto", "cpu", "cuda"))

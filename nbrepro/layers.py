@@ -116,9 +116,9 @@ def second_moment(activation: str) -> float:
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """Padding before and after one dimension, as TensorFlow's and JAX's ``SAME`` has it.
+    """Padding before and after one dimension, as in TensorFlow's and JAX's ``SAME``.
 
-    The output has ``ceil(size / stride)`` positions; an odd total puts the extra one after. So a
+    The output has ``ceil(size / stride)`` positions; of an odd total the larger half comes after. A
     3×3 convolution with stride 2 pads an even size by (0, 1), not by (1, 1).
     """
     positions = -(-size // stride)
@@ -127,7 +127,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 
 def avg_pool_same(x: Tensor) -> Tensor:
-    """2×2 average pooling with stride 2; at an odd edge the mean of what is there."""
+    """2×2 average pooling with stride 2; at an odd edge, the mean of the pixels inside."""
     return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
 
 
@@ -159,8 +159,8 @@ class ConvOptions(TypedDict, total=False):
 class SameConv2d(nn.Conv2d):
     """``nn.Conv2d`` that also accepts ``padding="same"`` with a stride (see :func:`same_padding`).
 
-    The padding, ``same`` unless another is given, then depends on the input's size. All
-    ``padding_mode`` of ``nn.Conv2d`` work.
+    The padding, ``same`` unless another is given, then depends on the input's size. All padding
+    modes of ``nn.Conv2d`` work.
     """
 
     def __init__(
@@ -201,10 +201,9 @@ _FLOOR = 1e-4  # of N · Var, in the authors' code
 class _Standardize(torch.autograd.Function):
     """``gain · u`` with ``u = (W − mean) / sqrt(max(N · Var, 1e-4))`` in every row of W.
 
-    Autograd of the formula dispatches eleven operations more in every convolution and step, all
-    tiny; a small network has enough of them to decide how long its step takes on a GPU. The
-    derivative is ``dW = gain / sqrt(N · Var) · (g − mean(g) − u · Σ g u)``, without the last term
-    at the floor.
+    Autograd of the formula would dispatch eleven more operations per convolution and step. Each is
+    tiny, but in a small network they determine how long a step takes on a GPU. The derivative is
+    ``dW = gain / sqrt(N · Var) · (g − mean(g) − u · Σ g u)``, without the last term at the floor.
     """
 
     @staticmethod
@@ -240,9 +239,9 @@ class ScaledStdConv2d(SameConv2d):
         kernel_size: height and width.
         stride: step.
         padding: ``"same"`` (the default, depends on the input's size) or numbers.
-        input_scale: a constant times the input, folded into the gain (a vector of ``out`` numbers)
-            rather than applied to the input: no pass over, and no copy of, the activation.
-        **options: as of ``nn.Conv2d``. The fan-in counts one group's input channels; the authors
+        input_scale: a constant that multiplies the input. It is folded into the gain (a vector of
+            ``out`` numbers), which saves a pass over the activation and a copy of it.
+        **options: as for ``nn.Conv2d``. The fan-in counts one group's input channels; the authors
             have a bias on every such convolution; ``padding_mode="circular"`` keeps the borders
             from distorting signal statistics.
     """
@@ -285,7 +284,8 @@ class ScaledStdConv2d(SameConv2d):
 
         Args:
             input: the input.
-            output_scale: a number or scalar tensor times the output, folded into gain and bias.
+            output_scale: a number or scalar tensor that multiplies the output; it is folded into
+                gain and bias.
         """
         gain: Tensor = self.gain
         bias: Tensor | None = self.bias
@@ -301,8 +301,8 @@ class SqueezeExcite(nn.Module):
     """``factor · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x`` (2102.06171, appendix C).
 
     The factor 2 keeps the variance near one, as the sigmoid is near ½ at the start. The paper
-    prints GELU between the two plain linear layers; the authors' code has an unscaled ReLU, and so
-    has this.
+    prints GELU between the two plain linear layers; the authors' code has an unscaled ReLU, as
+    here.
 
     Args:
         channels: channels of the input and the output.
@@ -322,7 +322,7 @@ class SqueezeExcite(nn.Module):
             nn.init.zeros_(fc.bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """``[N, C, H, W]`` → what to multiply it by, ``[N, C, 1, 1]``."""
+        """``[N, C, H, W]`` → a factor per image and channel, ``[N, C, 1, 1]``."""
         gate = torch.sigmoid(self.fc1(F.relu(self.fc0(x.mean(dim=(2, 3))))))
         return (self.factor * gate)[:, :, None, None]
 
@@ -334,12 +334,12 @@ class SqueezeExcite(nn.Module):
 class ResidualBlock(nn.Module):
     """A block whose output is a shortcut plus a scaled branch; :mod:`nbrepro.probes` finds these.
 
-    A network that is to be measured derives its blocks from this class.
+    To measure a network, derive its blocks from this class.
     """
 
     @property
     def expected_variance(self) -> float | None:
-        """Variance that theory expects of the output; None where there is no such theory."""
+        """Variance that theory expects of the output; None without such a theory."""
         return None
 
     @property

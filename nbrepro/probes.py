@@ -5,8 +5,8 @@ every residual block, and at the end of its residual branch, before stochastic d
 and the addition. Works on networks whose blocks are :class:`nbrepro.layers.ResidualBlock`, as all
 of :mod:`nbrepro.models` are.
 
-Measuring changes nothing: no gradient is recorded, running statistics and random numbers are put
-back and hooks taken off, also after an error. The model is measured in the mode it is in; in
+Measuring changes nothing: no gradient is recorded, running statistics and random generators are
+restored and hooks removed, even after an error. The model is measured in its current mode; in
 training mode BatchNorm uses the batch's statistics. Autocast is switched off.
 """
 
@@ -31,8 +31,9 @@ class BlockSignal(TypedDict):
         stage: number of its stage, from 1.
         squared_mean: mean over channels of the squared mean over N, H, W of the output.
         variance: mean over channels of the variance over N, H, W of the output.
-        branch_variance: the same of the residual branch before it is scaled and added.
-        expected_variance: of the output by the variance rule; None where none holds.
+        branch_variance: the same for the residual branch before it is scaled and added.
+        expected_variance: that of the output by the variance rule; None where the rule does
+            not apply.
     """
 
     block: int
@@ -63,10 +64,10 @@ class ClipShare(TypedDict):
     """What AGC did to one parameter.
 
     Attributes:
-        name: of the parameter.
+        name: name of the parameter.
         part: ``stem``, ``stage 1`` and so on, ``head`` (after the stages), ``fc`` (the last linear
             layer).
-        share: of its units that were clipped.
+        share: clipped share of its units.
     """
 
     name: str
@@ -114,13 +115,13 @@ def mean_shift(model: nn.Module, batch: Tensor) -> MeanShift:
 
     Args:
         model: as in :func:`signal_propagation`.
-        batch: at least two images ``[N, 3, H, W]``, best independent ones.
+        batch: at least two images ``[N, 3, H, W]``, preferably independent ones.
 
     Raises:
-        ValueError: for a single image, or a model without known residual blocks.
+        ValueError: for a single image, or a model without residual blocks.
     """
     if len(batch) < 2:
-        raise ValueError(f"the batch has {len(batch)} image; two examples at least are compared")
+        raise ValueError(f"the batch has {len(batch)} image; expected at least two to compare")
     stages = _stages(model)
     ratio: list[float] = []
     cosine: list[float] = []
@@ -153,7 +154,7 @@ def clip_fraction(model: nn.Module, clipped: Mapping[str, Tensor]) -> list[ClipS
         clipped: what :func:`nbrepro.agc.clip_grads_` returned for this model.
 
     Raises:
-        ValueError: if ``clipped`` names a parameter that the model has not.
+        ValueError: if ``clipped`` names a parameter that the model does not have.
     """
     stages = _stages(model)
     last = _last_linear(model)
@@ -171,7 +172,7 @@ def clip_fraction(model: nn.Module, clipped: Mapping[str, Tensor]) -> list[ClipS
             raise ValueError(unknown("parameter", name, parts))
     if not clipped:
         return []
-    shares = torch.stack([clipped[name] for name in clipped]).tolist()  # one wait for the device
+    shares = torch.stack([clipped[name] for name in clipped]).tolist()  # waits once for the device
     return [
         {"name": name, "part": parts[name], "share": share}
         for name, share in zip(clipped, shares, strict=True)
@@ -223,7 +224,7 @@ _Listen = Callable[[nn.Module, Callable[[nn.Module, Any, Any], None]], None]
 
 @contextmanager
 def _measuring(model: nn.Module, batch: Tensor) -> Iterator[_Listen]:
-    """A place to listen to modules in, which leaves the model and random numbers as they were."""
+    """A context in which modules can be hooked; it restores the model and random generators."""
     handles: list[RemovableHandle] = []
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [batch.device] if batch.is_cuda else []

@@ -33,21 +33,21 @@ class Spec:
 
     Attributes:
         model: name for :func:`nbrepro.models.create`.
-        train: policy for :func:`nbrepro.freezing.freeze`. The order in which its parts are given
-            says nothing; here ``random:k`` is first, then groups as that module's table has them.
+        train: policy for :func:`nbrepro.freezing.freeze`. The order of its parts does not matter:
+            it is stored with ``random:k`` first, then the groups in that module's order.
         statistics: whether BatchNorm layers use batch statistics and update the running ones.
         weight_init: one of :data:`WEIGHT_INITS`.
         batchnorm_init: one of :data:`BATCHNORM_INITS`.
         dataset: name for :func:`nbrepro.data.load`.
         augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
-        mixup: α of MixUp's Beta distribution; 0 for none. With CutMix too, each gets half a batch.
+        mixup: α of MixUp's Beta distribution; 0 for none. With CutMix, each acts on half a batch.
         cutmix: α of CutMix's Beta distribution; 0 for none.
         randaugment: magnitude of RandAugment with four layers (10 is the scale's top); 0 for none.
         epochs: passes over the training set; 0 evaluates the untrained network.
         batch_size: images per step, over all processes together.
         optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
         lr: learning rate before the schedule.
-        momentum: of the optimizer.
+        momentum: the optimizer's momentum.
         weight_decay: L2 coefficient.
         decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
             linear layers only (no gains, biases or SkipInit scalars).
@@ -55,13 +55,14 @@ class Spec:
             (adaptive, one ratio per layer) or ``norm`` (by the norm of the whole gradient).
         clipping: AGC's λ, or the largest norm of the whole gradient.
         unclipped: parameters left out of AGC, by name or pattern.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: label smoothing of the cross-entropy.
         sam: ρ of sharpness-aware minimization; 0 for none.
         sam_share: share of the batch that SAM's ascent step sees.
-        ema: decay of an exponential moving average of the weights, evaluated beside them; 0 for
-            none.
-        dropout: before the classifier, for networks that have it; 0 for the network's own rate.
-        stochastic_depth: of residual branches, for networks that have it; 0 for their own rate.
+        ema: decay of an exponential moving average of the weights, evaluated in addition to them;
+            0 for none.
+        dropout: rate before the classifier, for networks that have it; 0 for the network's own.
+        stochastic_depth: rate of dropped residual branches, for networks that have it; 0 for the
+            network's own.
         skip_init: whether a normalizer-free network's blocks have SkipInit's scalar.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.

@@ -462,7 +462,7 @@ def test_operations_of_the_optimizer_do_not_grow_with_depth(tensor_rate: bool) -
     for name in ("cifar_resnet14", "cifar_resnet56", "cifar_resnet110"):
         optimizer = ClippedSGD(
             with_gradients(name).named_parameters(),
-            lr=torch.tensor(0.1) if tensor_rate else 0.1,  # type: ignore[arg-type]
+            lr=torch.tensor(0.1) if tensor_rate else 0.1,
             momentum=0.9,
             nesterov=True,
             weight_decay=1e-4,
@@ -551,7 +551,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(value, states[1][name], rtol=1e-11, atol=1e-13)
 
 
-def twins(**hyper: Any) -> tuple[nn.Module, Reference, nn.Module, ClippedSGD]:
+def twins(**hyper: Any) -> tuple[Net, Reference, Net, ClippedSGD]:
     one, two = Net().double(), Net().double()
     return one, Reference(one, **hyper), two, ours(two, **hyper)
 
@@ -962,7 +962,7 @@ CARD = (Path(__file__).parents[1] / "book" / "agc.md").read_text(encoding="utf-8
 def test_the_code_of_the_method_card_runs(capsys: pytest.CaptureFixture[str]) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     Accelerator(cpu=True)  # the card's own takes the device from here
-    space = {
+    space: dict[str, Any] = {
         "torch": torch,
         "model": Net(),
         "batches": [batch(0), batch(1)],
@@ -988,7 +988,7 @@ def test_steps_of_a_clipped_zero_are_as_on_the_method_card() -> None:
     for lr, clipping, *printed in rows:
         scalar = nn.Parameter(torch.zeros((), dtype=torch.float64))
         optimizer = torch.optim.SGD([scalar], float(lr), 0.9, nesterov=True)
-        path = []
+        path: list[float] = []
         while not path or path[-1] < 1:
             scalar.grad = torch.tensor(-1.0, dtype=torch.float64)
             agc.clip_grads_([("skip_gain", scalar)], float(clipping))

@@ -32,6 +32,7 @@ WITHOUT_TORCH = (
     "nbrepro.records.timings",
     "nbrepro.claims.register",
     "nbrepro.claims.rules",
+    "nbrepro.claims.findings",
     "nbrepro.claims.statistics",
     "nbrepro.claims.verdicts",
     "nbrepro.claims.labels",

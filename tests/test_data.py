@@ -206,9 +206,12 @@ def test_damaged_cache_is_made_again(
         content[len(content) // 4] ^= 1
     elif damage == "header":
         content[:4] = b"\0\0\0\0"
-    cached.write_bytes(
-        {"empty": b"", "cut": content[: len(content) // 2], "text": b"hello\n"}.get(damage, content)
-    )
+    damaged: dict[str, bytes | bytearray] = {
+        "empty": b"",
+        "cut": content[: len(content) // 2],
+        "text": b"hello\n",
+    }
+    cached.write_bytes(damaged.get(damage, content))
     assert data.load("tiny", base.parent).fingerprint == first.fingerprint
     forbid_decoding(monkeypatch)  # and the repaired cache serves from now on
     assert data.load("tiny", base.parent).fingerprint == first.fingerprint
@@ -337,7 +340,7 @@ def test_wrong_size(make_tree: MakeTree, part: str) -> None:
     message = error("tiny", base.parent)
     assert str(base / part / "dog" / "01.png") in message
     assert "is 5×7, the others are 8×8" in message
-    assert "must have one size: resize or remove" in message
+    assert "must have the same size: resize or remove" in message
 
 
 @pytest.mark.parametrize("content", ["truncated", "text", "empty"])
@@ -612,7 +615,7 @@ def test_known_tree_with_altered_files(
     shutil.copy(base / "train" / "cat" / "00.png", base / "train" / "cat" / "01.png")
     message = error("tiny", base.parent)
     assert str(base) in message
-    assert "not the archive's" in message
+    assert "differs from the archive" in message
 
 
 @pytest.fixture
@@ -643,5 +646,5 @@ def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
     spare.rename(ship)
     message = error("cifar10-jpeg", roomy_folder)
     assert str(base) in message
-    assert "not the archive's (altered, or under another class)" in message
+    assert "differs from the archive (altered, or under another class)" in message
     assert list((tmp_path / "cache").iterdir()) == []

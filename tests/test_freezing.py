@@ -161,7 +161,8 @@ def test_default_trains_batchnorm(model: nn.Module) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_random_moves_exactly_k_weights_a_channel(model: nn.Module, optimizer: str, k: int) -> None:
     if k == 27:  # every weight of the stem; the 1×1 projections have fewer
-        model = nn.Sequential(model.conv, model.bn, nn.Flatten(), nn.Linear(16 * 64, 10))
+        stem = map(model.get_submodule, ("conv", "bn"))
+        model = nn.Sequential(*stem, nn.Flatten(), nn.Linear(16 * 64, 10))
     freeze(model, f"random:{k}")
     before = parameters_of(model)
     take_steps(model, OPTIMIZERS[optimizer])

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from nbrepro import imagenet, models
 from nbrepro.data import MEAN, STD, DataError
-from nbrepro.imagenet import PRINTED, Accuracy, Preprocess, evaluate, main, report, resize
-from nbrepro.models import nfnet
+from nbrepro.data.preprocess import Preprocess, resize
+from nbrepro.imagenet import PRINTED, Accuracy, evaluate, main, report
+from nbrepro.models import nfnet, pretrained
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -98,7 +99,8 @@ def test_top1_and_top5(tmp_path: Path) -> None:
         for image in range(2 if number == 0 else 1):
             Image.new("L", (9, 9)).save(tmp_path / f"class{number}" / f"{image}.png")  # grey
     accuracy = evaluate(Constant(7), tmp_path, 8, batch_size=3)
-    assert accuracy == Accuracy(pytest.approx(2 / 8), pytest.approx(6 / 8), 8)
+    assert (accuracy.top1, accuracy.top5) == pytest.approx((2 / 8, 6 / 8))
+    assert accuracy.images == 8
 
 
 def test_same_with_workers(colours: Path) -> None:
@@ -110,9 +112,9 @@ def test_bad_trees(colours: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder in (empty, tmp_path / "absent"):
-        with pytest.raises(DataError, match="no tree of images"):
+        with pytest.raises(DataError, match="not a tree of images"):
             evaluate(Constant(3), folder, 8)
-    with pytest.raises(ValueError, match=r"4 classes apart, .* holds 3 class folders"):
+    with pytest.raises(ValueError, match=r"4 outputs, but .* holds 3 class folders"):
         evaluate(Constant(4), colours, 8)
     (colours / "red" / "9.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"9\.png cannot be decoded"):
@@ -148,7 +150,7 @@ def test_command_line_end_to_end(
         (["--model", "nfnet_f9"], "nfnet_f0 to nfnet_f7"),
         (["--model", "bn_cifar_nfnet_f0"], "does not fit bn_cifar_nfnet_f0"),
         (["--weights", "absent.pth"], "no file absent.pth"),
-        (["--data", str(tmp_path / "absent")], "no tree of images"),
+        (["--data", str(tmp_path / "absent")], "not a tree of images"),
     ):
         assert main([*common, *arguments, "--workers", "0"]) == 2
         assert message in capsys.readouterr().err
@@ -159,7 +161,7 @@ def test_weights_of_timm_are_recognised(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(nfnet.VARIANTS, "f0", small)
     monkeypatch.setitem(nfnet.VARIANTS, "f1", nfnet.VARIANTS["f2"])
     model = nfnet.NFNet(small, 3).eval()
-    torch.save(imagenet.pretrained.to_timm(model), tmp_path / "timm.pth")
+    torch.save(pretrained.to_timm(model), tmp_path / "timm.pth")
     loaded = imagenet.load("nfnet_f0", tmp_path / "timm.pth").eval()
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(loaded(x), model(x))

@@ -1,17 +1,21 @@
 import math
+from collections.abc import Callable
+from typing import Unpack
 
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, special, stats
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import layers
-from nbrepro.layers import GAMMA, Activation, SameConv2d, ScaledStdConv2d
+from nbrepro.layers import GAMMA, Activation, ConvOptions, SameConv2d, ScaledStdConv2d
+
+Elementwise = Callable[[np.ndarray], np.ndarray]
 
 # Written from the functions' definitions, not with torch.
-FORMULA = {
+FORMULA: dict[str, Elementwise] = {
     "identity": lambda x: x,
     "celu": lambda x: np.where(x > 0, x, np.expm1(x)),
     "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
@@ -29,7 +33,7 @@ FORMULA = {
 }
 
 
-def _expect(function) -> float:
+def _expect(function: Elementwise) -> float:
     """E[f(x)] for x ~ N(0, 1)."""
     parts = ((-12, 0), (0, 6), (6, 12))
     return sum(integrate.quad(lambda x: function(x) * stats.norm.pdf(x), *p)[0] for p in parts)
@@ -78,9 +82,18 @@ def _standardized(weight: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return out
 
 
-def _conv(*args: object, **kwargs: object) -> ScaledStdConv2d:
+def _conv(
+    channels_in: int,
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    input_scale: float = 1.0,
+    **options: Unpack[ConvOptions],
+) -> ScaledStdConv2d:
     """A float64 convolution with gains and biases that are not at their start."""
-    conv = ScaledStdConv2d(*args, **kwargs).double()
+    conv = ScaledStdConv2d(
+        channels_in, channels, kernel, stride, input_scale=input_scale, **options
+    ).double()
     nn.init.uniform_(conv.gain, 0.5, 2)
     nn.init.normal_(conv.bias)
     return conv
@@ -164,21 +177,27 @@ def test_folded_scales_equal_separate_operations() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_standardizes_in_float32_whatever_the_computation() -> None:
+def test_standardizes_in_float32_whatever_the_computation(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     conv = ScaledStdConv2d(32, 16, 3)
     x = torch.randn(2, 32, 6, 6)
-    seen = []
-    conv._standardize = lambda gain: seen.append(type(conv)._standardize(conv, gain)) or seen[-1]
+    seen: list[Tensor] = []
+    standardize = conv._standardize
+
+    def watched(gain: Tensor) -> Tensor:
+        seen.append(standardize(gain))
+        return seen[-1]
+
+    monkeypatch.setattr(conv, "_standardize", watched)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = conv(x)
     assert out.dtype == torch.bfloat16
     assert seen[0].dtype == torch.float32
     half = ScaledStdConv2d(32, 16, 3).to(torch.bfloat16)
-    expected = _standardized(half.weight.detach().double().numpy(), np.ones(16))
+    formula = _standardized(half.weight.detach().double().numpy(), np.ones(16))
     weight = half.standardized_weight()
     assert weight.dtype == torch.bfloat16
-    expected = torch.from_numpy(expected).to(torch.bfloat16)
+    expected = torch.from_numpy(formula).to(torch.bfloat16)
     torch.testing.assert_close(weight.detach(), expected, rtol=2**-7, atol=0)
 
 
@@ -318,13 +337,13 @@ def test_stochastic_depth() -> None:
 
 def test_expected_stds() -> None:
     # claim sheet M-4, to six decimals
-    nfnet_f0 = [
+    nfnet_f0: list[list[float]] = [
         [1],
         [1.019804, 1.019804],
         [1.039230, 1.019804, 1.039230, 1.058301, 1.077033, 1.095445],
         [1.113553, 1.019804, 1.039230],
     ]
-    nf_resnet50 = [
+    nf_resnet50: list[list[float]] = [
         [1, 1.019804, 1.039230],
         [1.058301, 1.019804, 1.039230, 1.058301],
         [1.077033, 1.019804, 1.039230, 1.058301, 1.077033, 1.095445],

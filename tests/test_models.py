@@ -165,7 +165,7 @@ def test_linear_bias_keeps_pytorchs_uniform_draw() -> None:
 def test_batchnorm_init(init: str, low: int, high: int, beta: int) -> None:
     torch.manual_seed(0)
     options = {} if init == "uniform" else {"batchnorm_init": init}  # uniform is the default
-    model = models.create("cifar_resnet14x4", **options)
+    model = models.create("cifar_resnet14x4", 10, **options)
     gammas, betas = _affine(model)
     n, width = len(gammas), high - low
     assert bool((betas == beta).all())
@@ -244,7 +244,7 @@ def test_bad_names_say_what_would_be_right(name: str, message: str) -> None:
 )
 def test_bad_options_name_the_nearest(options: dict[str, str], nearest: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
-        models.create("cifar_resnet8", **options)
+        models.create("cifar_resnet8", 10, **options)
 
 
 FAMILIES = {
@@ -341,7 +341,7 @@ def test_every_option_reaches_the_network() -> None:
         for option in models.options(name):
             value = values.get(option, False)
             with torch.device("meta"):
-                models.create(name, **{option: value})
+                models.create(name, 10, **{option: value})
 
 
 def test_options_of_a_twin_are_its_own() -> None:

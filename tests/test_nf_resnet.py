@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -168,7 +170,7 @@ def _compare(ours: nn.Module, peer: Peer) -> None:
 
 def _forward(model: nn.Module, x: Tensor) -> Tensor:
     """NF bottlenecks from the paper's equation, on the state dict alone."""
-    state = dict(model.named_parameters())
+    state: dict[str, Tensor] = dict(model.named_parameters())
 
     def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
         w = state[f"{name}.weight"]
@@ -215,7 +217,7 @@ def test_folding_changes_neither_gradients_nor_dropped_branches() -> None:
     for fold in (False, True):
         torch.manual_seed(1)
         options = {"fold": fold, "stochastic_depth": 0.9, "dropout": 0.5, "activation": "gelu"}
-        model = _scramble(models.create("cifar_nf_resnet14", **options).double())
+        model = _scramble(models.create("cifar_nf_resnet14", 10, **options).double())
         loss = model(x).square().sum()
         results.append(torch.autograd.grad(loss, list(model.parameters())))
     for separate, folded in zip(*results, strict=True):
@@ -337,7 +339,7 @@ def _statistics(model: nn.Module, x: Tensor) -> list[tuple[float, float, float]]
     return rows
 
 
-def _signal(kind: str, **options: object) -> list[tuple[float, float, float]]:
+def _signal(kind: str, **options: Any) -> list[tuple[float, float, float]]:
     torch.manual_seed(0)
     model = NFResNet(
         (6, 6),
@@ -458,7 +460,7 @@ def test_bad_options_say_what_would_be_right(
     name: str, options: dict[str, object], message: str
 ) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        models.create(name, **options)
+        models.create(name, 10, **options)
 
 
 def test_unknown_kind_and_images() -> None:

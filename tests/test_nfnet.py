@@ -8,6 +8,7 @@ from nbrepro import freezing, models
 from nbrepro.claims.nfnets.counts import count_macs
 from nbrepro.layers import GAMMA, Activation, ScaledStdConv2d, StochasticDepth
 from nbrepro.models import nfnet, pretrained
+from nbrepro.models.nf_resnet import Design
 from nbrepro.models.nfnet import VARIANTS, Block, NFNet, Variant
 
 # Number → parameters, multiply-adds in G at test and training size, dropout, training and test
@@ -107,17 +108,18 @@ def test_both_readings_of_f4_plus(
 
 
 def test_macs_of_a_network_counted_by_hand() -> None:
+    norm = nn.BatchNorm2d(12)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=4),
-        nn.BatchNorm2d(12),
+        norm,
         nn.Flatten(),
         nn.Linear(12 * 9, 5),
     )
-    running = model[2].running_mean.clone()
+    running = norm.running_mean.clone()
     assert count_macs(model, 6) == 36 * 8 * 27 + 9 * 12 * 18 + 108 * 5
-    assert torch.equal(model[2].running_mean, running)
-    assert model[2].num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, running)
+    assert norm.num_batches_tracked == 0
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -231,7 +233,7 @@ def test_identity_shortcuts_pass_the_signal_on_at_the_start() -> None:
 def test_one_branch_of_unit_scale_grows_the_variance_as_predicted() -> None:
     """Var(h) / β² of a block's output with α · skip_gain = α is 1 + α², up to finite width."""
     torch.manual_seed(0)
-    block = Block(256, 256, 1, nfnet.Design(), bottleneck=128, groups=4)
+    block = Block(256, 256, 1, Design(), bottleneck=128, groups=4)
     assert block.skip_gain is not None
     nn.init.ones_(block.skip_gain)
     x = torch.randn(8, 256, 24, 24)
@@ -391,7 +393,7 @@ def test_bad_options_say_what_would_be_right(
     name: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        _meta(name, **options)
+        _meta(name, 1000, **options)
 
 
 def test_bad_arguments_of_the_class() -> None:

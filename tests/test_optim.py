@@ -48,7 +48,7 @@ def loss_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def names(model: nn.Module, group: dict[str, list[Tensor]]) -> set[str]:
-    known = {parameter: name for name, parameter in model.named_parameters()}
+    known: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {known[parameter] for parameter in group["params"]}
 
 
@@ -109,7 +109,7 @@ def drift(model: nn.Module, step: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += torch.randn(parameter.shape, generator=generator)
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
     model(torch.randn(4, 3, 6, 6, generator=generator))
 
 
@@ -354,7 +354,7 @@ def test_lars_is_the_formula(as_tensor: bool) -> None:
             group["lr"] = torch.tensor(lr) if as_tensor else lr
         optimizer.step()
         for name, parameter in model.named_parameters():
-            w, g = weights[name], parameter.grad.double()  # type: ignore[union-attr]
+            w, g = weights[name], parameter.grad.double()
             decay = 0 if name in exempt else 0.01
             ratio = 1.0
             if name not in exempt and w.norm() > 0:

@@ -147,7 +147,10 @@ def test_sources_that_are_neither_file_nor_name(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_weights(tmp_path: Path) -> None:
-    for suffix, message in ((".safetensors", "no safetensors file"), (".pth", "no state dict")):
+    for suffix, message in (
+        (".safetensors", "not a safetensors file"),
+        (".pth", "not a state dict"),
+    ):
         path = tmp_path / f"junk{suffix}"
         path.write_bytes(b"junk that is long enough to be read as a header of some kind")
         with pytest.raises(ValueError, match=message):
@@ -161,10 +164,10 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
 def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file({"a": torch.zeros(3)}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"but a safetensors file; rename it to a\.safetensors"):
+    with pytest.raises(ValueError, match=r"it is a safetensors file; rename it to a\.safetensors"):
         pretrained.read(tmp_path / "a.pth")
     torch.save({"a": torch.zeros(3)}, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match=r"but one of torch\.save; rename it to b\.pth"):
+    with pytest.raises(ValueError, match=r"torch\.save wrote it; rename it to b\.pth"):
         pretrained.read(tmp_path / "b.safetensors")
 
 
@@ -189,9 +192,9 @@ def test_values_that_are_no_weights(tiny: NFNet, form: str) -> None:
         with pytest.raises(ValueError, match=f"{bias} has values that are not finite"):
             pretrained.from_timm({**state, bias: damaged}, form)
     for dtype in (torch.float16, torch.bfloat16, torch.int64):
-        with pytest.raises(ValueError, match=f"is of {dtype}, expected torch.float32"):
+        with pytest.raises(ValueError, match=f"has type {dtype}, expected torch.float32"):
             pretrained.from_timm({name: tensor.to(dtype) for name, tensor in state.items()}, form)
-    with pytest.raises(ValueError, match=f"{bias} is of torch.float64 and head.fc.weight of"):
+    with pytest.raises(ValueError, match=f"{bias} has type torch.float64 and head.fc.weight has"):
         pretrained.from_timm({**state, bias: state[bias].double()}, form)
 
 
@@ -202,7 +205,7 @@ def test_weights_of_other_networks(tiny: NFNet) -> None:
         ({k: v for k, v in state.items() if k != gain}, f"lacks {gain}"),
         ({**state, "extra.weight": torch.zeros(1)}, r"has the unknown extra\.weight"),
         ({**state, gain: state[gain].flatten()}, r"the shape \[128\], expected \[128, 1, 1, 1\]"),
-        ({k: v for k, v in state.items() if "skipinit" not in k}, "take its dm_nfnet_"),
+        ({k: v for k, v in state.items() if "skipinit" not in k}, "use its dm_nfnet_"),
         ({k: v for k, v in state.items() if "stages.2.1" not in k}, r"\(1, 1, 1, 1\) blocks"),
         ({}, "of timm's dm_nfnet"),
     ):

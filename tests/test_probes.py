@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,15 +12,17 @@ from nbrepro.models.cifar_resnet import BasicBlock
 from nbrepro.models.nf_resnet import NFResNet
 from nbrepro.probes import clip_fraction, mean_shift, signal_propagation
 
+Probe = Callable[[nn.Module, Tensor], object]
+
 
 def _nfnet(**options: object) -> nn.Module:
     widths = (32, 32, 64, 64)
-    return models.create("cifar_nfnet_f0", widths=widths, group_width=16, **options)
+    return models.create("cifar_nfnet_f0", 10, widths=widths, group_width=16, **options)
 
 
 def _small(name: str, **options: object) -> nn.Module:
     torch.manual_seed(1)
-    return _nfnet(**options) if name == "cifar_nfnet_f0" else models.create(name, **options)
+    return _nfnet(**options) if name == "cifar_nfnet_f0" else models.create(name, 10, **options)
 
 
 def _images(count: int = 6) -> Tensor:
@@ -101,6 +103,7 @@ def test_branch_variance_is_known_behind_batchnorm() -> None:
 def test_constant_and_linear_signals() -> None:
     """A block of zero weights passes its input on; its branch is its last bias."""
     model = _small("plain_cifar_nf_resnet8")
+    assert isinstance(model, NFResNet)
     block = model.blocks[0]
     with torch.no_grad():
         for parameter in block.parameters():
@@ -176,7 +179,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("probe", [signal_propagation, mean_shift])
 @pytest.mark.parametrize("name", ["cifar_resnet8", "bn_cifar_nf_resnet8", "cifar_nfnet_f0"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_changed(probe, name: str, fails: bool) -> None:
+def test_nothing_is_changed(probe: Probe, name: str, fails: bool) -> None:
     model = _small(name).train()
     if name == "cifar_nfnet_f0":  # uses random numbers
         assert any(isinstance(m, StochasticDepth) and m.rate for m in model.modules())
@@ -233,7 +236,7 @@ def test_mean_shift_of_equal_images() -> None:
     assert found["cosine"] == pytest.approx([1, 1, 1])
     assert found["pooled_cosine"] == pytest.approx(1)
     assert found["common_label"] == 1
-    with pytest.raises(ValueError, match="1 image; two examples"):
+    with pytest.raises(ValueError, match="1 image; expected at least two"):
         mean_shift(model, _images(1))
 
 
@@ -267,6 +270,6 @@ def test_clip_fraction_takes_any_mapping_and_knows_the_names() -> None:
 
 
 @pytest.mark.parametrize("probe", [signal_propagation, mean_shift])
-def test_a_network_without_residual_blocks(probe) -> None:
+def test_a_network_without_residual_blocks(probe: Probe) -> None:
     with pytest.raises(ValueError, match="Linear has no residual block"):
         probe(nn.Linear(3, 2), _images())

@@ -208,7 +208,7 @@ def test_evidence_of_the_checks_of_set_up_design_and_recipe() -> None:
         for entry in document["claims"]:
             rule = entry.get("rule", {})
             if rule.get("kind") == "check":
-                module = registry()[rule["check"]].__module__.rpartition(".")[2]
+                module = registry()[rule["check"]].run.__module__.rpartition(".")[2]
                 assert module not in modules or "evidence" in rule, entry["id"]
 
 

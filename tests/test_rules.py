@@ -1,6 +1,7 @@
 """What the register refuses: no rule can be misspelt, incomplete or impossible in silence."""
 
 import copy
+import dataclasses
 import math
 import re
 import subprocess
@@ -15,7 +16,18 @@ import yaml
 
 from nbrepro import claims
 from nbrepro.claims.register import Claim, Paper, parse, read_claim, read_claims
-from nbrepro.claims.rules import KINDS, Arm, Bounds, Check, Level, Ordered, Pair
+from nbrepro.claims.rules import (
+    KINDS,
+    Arm,
+    Bounds,
+    Check,
+    Failures,
+    Gains,
+    Level,
+    Ordered,
+    Pair,
+    Value,
+)
 
 FOLDER = Path(claims.__file__).parent
 FILES = [f"{file.parent.name}/{file.name}" for file in sorted(FOLDER.glob("*/claims.yaml"))]
@@ -23,8 +35,68 @@ PAPER = Paper("key2021", "Key 2021", "2100.00001")
 CHAPTERS = ("04_nf_resnets", "08_training_only_batchnorm", "speed")
 
 
+#: A claim of every kind, and of every key that a rule may have, whatever the papers need today.
+SAMPLE = "sample/claims.yaml"
+SAMPLE_TEXT = """
+paper: {key: key2021, short: Key 2021, arxiv: "2100.00001"}
+chapters: [05_adaptive_gradient_clipping]
+shared:
+  - &deep {model: cifar_nf_resnet20, lr: 1.6, batch_size: 256, clip: none, called: deep}
+  - &twin {model: bn_cifar_nf_resnet20, lr: 1.6, batch_size: 256, called: twin}
+  - &slow {model: cifar_nf_resnet20, lr: 0.4, clip: none, called: slow}
+  - &slower {model: bn_cifar_nf_resnet20, lr: 0.4, clip: none, called: slower}
+  - &claim
+    chapter: 05_adaptive_gradient_clipping
+    statement: One.
+    place: here
+    quoted: [{value: "1", seen: paper}]
+  - &run {<<: *claim, experiment: adaptive_gradient_clipping}
+claims:
+  - <<: *run
+    id: S-1
+    rule:
+      kind: ordered
+      pairs: [{low: *deep, high: *twin, between: [-0.1, .inf]}]
+      rising: [*slow, *twin]
+      gains: [[[*deep, *twin], {low: *slow, high: *slower}]]
+      survives: [*twin]
+      between: [0.1, .inf]
+      profiles: [full, quick]
+  - <<: *run
+    id: S-2
+    rule:
+      kind: failures
+      pairs: [[*deep, *twin]]
+      survives: [*twin]
+      share: 0.4
+      profiles: [quick]
+  - <<: *run
+    id: S-3
+    rule:
+      kind: level
+      arms: [{<<: *deep, value: {published: 0.5, tolerance: 0.02}}]
+      metric: test_accuracy
+      over: each network
+      profiles: [full]
+  - <<: *run
+    id: S-4
+    rule:
+      kind: level
+      arms: [*deep]
+      metric: untrained_accuracy
+      over: all runs
+      times_chance: [3, .inf]
+  - <<: *claim
+    id: S-5
+    rule: {kind: check, check: agc_formula, evidence: verified, bounds: {wrong: [0, 0]}}
+"""
+
+
 def document(file: str) -> Any:
-    return parse((FOLDER / file).read_text(encoding="utf-8"), file)
+    text = SAMPLE_TEXT if file == SAMPLE else (FOLDER / file).read_text(encoding="utf-8")
+    body = parse(text, file)
+    body.pop("shared", None)
+    return body
 
 
 def refused(entry: dict[str, Any], chapters: tuple[str, ...] = CHAPTERS) -> str:
@@ -62,7 +134,7 @@ def test_the_registers_can_be_read() -> None:
     )
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, SAMPLE])
 def test_every_misspelt_key_is_an_error_that_names_the_right_one(file: str) -> None:
     body = document(file)
     tried = 0
@@ -81,11 +153,11 @@ def test_every_misspelt_key_is_an_error_that_names_the_right_one(file: str) -> N
     assert tried > 500
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, SAMPLE])
 def test_every_misspelt_word_of_ours_is_an_error_that_names_the_right_one(file: str) -> None:
     """Kinds, networks, experiments, chapters, and what else is one of a few words."""
     ours = {"kind", "model", "experiment", "chapter", "metric", "over", "device", "by", "seen"}
-    ours |= {"train", "optimizer", "clip"}
+    ours |= {"train", "optimizer", "clip", "evidence"}
     body = document(file)
     tried = set()
     for entry in copy.deepcopy(body["claims"]):
@@ -99,6 +171,15 @@ def test_every_misspelt_word_of_ours_is_an_error_that_names_the_right_one(file: 
                     tried.add(key)
                 mapping[key] = right
     assert tried >= {"kind", "model", "experiment", "chapter"}
+
+
+def test_the_sample_has_every_key_of_every_rule_that_may_be_left_out() -> None:
+    """So that the two tests above try them all."""
+    rules = [entry["rule"] for entry in document(SAMPLE)["claims"]]
+    for kind in ("ordered", "failures", "level", "check"):
+        keys = {key for rule in rules if rule["kind"] == kind for key in rule} - {"kind"}
+        missing = {field.name for field in dataclasses.fields(KINDS[kind])} - keys
+        assert missing <= {"between"} - keys, (kind, missing)
 
 
 def refused_at(entry: dict[str, Any], body: Any, claim: str, file: str) -> str:
@@ -143,6 +224,10 @@ def level(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in (rule | changes).items() if value is not None}
 
 
+def failures(*pair: Any, **changes: Any) -> dict[str, Any]:
+    return {"kind": "failures", "pairs": [list(pair or (SHALLOW, DEEP))]} | changes
+
+
 def without_runs(**rule: Any) -> dict[str, Any]:
     return entry(experiment=None, rule=rule)
 
@@ -166,10 +251,52 @@ def test_a_sound_claim_is_read_into_typed_rules() -> None:
     rising = {"kind": "ordered", "rising": [SHALLOW, DEEP], "profiles": ["full"]}
     assert read(entry(rule=rising)).rule == Ordered(rising=(low, high), profiles=("full",))
     assert read(entry(rule=level())).rule == Level(
-        (Arm({"train": "batchnorm"}),), Bounds(0.3, 1.0), "test_accuracy", "each network"
+        (Arm({"train": "batchnorm"}),), "test_accuracy", "each network", Bounds(0.3, 1.0)
     )
-    check = without_runs(kind="check", check="agc_formula", bounds={"wrong": [0, 0]})
-    assert read(check).rule == Check("agc_formula", {"wrong": Bounds(0.0, 0.0)})
+    times = level(between=None, times_chance=[3, math.inf])
+    assert read(entry(rule=times)).rule == Level(
+        (Arm({"train": "batchnorm"}),),
+        "test_accuracy",
+        "each network",
+        times_chance=Bounds(3.0, math.inf),
+    )
+    valued = DEEP | {"value": {"published": 0.576, "tolerance": 0.02}}
+    rule = level(arms=[valued], between=None, profiles=["full"])
+    expected = Level(
+        (Arm(DEEP, value=Value(0.576, 0.02)),),
+        "test_accuracy",
+        "each network",
+        profiles=("full",),
+    )
+    assert read(entry(rule=rule)).rule == expected
+    fails = failures(survives=[DEEP], share=0.8)
+    assert read(entry(rule=fails)).rule == Failures((Pair(low, high),), (high,), 0.8)
+    wide = {"model": "cifar_resnet14x2", "train": "batchnorm"}
+    gains = {"kind": "ordered", "gains": [[[SHALLOW, DEEP], [SHALLOW, wide]]], "survives": [DEEP]}
+    expected_gains = Gains(Pair(low, high), Pair(low, Arm(wide)))
+    assert read(entry(rule=gains)).rule == Ordered(gains=(expected_gains,), survives=(high,))
+    check = without_runs(
+        kind="check", check="agc_formula", evidence="verified", bounds={"wrong": [0, 0]}
+    )
+    assert read(check).rule == Check("agc_formula", {"wrong": Bounds(0.0, 0.0)}, "verified")
+
+
+def test_kinds_of_evidence() -> None:
+    assert read(entry()).evidence == read(entry(rule=level())).evidence == "trained"
+    assert read(entry(rule=failures())).evidence == "trained"
+    assert read(without_runs(kind="counts", table="counts")).evidence == "counted"
+    assert read(measured()).evidence == "measured"
+    check = {"kind": "check", "check": "x", "bounds": {"wrong": [0, 0]}, "evidence": "arithmetic"}
+    assert read(without_runs(**check)).evidence == "arithmetic"
+    cited = entry(experiment=None, rule=None, needs="ImageNet")
+    assert read(cited).evidence == "cited"
+
+
+def test_values_and_their_bounds() -> None:
+    assert Value(0.5, 0.25).bounds == Bounds(0.25, 0.75)
+    for wrong in ((1.5, 0.1), (0.5, 0), (math.nan, 0.1), (0.5, math.nan), (48, 2)):
+        with pytest.raises(ValueError, match="no accuracy"):
+            Value(*wrong)
 
 
 def test_settings_of_an_arm_get_the_types_of_a_spec() -> None:
@@ -217,12 +344,12 @@ def test_a_claim_may_live_on_any_page() -> None:
         (entry(rule=ordered(kind="orderd")), "unknown kind 'orderd'; did you mean 'ordered'?"),
         (entry(rule={"pairs": [[SHALLOW, DEEP]]}), "kind is missing"),
         (entry(rule=ordered(betwen=[0, 1])), "unknown key 'betwen'; did you mean 'between'?"),
-        (entry(rule={"kind": "ordered"}), "needs pairs, or two arms or more in rising"),
+        (entry(rule={"kind": "ordered"}), "needs pairs, gains, or two arms or more in rising"),
         (entry(rule={"kind": "ordered", "rising": [DEEP]}), "two arms or more in rising"),
         (entry(rule=ordered(rising=[DEEP, SHALLOW, DEEP])), "two arms in rising have the same"),
         (entry(rule=level(metric="test_acuracy")), "did you mean 'test_accuracy'?"),
         (entry(rule=level(over="all run")), "did you mean 'all runs'?"),
-        (entry(rule=level(between=None)), "between is missing"),
+        (entry(rule=level(between=None)), "between is missing; or set times_chance, or a value"),
         (entry(rule=level(profiles=["smoke"])), "unknown value 'smoke'"),
         (entry(rule=ordered(profiles="full")), "profiles is 'full' (text); expected a list"),
         (measured(device="coda"), "did you mean 'cuda'?"),
@@ -274,6 +401,60 @@ def test_a_claim_may_live_on_any_page() -> None:
             "none of the full and quick runs of nf_resnets has all settings of the arm batch 4; "
             "the nearest has ",
         ),
+        # published values
+        (entry(rule=ordered(SHALLOW, DEEP | {"value": 0.5})), "expected a mapping"),
+        (
+            entry(rule=ordered(SHALLOW, DEEP | {"value": {"published": 57.6, "tolerance": 2}})),
+            "high: value: 57.6 ± 2.0 is no accuracy",
+        ),
+        (
+            entry(rule=ordered(SHALLOW, DEEP | {"value": {"published": 0.5}})),
+            "value: tolerance is missing",
+        ),
+        (
+            entry(
+                rule=level(
+                    arms=[DEEP | {"value": {"published": 0.5, "tolerance": 0.1}}], between=None
+                )
+            ),
+            "profiles must be [full]",
+        ),
+        # failures
+        (entry(rule={"kind": "failures"}), "needs pairs, or arms in survives"),
+        (entry(rule=failures(share=1.0)), "share is 1.0; it must lie between 0 and 1"),
+        (entry(rule=failures(between=[0, 1])), "unknown key 'between'"),
+        (
+            entry(rule=failures(pairs=[{"low": SHALLOW, "high": DEEP, "between": [0, 1]}])),
+            "a pair has between; failures are counted",
+        ),
+        (
+            entry(rule=failures(SHALLOW, DEEP | {"value": {"published": 0.5, "tolerance": 0.1}})),
+            "an arm has a value; failures are counted",
+        ),
+        (entry(rule=failures(SHALLOW, {"train": "all"})), "needs called, or a model"),
+        (
+            entry(rule=failures(survives=[DEEP | {"model": "cifar_resnet23"}])),
+            "did you mean 'cifar_resnet32'?",
+        ),
+        # gains
+        (
+            entry(rule={"kind": "ordered", "gains": [[SHALLOW, DEEP]]}),
+            "gains 1: low: unknown key 'model'",
+        ),
+        (
+            entry(
+                rule={
+                    "kind": "ordered",
+                    "gains": [
+                        [
+                            {"low": SHALLOW, "high": DEEP, "between": [0, 1]},
+                            [SHALLOW, DEEP],
+                        ]
+                    ],
+                }
+            ),
+            "gains 1: between belongs to the rule here",
+        ),
         # experiments and chapters
         (entry(experiment="training_only_batchnom"), "did you mean 'training_only_batchnorm'?"),
         (entry(experiment=None), "experiment is missing; the rule looks at its runs"),
@@ -297,10 +478,18 @@ def test_a_claim_may_live_on_any_page() -> None:
         (entry(rule=level(between=[0.3, 30])), "30.0 is out of range; an accuracy lies between 0"),
         (entry(rule=level(between=[-0.1, 0.5])), "-0.1 is out of range"),
         (entry(rule=level(between=[0.5, 0.5])), "cannot be met"),
+        (entry(rule=level(times_chance=[3, 5])), "between and times_chance are set"),
+        (entry(rule=level(between=None, times_chance=[-1, 5])), "-1.0 is out of range"),
+        (entry(rule=level(between=None, times_chance=[-math.inf, math.inf])), "decides nothing"),
+        (without_runs(kind="check", check="x", bounds={"a": [0, 1]}, evidence="guess"), "guess"),
         (measured(between=[-1, 2]), "-1.0 is out of range; a ratio"),
         (measured(between=[-math.inf, 0]), "cannot be met"),
-        (without_runs(kind="check", check="x", bounds={"wrong": [1, 0]}), "bounds: wrong: no"),
+        (
+            without_runs(kind="check", check="x", evidence="counted", bounds={"wrong": [1, 0]}),
+            "bounds: wrong: no",
+        ),
         (without_runs(kind="check", check="x", bounds={}), "bounds is empty"),
+        (without_runs(kind="check", check="x", bounds={"a": [0, 1]}), "evidence is missing"),
     ],
 )  # fmt: skip
 def test_refused(changed: dict[str, Any], words: str) -> None:

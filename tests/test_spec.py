@@ -183,13 +183,16 @@ def test_a_setting_that_nothing_reads_is_refused(settings: dict[str, Any], messa
     [("lr", 1, 1.0), ("momentum", 0, 0.0), ("weight_decay", 1, 1.0), ("warmup_epochs", 5, 5.0)],
 )
 def test_whole_numbers_are_numbers(name: str, whole: int, real: float) -> None:
-    a, b = (Spec(model="cifar_resnet14", **{name: value}) for value in (whole, real))
+    a, b = (Spec.from_dict({"model": "cifar_resnet14", name: value}) for value in (whole, real))
     assert a == b
     assert a.hash == b.hash
 
 
 def test_list_and_tuple_of_milestones_are_one() -> None:
-    a, b = (Spec(model="cifar_resnet14", milestones=m) for m in ([0.3, 0.6], (0.3, 0.6)))
+    a, b = (
+        Spec.from_dict({"model": "cifar_resnet14", "milestones": milestones})
+        for milestones in ([0.3, 0.6], (0.3, 0.6))
+    )
     assert a == b
     assert a.hash == b.hash
     hash((a, b))

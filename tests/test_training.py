@@ -421,7 +421,7 @@ def test_unknown_device(spec: Spec, few_digits: Dataset) -> None:
 
 
 def test_wrong_data(spec: Spec, few_digits: Dataset) -> None:
-    with pytest.raises(ValueError, match="names the data set 'cifar10', given was 'digits'"):
+    with pytest.raises(ValueError, match="names the data set 'cifar10', not 'digits'"):
         train(spec.replace(dataset="cifar10"), few_digits, device="cpu")
 
 
@@ -467,7 +467,7 @@ def test_a_device_from_the_environment_is_not_taken_for_the_one_asked_for(
     spec: Spec, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
-    with pytest.raises(RuntimeError, match="'cpu' was asked for, Accelerate gave meta"):
+    with pytest.raises(RuntimeError, match="'cpu' was requested, but Accelerate chose meta"):
         train(spec, few_digits, device="cpu")
 
 
@@ -582,7 +582,7 @@ def test_checkpoint_of_another_run_is_ignored(
     interrupted(long.replace(seed=1), few_digits, checkpoint)
     with caplog.at_level(logging.WARNING, "nbrepro"):
         result = train(long, few_digits, device="cpu", checkpoint=checkpoint)
-    assert "is of another run" in caplog.text
+    assert "belongs to another run" in caplog.text
     assert result.how["resumed_at_epoch"] == 0
     assert_same_weights(result.model, train(long, few_digits, device="cpu").model)
 

@@ -124,55 +124,6 @@ def _page(chapter: str) -> str:
     return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
 
 
-# --- transition: what verdicts bring of themselves once the new ones are merged. Delete this part;
-# in _in_order() then write `v` for `_adapted(v)`, and VERDICTS of nbrepro.claims.verdicts.
-
-_TONE = {
-    "contradicted": "no",
-    "inconsistent as printed": "no",
-    "not found here": "no",
-    "implementation differs": "no",
-    "counts differ": "no",
-    "inconclusive": "open",
-    "reproduced at reduced scale": "yes",
-    "reproduced": "yes",
-    "found here": "yes",
-    "consistent as printed": "yes",
-    "counts agree": "yes",
-    "implementation verified": "yes",
-    "not run": "none",
-    "cited only": "none",
-}
-VERDICTS = tuple(_TONE)
-
-
-class _Adapted:
-    def __init__(self, old: Any, **new: Any) -> None:
-        self._old, self._new = old, new
-
-    def __getattr__(self, name: str) -> Any:
-        return self._new[name] if name in self._new else getattr(self._old, name)
-
-    def __str__(self) -> str:
-        return str(self._old)
-
-
-def _adapted(verdict: Any) -> Any:
-    if hasattr(verdict, "tone"):
-        return verdict
-    new = {"failed": (), "significance": "", "published": "", "value": ""}
-    found = {id(f): _Adapted(f, single=f.answer, **new) for f in verdict.findings}
-    return _Adapted(
-        verdict,
-        tone=_TONE[verdict.verdict],
-        single=verdict.verdict,
-        value="",
-        seeds_needed=None,
-        findings=tuple(found.values()),
-        weakest=found.get(id(verdict.weakest)),
-    )
-
-
 # --- claims ---
 
 
@@ -222,11 +173,13 @@ class Cards:
 # --- verdicts ---
 
 
-def _in_order(verdicts: Iterable["Verdict"]) -> list[list[Any]]:  # transition: Verdict
+def _in_order(verdicts: Iterable["Verdict"]) -> list[list["Verdict"]]:
     """The rows of each claim, the deciding one first; claims by their verdicts, surprises first."""
+    from nbrepro.claims.verdicts import VERDICTS
+
     rows: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        rows.setdefault(verdict.claim.id, []).append(_adapted(verdict))
+        rows.setdefault(verdict.claim.id, []).append(verdict)
     return sorted(rows.values(), key=lambda of_claim: VERDICTS.index(of_claim[0].verdict))
 
 
@@ -279,6 +232,8 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
 def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
     """How many claims got which verdict: a sentence per kind of evidence, training first."""
     from IPython.display import Markdown
+
+    from nbrepro.claims.verdicts import VERDICTS
 
     sentences = []
     for kind, group in by_evidence(verdicts).items():
@@ -451,7 +406,7 @@ def over_best(
         return _NO_RECORDS
     best = max(theirs, key=lambda rival: mean(theirs[rival]))
     gain = f"{mean(ours) - mean(theirs[best]):+.1f} points"
-    ends = _interval(*welch(theirs[best], ours), "+.1f")
+    ends = _interval(*welch(theirs[best], ours).interval, "+.1f")
     among = f"{best}, the best of {len(theirs)} rivals"
     return f"{name} over {among}: {gain} {ends}, n = {len(ours)} and {len(theirs[best])}"
 
@@ -475,7 +430,7 @@ def twins_table(records: Sequence["Record"], twins: Mapping[str, Mapping[str, An
             continue
         before, after = ([100 * r.metrics["test_accuracy"] for r in a] for a in (first, second))
         gain = gains.setdefault((batch, rate), {})[epochs] = mean(after) - mean(before)
-        ends = _interval(*welch(before, after), "+.1f")
+        ends = _interval(*welch(before, after).interval, "+.1f")
         trained = " and ".join(
             f"{100 * mean(r.metrics.get('train_accuracy', math.nan) for r in arm):.1f}"
             for arm in (first, second)

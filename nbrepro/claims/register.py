@@ -15,7 +15,7 @@ import yaml
 
 from nbrepro import experiments
 from nbrepro._suggest import choose, unknown
-from nbrepro.claims.rules import Arm, Check, Counts, Level, Measured, Ordered, Rule, read
+from nbrepro.claims.rules import Arm, Rule, Trained, read
 from nbrepro.spec import Spec
 
 SEEN = ("paper", "figure", "code", "second hand", "recalled")
@@ -92,7 +92,7 @@ class Claim:
 
     def __post_init__(self) -> None:
         choose("source of a claim", self.by, ("paper", "review", "ours"))
-        if isinstance(self.rule, Ordered | Level):
+        if isinstance(self.rule, Trained):
             if self.experiment is None:
                 raise ValueError("experiment is missing; the rule looks at its runs")
             choose("experiment", self.experiment, experiments.REGISTRY)
@@ -114,17 +114,7 @@ class Claim:
         operations, ``arithmetic`` on printed numbers, code ``verified`` against its description,
         or nothing of ours: ``cited``.
         """
-        match self.rule:
-            case None:
-                return "cited"
-            case Check():
-                return self.rule.evidence
-            case Counts():
-                return "counted"
-            case Measured():
-                return "measured"
-            case _:
-                return "trained"
+        return self.rule.evidence if self.rule else "cited"
 
 
 @dataclass(frozen=True)
@@ -253,7 +243,7 @@ def read_claim(entry: object, paper: Paper, chapters: tuple[str, ...], at: str) 
     claim = read(Claim, entry, at, paper=paper)
     if claim.chapter not in chapters:
         raise ValueError(f"{at}: {unknown('chapter', claim.chapter, chapters)}")
-    if isinstance(claim.rule, Ordered | Level):
+    if isinstance(claim.rule, Trained):
         assert claim.experiment is not None
         for arm in claim.rule.arms:
             _check_arm(arm, claim.experiment, claim.rule.profiles, f"{at}: rule")

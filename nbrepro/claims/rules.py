@@ -16,6 +16,7 @@ from types import UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
+    ClassVar,
     Literal,
     TypeAlias,
     TypeVar,
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 Profile: TypeAlias = Literal["full", "quick"]
 #: Profiles that can carry a verdict, the better one first.
 DECISIVE: tuple[Profile, ...] = get_args(Profile)
+
+#: What a verdict rests on: networks ``trained`` on images, something ``measured`` without
+#: training, ``counted`` parameters or operations, ``arithmetic`` on printed numbers, code
+#: ``verified`` against a description or another implementation.
+Evidence: TypeAlias = Literal["trained", "measured", "counted", "arithmetic", "verified"]
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,42 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Value:
+    """An accuracy as published, and how far from it ours may be and still agree.
+
+    Attributes:
+        published: a fraction.
+        tolerance: either way; covers the spread of the paper's runs and how well a figure is read.
+    """
+
+    published: float
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.published <= 1 and 0 < self.tolerance < 1):
+            raise ValueError(
+                f"{self.published} ± {self.tolerance} is no accuracy; both are fractions"
+            )
+
+    @property
+    def bounds(self) -> Bounds:
+        """Where an accuracy agrees."""
+        return Bounds(self.published - self.tolerance, self.published + self.tolerance)
+
+
+@dataclass(frozen=True)
 class Arm:
     """The runs that have these settings, whatever their seed.
 
     Attributes:
         settings: fields of :class:`~nbrepro.spec.Spec` and their values.
         called: its name for readers; needed where model and policy do not say which arm it is.
+        value: the published accuracy; asked of runs with the whole recipe only.
     """
 
     settings: Mapping[str, Any]
     called: str = ""
+    value: Value | None = None
 
     def matches(self, spec: Spec) -> bool:
         """Whether a run has all settings of this arm."""
@@ -106,64 +138,150 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Gains:
+    """Two pairs; in YAML ``[low, high]``.
+
+    Attributes:
+        low: the pair whose difference is expected to be smaller.
+        high: the other.
+    """
+
+    low: Pair
+    high: Pair
+
+    def __post_init__(self) -> None:
+        if self.low.between or self.high.between:
+            raise ValueError("between belongs to the rule here, not to a pair")
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All four arms."""
+        return (self.low.low, self.low.high, self.high.low, self.high.high)
+
+
+@dataclass(frozen=True)
 class Ordered:
     """Is the second arm's mean test accuracy above the first one's?
 
-    Effect: difference of means, Welch's interval.
+    Effect: mean difference, Student's interval over shared seeds, or Welch's where the arms share
+    fewer than two. Where a run fails (see :class:`Failures`), failures are counted instead, and
+    Fisher's exact test says whether the first arm fails more often.
 
     Attributes:
         pairs: what is compared.
         rising: arms, each compared with the next one that was run.
+        gains: pairs of pairs: is the second pair's difference above the first one's?
+        survives: arms of which more than half of the runs must not fail, as in :class:`Failures`.
         between: where differences must lie, as fractions: ``[-0.005, .inf]`` is "not worse by half
             a point". Default: above zero.
         profiles: the only ones that may decide.
     """
 
+    evidence: ClassVar[Evidence] = "trained"
+
     pairs: tuple[Pair, ...] = ()
     rising: tuple[Arm, ...] = ()
+    gains: tuple[Gains, ...] = ()
+    survives: tuple[Arm, ...] = ()
     between: Bounds = Bounds(0.0, math.inf)
     profiles: tuple[Profile, ...] = DECISIVE
 
     def __post_init__(self) -> None:
-        if len(self.rising) == 1 or not (self.pairs or self.rising):
-            raise ValueError("needs pairs, or two arms or more in rising")
+        if len(self.rising) == 1 or not (self.pairs or self.rising or self.gains):
+            raise ValueError("needs pairs, gains, or two arms or more in rising")
         if any(a.settings == b.settings for a, b in combinations(self.rising, 2)):
             raise ValueError("two arms in rising have the same settings")
         self.between.check("a difference of two accuracies", -1, 1)
-        for arm in self.arms:
-            if not arm.called and "model" not in arm.settings:
-                raise ValueError(f"the arm {arm.settings} needs called, or a model")
-        _check_names(self.arms)
+        _check_names(self.arms, one_network=True)
 
     @property
     def arms(self) -> tuple[Arm, ...]:
         """All arms the rule names."""
-        return (*self.rising, *(arm for pair in self.pairs for arm in (pair.low, pair.high)))
+        paired = (arm for pair in self.pairs for arm in (pair.low, pair.high))
+        return (
+            *self.rising,
+            *paired,
+            *(arm for gains in self.gains for arm in gains.arms),
+            *self.survives,
+        )
 
 
 @dataclass(frozen=True)
 class Level:
     """Does the mean of an accuracy lie between two bounds?
 
-    Effect: the mean, Student's interval.
+    Effect: the mean, Student's interval. The bounds are one of three things: accuracies, multiples
+    of chance, or the arms' published values.
 
     Attributes:
         arms: whose accuracy; an arm without ``model`` is one arm per network of the grid.
-        between: the bounds, as fractions.
         metric: the test accuracy at the end of the run, or before the first step.
         over: whether each network is asked, or all runs together.
+        between: the bounds, as fractions.
+        times_chance: the bounds, as multiples of the accuracy of guessing.
         profiles: the only ones that may decide.
     """
 
+    evidence: ClassVar[Evidence] = "trained"
+
     arms: tuple[Arm, ...]
-    between: Bounds
     metric: Literal["test_accuracy", "untrained_accuracy"]
     over: Literal["each network", "all runs"]
+    between: Bounds | None = None
+    times_chance: Bounds | None = None
     profiles: tuple[Profile, ...] = DECISIVE
 
     def __post_init__(self) -> None:
-        self.between.check("an accuracy", 0, 1)
+        if self.between and self.times_chance:
+            raise ValueError("between and times_chance are set; leave one of them out")
+        if self.between:
+            self.between.check("an accuracy", 0, 1)
+        elif self.times_chance:
+            self.times_chance.check("an accuracy in multiples of chance", 0, math.inf)
+        elif not all(arm.value for arm in self.arms):
+            raise ValueError("between is missing; or set times_chance, or a value for each arm")
+        elif self.profiles != ("full",):
+            raise ValueError("profiles must be [full]; values are asked of the whole recipe only")
         _check_names(self.arms)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Does the first arm of each pair fail more often than the second; do arms survive?
+
+    A run fails if it diverges or ends below twice chance. Fisher's exact test for pairs, the exact
+    binomial test for survival, both one-sided at 5 % and with at least five seeds per arm.
+
+    Attributes:
+        pairs: in YAML ``[fails more often, fails less often]``.
+        survives: arms of which more than ``share`` of the runs must not fail.
+        share: as a fraction.
+        profiles: the only ones that may decide.
+    """
+
+    evidence: ClassVar[Evidence] = "trained"
+
+    pairs: tuple[Pair, ...] = ()
+    survives: tuple[Arm, ...] = ()
+    share: float = 0.5
+    profiles: tuple[Profile, ...] = DECISIVE
+
+    def __post_init__(self) -> None:
+        if not (self.pairs or self.survives):
+            raise ValueError("needs pairs, or arms in survives")
+        if any(pair.between for pair in self.pairs):
+            raise ValueError("a pair has between; failures are counted, not accuracies")
+        if any(arm.value for arm in self.arms):
+            raise ValueError("an arm has a value; failures are counted, not accuracies")
+        if not 0 < self.share < 1:
+            raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
+        _check_names(self.arms, one_network=True)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All arms the rule names."""
+        paired = (arm for pair in self.pairs for arm in (pair.low, pair.high))
+        return (*paired, *self.survives)
 
 
 @dataclass(frozen=True)
@@ -175,6 +293,8 @@ class Counts:
             columns groups of :func:`nbrepro.freezing.count`.
     """
 
+    evidence: ClassVar[Evidence] = "counted"
+
     table: str
 
 
@@ -185,12 +305,12 @@ class Check:
     Attributes:
         check: name of a function of :mod:`nbrepro.claims.checks`.
         bounds: each value that it computes, and where it must lie, ends included.
-        evidence: what kind of evidence it gives.
+        evidence: what kind of thing it computes.
     """
 
     check: str
     bounds: Mapping[str, Bounds]
-    evidence: Literal["measured", "counted", "arithmetic", "verified"] = "measured"
+    evidence: Literal["measured", "counted", "arithmetic", "verified"]
 
 
 @dataclass(frozen=True)
@@ -206,6 +326,8 @@ class Measured:
         device: ``cuda`` asks for a record made on a GPU.
     """
 
+    evidence: ClassVar[Evidence] = "measured"
+
     benchmark: str
     cases: tuple[str, ...]
     between: Bounds
@@ -215,10 +337,13 @@ class Measured:
         self.between.check("a ratio of times", 0, math.inf)
 
 
-Rule: TypeAlias = Ordered | Level | Counts | Check | Measured
+#: Rules that look at runs.
+Trained: TypeAlias = Ordered | Level | Failures
+Rule: TypeAlias = Trained | Counts | Check | Measured
 KINDS: dict[str, type[Rule]] = {
     "ordered": Ordered,
     "level": Level,
+    "failures": Failures,
     "counts": Counts,
     "check": Check,
     "measured": Measured,
@@ -233,9 +358,11 @@ def matches(spec: Spec, settings: Mapping[str, Any]) -> bool:
     )
 
 
-def _check_names(arms: Sequence[Arm]) -> None:
+def _check_names(arms: Sequence[Arm], one_network: bool = False) -> None:
     """Refuse an arm whose name for readers would not say what it is."""
     for arm in arms:
+        if one_network and not arm.called and "model" not in arm.settings:
+            raise ValueError(f"the arm {arm.settings} needs called, or a model")
         unsaid = [setting for setting in arm.settings if setting not in ("model", "train")]
         if unsaid and not arm.called:
             raise ValueError(f"the arm with {', '.join(unsaid)} needs called, its name for readers")
@@ -296,7 +423,7 @@ def _typed(hint: Any, value: Any, at: str) -> Any:
         return _typed(classes[0], value, at) if len(classes) == 1 else _rule(value, at)
     if hint is Arm:
         return _arm(value, at)
-    if hint in (Pair, Bounds) and not isinstance(value, dict):
+    if hint in (Gains, Pair, Bounds) and not isinstance(value, dict):
         if not isinstance(value, list) or len(value) != 2:
             raise ValueError(f"{at} is {shortened(value)}; expected two entries, [low, high]")
         value = dict(zip(("low", "high"), value, strict=True))
@@ -331,16 +458,19 @@ def _rule(value: object, at: str) -> Rule:
     return read(KINDS[kind], entries, at)
 
 
-def _arm(value: object, at: str) -> Arm:
-    entries = dict(_mapping(value, at))
+def _arm(given: object, at: str) -> Arm:
+    entries = dict(_mapping(given, at))
     types = _settings()
+    ours = ("called", "value")
     for key in entries:
-        if key not in (*types, "called"):
-            raise ValueError(f"{at}: {unknown('setting', key, (*types, 'called'))}")
+        if key not in (*types, *ours):
+            raise ValueError(f"{at}: {unknown('setting', key, (*types, *ours))}")
     called = _typed(str, entries.pop("called", ""), f"{at}: called")
+    value = read(Value, entries.pop("value"), f"{at}: value") if "value" in entries else None
     if not entries:
         raise ValueError(f"{at}: an arm needs a setting, such as model")
-    return Arm({k: _typed(types[k], v, f"{at}: {k}") for k, v in entries.items()}, called)
+    settings = {k: _typed(types[k], v, f"{at}: {k}") for k, v in entries.items()}
+    return Arm(settings, called, value)
 
 
 @cache

@@ -1,38 +1,45 @@
 """From records to verdicts.
 
-A rule (:mod:`nbrepro.claims.rules`) asks one or more questions of the records, each answered by an
-effect with its 95 % interval: *yes* if the interval lies wholly on the claim's side, *no* if wholly
-on the other, else *open*. All yes: reproduced. Any no: contradicted. Otherwise, or with a single
-seed: inconclusive.
+A rule (:mod:`nbrepro.claims.rules`) asks one or more questions of the records, each answered *yes*,
+*no* or *open* (:mod:`nbrepro.claims.findings`): by an effect whose 95 % interval lies wholly on the
+claim's side, wholly on the other, or neither, or by an exact test of how many runs fail. The more
+questions, the more of them come out wrongly by chance; so all answers of a paper that rest on
+training are corrected together (Holm), and the corrected answers make the verdict. All yes: the
+claim is reproduced. Any no: contradicted. Else inconclusive.
 
 Questions about networks that were not run are left out and named, and the verdict is then one "at
 reduced scale", as for all profiles but ``full``, pixels but CIFAR-10's own, and experiments that
-stand in for a data set beyond our means. Runs that diverged count with the accuracy they ended at.
+stand in for a data set beyond our means.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
-
-import numpy as np
+from operator import is_
 
 from nbrepro import experiments
+from nbrepro.claims import findings
+from nbrepro.claims.findings import Agreement, Answer, Finding, Run
 from nbrepro.claims.labels import network, trained
-from nbrepro.claims.register import Claim
+from nbrepro.claims.register import Claim, register
 from nbrepro.claims.rules import (
     DECISIVE,
     Arm,
     Bounds,
     Check,
     Counts,
+    Failures,
     Level,
     Measured,
     Ordered,
     Pair,
+    Rule,
+    Trained,
     matches,
 )
-from nbrepro.claims.statistics import interval, welch
+from nbrepro.claims.statistics import interval
 from nbrepro.claims.tables import printed
 from nbrepro.data.cards import base, card
 from nbrepro.records.ledger import Record
@@ -40,74 +47,53 @@ from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
 
 __all__ = [
+    "TONE",
     "VERDICTS",
     "Finding",
     "Verdict",
     "arms",
     "comparison",
+    "failed",
     "feeds",
     "interval",
     "judge",
+    "judge_all",
     "label",
     "matches",
     "of_scale",
     "scales",
+    "settles",
     "value",
-    "welch",
 ]
 
-VERDICTS = (
-    "reproduced",
-    "reproduced at reduced scale",
-    "contradicted",
-    "inconclusive",
-    "cited only",
-    "not run",
-)
+#: Every verdict, with what it says of the claim, in the order of a list: what surprises leads.
+TONE = {
+    "contradicted": "no",
+    "inconsistent as printed": "no",
+    "not found here": "no",
+    "implementation differs": "no",
+    "counts differ": "no",
+    "inconclusive": "open",
+    "reproduced at reduced scale": "yes",
+    "reproduced": "yes",
+    "found here": "yes",
+    "consistent as printed": "yes",
+    "counts agree": "yes",
+    "implementation verified": "yes",
+    "not run": "none",
+    "cited only": "none",
+}
+VERDICTS = tuple(TONE)
 
+#: The verdicts on what needs no training, by kind of evidence: it holds, it does not.
+_EXACT = {
+    "arithmetic": ("consistent as printed", "inconsistent as printed"),
+    "counted": ("counts agree", "counts differ"),
+    "verified": ("implementation verified", "implementation differs"),
+}
 
-@dataclass(frozen=True)
-class Finding:
-    """One question and its answer.
-
-    Attributes:
-        label: what was compared.
-        n: replicates of each arm; rounds of a measured ratio.
-        effect: fraction (0.055 is 5.5 points); a difference for ``ordered``, a mean for ``level``.
-        low: lower end of the 95 % interval; not a number with a single replicate.
-        high: upper end.
-        answer: ``yes``, ``no`` or ``open``.
-        difference: whether ``effect`` is a difference of two means.
-        ratio: whether ``effect`` is a measured ratio, not a fraction.
-    """
-
-    label: str
-    n: tuple[int, ...]
-    effect: float
-    low: float
-    high: float
-    answer: str
-    difference: bool
-    ratio: bool = False
-
-    @property
-    def numbers(self) -> str:
-        """Effect and interval for readers: ``+5.5 points [+4.0, +7.0]``, ``48.0 %``."""
-        if self.ratio:
-            return f"×{self.effect:.2f} [{self.low:.2f}, {self.high:.2f}]"
-        sign, unit = ("+", "points") if self.difference else ("", "%")
-        effect = f"{100 * self.effect:{sign}.1f} {unit}"
-        if math.isnan(self.low):
-            return effect
-        return f"{effect} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
-
-    @property
-    def seeds(self) -> str:
-        """Replicates for readers: ``n = 3``, or ``n = 3 and 5``; empty for a measured ratio."""
-        return "" if self.ratio else f"n = {' and '.join(map(str, dict.fromkeys(self.n)))}"
-
-    def __str__(self) -> str:
-        return f"{self.label}: {', '.join(filter(None, (self.numbers, self.seeds)))}"
+#: The data set of the papers' small networks: its own pixels, and the same pictures compressed.
+CIFAR10 = ("cifar10", "cifar10-jpeg")
 
 
 @dataclass(frozen=True)
@@ -121,6 +107,8 @@ class Verdict:
         scale: profile, epochs and data in words; empty if no run was needed or made.
         note: what was left out, or what else a reader must know.
         records: hashes of the records it rests on.
+        single: what the verdict would be without the correction for many questions.
+        value: whether the published values agree with ours; empty if that was not asked.
     """
 
     claim: Claim
@@ -129,12 +117,25 @@ class Verdict:
     scale: str = ""
     note: str = ""
     records: tuple[str, ...] = ()
+    single: str = ""
+    value: str = ""
+
+    @property
+    def tone(self) -> str:
+        """``yes``, ``no``, ``open`` or ``none``, for colors."""
+        return TONE[self.verdict]
 
     @property
     def weakest(self) -> Finding | None:
         """The finding that carries least: the one nearest to failing."""
-        order = {"no": 0, "open": 1, "yes": 2}
-        return min(self.findings, key=lambda f: (order[f.answer], f.low), default=None)
+
+        def carries(finding: Finding) -> tuple[float, ...]:
+            order = {"no": 0, "open": 1, "yes": 2}[finding.answer]
+            p = 1.0 if math.isnan(finding.p) else finding.p
+            leans = -p if order else p
+            return order, leans, 0.0 if math.isnan(finding.low) else finding.low
+
+        return min(self.findings, key=carries, default=None)
 
     @property
     def ours(self) -> str:
@@ -143,6 +144,16 @@ class Verdict:
             return self.note
         more = len(self.findings) - 1
         return f"{self.weakest}" + (f"; {more} more at least as clear" if more else "")
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Seeds per arm that would settle all open findings, see :class:`Finding`.
+
+        ``None`` if none is open, or one of them cannot be settled with seeds.
+        """
+        needed = [f.seeds_needed for f in self.findings if f.answer == "open"]
+        known = [n for n in needed if n is not None]
+        return max(known) if known and len(known) == len(needed) else None
 
 
 def label(arm: Arm) -> str:
@@ -171,29 +182,43 @@ def comparison(high: Arm, low: Arm) -> str:
 def judge(claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmark] = ()) -> Verdict:
     """Apply the claim's rule to the records of its experiment, or to benchmarks.
 
-    The best evidence decides: the ``full`` profile before ``quick``, original CIFAR-10 before
-    other pixels; but what has a single seed somewhere only where nothing has more. ``smoke`` runs
-    never count.
+    The best evidence decides, see :func:`judge_all`.
+
+    Raises:
+        ValueError: if a check computes other values than its rule has bounds for.
+    """
+    return judge_all(claim, records, benchmarks)[0]
+
+
+def judge_all(
+    claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmark] = ()
+) -> list[Verdict]:
+    """The verdict on a claim at each scale that it was run at, the best first.
+
+    CIFAR-10 comes before other data; then what has two seeds or more everywhere; then the ``full``
+    profile before ``quick``, and CIFAR-10's own pixels before compressed ones. Absolute accuracies
+    and published values are CIFAR-10's: other data never decide about them. ``smoke`` runs never
+    count.
 
     Raises:
         ValueError: if a check computes other values than its rule has bounds for.
     """
     match claim.rule:
         case None:
-            return Verdict(claim, "cited only", note="beyond our means; not tested")
+            return [Verdict(claim, "cited only", note=claim.needs or "")]
         case Counts() as rule:
-            return _judge_counts(claim, rule)
+            return [_judge_counts(claim, rule)]
         case Check() as rule:
-            return _judge_check(claim, rule)
+            return [_judge_check(claim, rule)]
         case Measured() as rule:
-            return _judge_measured(claim, rule, benchmarks)
-        case Ordered() | Level() as rule:
-            return _judge_runs(claim, rule, records)
+            return [_judge_measured(claim, rule, benchmarks)]
+        case Ordered() | Level() | Failures() as rule:
+            return _judge_trained(claim, rule, records)
 
 
 def arms(claim: Claim) -> tuple[Arm, ...]:
     """The arms that a claim's rule looks at; none if it needs no run."""
-    return claim.rule.arms if isinstance(claim.rule, Ordered | Level) else ()
+    return claim.rule.arms if isinstance(claim.rule, Trained) else ()
 
 
 def feeds(spec: Spec, claim: Claim) -> bool:
@@ -201,13 +226,33 @@ def feeds(spec: Spec, claim: Claim) -> bool:
     return any(arm.matches(spec) for arm in arms(claim))
 
 
+def settles(spec: Spec, claim: Claim) -> bool:
+    """Whether a run like this one can help to settle a claim.
+
+    It must be one of the experiment's, at a profile and on data that the rule takes, and of an arm
+    that it looks at.
+    """
+    if not (isinstance(claim.rule, Trained) and claim.experiment and feeds(spec, claim)):
+        return False
+    replicated = _replicated(spec)
+    return any(
+        replicated == arm.hash
+        for profile in claim.rule.profiles
+        for name in (spec.dataset, base(spec.dataset))
+        if name in CIFAR10 or not _bound(claim.rule)
+        for arm in _grid(claim.experiment, profile, name)
+    )
+
+
 def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """Profiles and data sets that can carry a verdict, the best first."""
-    found = {base(r.spec.dataset) for r in records}
-    datasets = sorted(found, key=lambda d: (not card(d).original, d))
-    for profile in DECISIVE:
-        for dataset in datasets:
-            yield profile, dataset
+    names = {r.spec.dataset for r in records}
+    names |= {base(name) for name in names}
+    for theirs in (True, False):
+        for profile in DECISIVE:
+            for name in sorted(names, key=lambda name: (not card(name).original, name)):
+                if (name in CIFAR10) == theirs:
+                    yield profile, name
 
 
 def of_scale(
@@ -217,11 +262,11 @@ def of_scale(
 
     An experiment is a view: a run counts whichever experiment it was made for.
     """
-    grid = {s.hash for s in experiments.get(experiment).specs(profile, dataset, seeds=1)}
+    grid = {spec.hash for spec in _grid(experiment, profile, dataset)}
     found = {
         r.spec.hash: r  # transition: until the ledger is one folder, a run may be recorded twice
         for r in records
-        if r.status != "failed" and r.spec.replace(seed=0).hash in grid
+        if r.status != "failed" and _replicated(r.spec) in grid
     }
     return list(found.values())
 
@@ -233,63 +278,195 @@ def value(record: Record, metric: str) -> float:
     return record.metrics[metric]
 
 
+def failed(record: Record) -> bool:
+    """Whether a run diverged, or ended below twice the accuracy of guessing."""
+    chance = card(record.spec.dataset).chance
+    return record.status == "diverged" or (
+        chance is not None and value(record, "test_accuracy") < 2 * chance
+    )
+
+
+@cache
+def _grid(experiment: str, profile: str, dataset: str) -> tuple[Spec, ...]:
+    return tuple(experiments.get(experiment).specs(profile, dataset, seeds=1))
+
+
+@cache
+def _replicated(spec: Spec) -> str:
+    """What the replicates of a run have in common: the hash of the one with seed 0."""
+    return spec.replace(seed=0).hash
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def _judge_runs(claim: Claim, rule: Ordered | Level, records: Sequence[Record]) -> Verdict:
+@dataclass(frozen=True)
+class _Row:
+    """What a claim's rule finds at one scale, before the correction."""
+
+    profile: str
+    dataset: str
+    findings: list[Finding]
+    missing: list[str]
+    records: list[Record]
+
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        return self.dataset not in CIFAR10, any(min(f.n) < 2 for f in self.findings)
+
+
+def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Verdict]:
+    held = _rows_of_paper(claim.paper.folder, records)
+    rows = held[claim.id] if register().get(claim.id) == claim else _rows(claim, rule, records)
+    others = [
+        finding
+        for other, found in held.items()
+        if other != claim.id and _decided(register()[other].rule, found)
+        for finding in found[0].findings
+    ]
+    verdicts = [_conclude(claim, row, others) for row in rows]
+    if _decided(rule, rows):
+        return verdicts
+    where = " on CIFAR-10" if _bound(rule) else ""
+    note = f"needs the {' or '.join(rule.profiles)} profile{where}"
+    if set(rule.profiles) == set(DECISIVE):
+        note = f"no records yet{where}" if verdicts else "no records yet"
+    return [Verdict(claim, "not run", note=note), *verdicts]
+
+
+def _decided(rule: Rule | None, rows: Sequence[_Row]) -> bool:
+    """Whether the best row may decide: if there is one, on the data that the rule asks for."""
+    assert isinstance(rule, Trained)
+    return bool(rows) and (rows[0].dataset in CIFAR10 or not _bound(rule))
+
+
+#: The rows of a paper's claims for the records seen last: whoever judges one claim judges more.
+_HELD: dict[str, tuple[tuple[Record, ...], dict[str, list[_Row]]]] = {}
+
+
+def _rows_of_paper(paper: str, records: Sequence[Record]) -> dict[str, list[_Row]]:
+    """The rows of all claims of a paper that training decides: what is corrected together."""
+    if paper in _HELD:
+        seen, rows = _HELD[paper]
+        if len(seen) == len(records) and all(map(is_, seen, records)):
+            return rows
+    rows = {
+        claim.id: _rows(claim, claim.rule, records)
+        for claim in register().values()
+        if claim.paper.folder == paper and isinstance(claim.rule, Trained)
+    }
+    _HELD[paper] = tuple(records), rows
+    return rows
+
+
+def _bound(rule: Trained) -> bool:
+    """Whether a rule asks for CIFAR-10: for its absolute accuracies or published values."""
+    absolute = isinstance(rule, Level) and not rule.times_chance
+    return absolute or any(arm.value for arm in rule.arms)
+
+
+def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
     assert claim.experiment is not None
-    first: Verdict | None = None
+    rows: list[_Row] = []
+    seen = set()
     for profile, dataset in scales(records):
         if profile not in rule.profiles:
             continue
-        chosen = of_scale(records, claim.experiment, profile, dataset)
-        if isinstance(rule, Level):
-            grid = experiments.get(claim.experiment).specs(profile, dataset, seeds=1)
-            findings, missing = _level(rule, chosen, grid)
-        else:
-            findings, missing = _ordered(rule, chosen)
-        if findings:
-            used = [r for r in chosen if feeds(r.spec, claim)]
-            verdict = _conclude(claim, findings, missing, profile, dataset, used)
-            if all(min(finding.n) > 1 for finding in findings):
-                return verdict
-            first = first or verdict
-    if first:
-        return first
-    if set(rule.profiles) == set(DECISIVE):
-        return Verdict(claim, "not run", note="no records yet")
-    return Verdict(claim, "not run", note=f"needs the {' or '.join(rule.profiles)} profile")
-
-
-def _runs(records: Sequence[Record], arm: Arm) -> list[Record]:
-    return [record for record in records if arm.matches(record.spec)]
-
-
-def _ordered(rule: Ordered, records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
-    """The findings the records allow, and names of the arms that were not run."""
-    present = [arm for arm in rule.rising if _runs(records, arm)]
-    pairs = [*rule.pairs, *(Pair(low, high) for low, high in pairwise(present))]
-    findings = []
-    for pair in pairs:
-        low, high = (
-            [value(r, "test_accuracy") for r in _runs(records, arm)]
-            for arm in (pair.low, pair.high)
-        )
-        if not low or not high:
+        if isinstance(rule, Level) and _bound(rule) and dataset not in CIFAR10:
             continue
-        ends = welch(low, high)
-        findings.append(
-            Finding(
-                comparison(pair.high, pair.low),
-                (len(high), len(low)),
-                float(np.mean(high) - np.mean(low)),
-                *ends,
-                _answer(ends, pair.between or rule.between),
-                difference=True,
-            )
+        chosen = of_scale(records, claim.experiment, profile, dataset)
+        used = [r for r in chosen if feeds(r.spec, claim)]
+        hashes = frozenset(r.spec.hash for r in used)
+        if not used or hashes in seen:  # where every arm uses small images, both names mean them
+            continue
+        seen.add(hashes)
+        whole = profile == "full" and dataset in CIFAR10
+        valued = whole and not experiments.get(claim.experiment).stands_in
+        match rule:
+            case Ordered():
+                found, missing = _ordered(rule, used, valued)
+            case Level():
+                grid = _grid(claim.experiment, profile, dataset)
+                found, missing = _level(rule, used, grid, valued)
+            case Failures():
+                found, missing = _failures(rule, used)
+        if found:
+            rows.append(_Row(profile, dataset, found, missing, used))
+    return sorted(rows, key=lambda row: row.rank)
+
+
+def _runs(records: Sequence[Record], arm: Arm, metric: str = "test_accuracy") -> list[Run]:
+    final = metric == "test_accuracy"
+    return [
+        Run(r.spec.seed, value(r, metric), final and failed(r))
+        for r in records
+        if arm.matches(r.spec)
+    ]
+
+
+def _ordered(
+    rule: Ordered, records: Sequence[Record], valued: bool
+) -> tuple[list[Finding], list[str]]:
+    """The findings the records allow, and names of the arms that were not run."""
+    runs = _recalled(records)
+    present = [arm for arm in rule.rising if runs(arm)]
+    pairs = [*rule.pairs, *(Pair(low, high) for low, high in pairwise(present))]
+    found = [
+        findings.compare(
+            comparison(pair.high, pair.low),
+            runs(pair.low),
+            runs(pair.high),
+            pair.between or rule.between,
+            _published(pair) if valued else None,
         )
-    missing = [_absent(records, arm) for arm in rule.arms if not _runs(records, arm)]
-    return findings, list(dict.fromkeys(missing))
+        for pair in pairs
+        if runs(pair.low) and runs(pair.high)
+    ]
+    for gains in rule.gains:
+        low, high = ((runs(pair.low), runs(pair.high)) for pair in (gains.low, gains.high))
+        if set.intersection(*({run.seed for run in arm} for arm in (*low, *high))):
+            name = f"{_pair(gains.high)}, more than {_pair(gains.low)}"
+            found.append(findings.gain(name, low, high, rule.between))
+    found += [findings.survives(label(arm), runs(arm), 0.5) for arm in rule.survives if runs(arm)]
+    return found, _missing(rule, records)
+
+
+def _failures(rule: Failures, records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
+    runs = _recalled(records)
+    found = [
+        findings.fails_more(
+            f"{label(pair.low)} fails more often than {label(pair.high)}",
+            runs(pair.low),
+            runs(pair.high),
+        )
+        for pair in rule.pairs
+        if runs(pair.low) and runs(pair.high)
+    ]
+    found += [
+        findings.survives(label(arm), runs(arm), rule.share) for arm in rule.survives if runs(arm)
+    ]
+    return found, _missing(rule, records)
+
+
+def _recalled(records: Sequence[Record]) -> Callable[[Arm], list[Run]]:
+    return lambda arm: _runs(records, arm)
+
+
+def _pair(pair: Pair) -> str:
+    return comparison(pair.high, pair.low)
+
+
+def _published(pair: Pair) -> Bounds | None:
+    """Where the difference of two published accuracies lies, if both are."""
+    if not (pair.low.value and pair.high.value):
+        return None
+    low, high = pair.low.value.bounds, pair.high.value.bounds
+    return Bounds(high.low - low.high, high.high - low.low)
+
+
+def _missing(rule: Ordered | Failures, records: Sequence[Record]) -> list[str]:
+    absent = [arm for arm in rule.arms if not _runs(records, arm)]
+    return list(dict.fromkeys(_absent(records, arm) for arm in absent))
 
 
 def _absent(records: Sequence[Record], arm: Arm) -> str:
@@ -301,72 +478,80 @@ def _absent(records: Sequence[Record], arm: Arm) -> str:
 
 
 def _level(
-    rule: Level, records: Sequence[Record], grid: Sequence[Spec]
+    rule: Level, records: Sequence[Record], grid: Sequence[Spec], valued: bool
 ) -> tuple[list[Finding], list[str]]:
     """The findings the records allow, and names of the networks that were not run."""
     together = rule.over == "all runs"
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, tuple[Arm, list[Run]]] = {}
     missing = []
     for arm in rule.arms:
         for model in dict.fromkeys(spec.model for spec in grid if arm.matches(spec)):
-            concrete = Arm({**arm.settings, "model": model}, arm.called)
-            found = _runs(records, concrete)
-            if not found:
+            concrete = replace(arm, settings={**arm.settings, "model": model})
+            runs = _runs(records, concrete, rule.metric)
+            if not runs:
                 missing.append(network(model))
                 continue
             name = f"all networks, {label(arm)}" if together else label(concrete)
-            groups.setdefault(name, []).extend(found)
-    findings = []
-    for name, members in groups.items():
-        values = [value(r, rule.metric) for r in members]
-        ends = interval(values)
-        answer = _answer(ends, rule.between)
-        findings.append(
-            Finding(name, (len(values),), float(np.mean(values)), *ends, answer, difference=False)
-        )
-    return findings, missing
+            groups.setdefault(name, (arm, []))[1].extend(runs)
+    found = []
+    chance = card(grid[0].dataset).chance
+    for name, (arm, runs) in groups.items():
+        published = arm.value.bounds if arm.value and valued else None
+        bounds = rule.between or published
+        if rule.times_chance and chance is not None:
+            bounds = Bounds(rule.times_chance.low * chance, rule.times_chance.high * chance)
+        if bounds:
+            found.append(findings.level(name, runs, bounds, published))
+    return found, missing
 
 
-def _answer(ends: tuple[float, float], wanted: Bounds) -> str:
-    low, high = ends
-    if math.isnan(low):
-        return "open"
-    if wanted.low < low and high < wanted.high:
-        return "yes"
-    return "no" if high < wanted.low or low > wanted.high else "open"
-
-
-def _conclude(
-    claim: Claim,
-    findings: list[Finding],
-    missing: list[str],
-    profile: str,
-    dataset: str,
-    records: Sequence[Record],
-) -> Verdict:
-    answers = {finding.answer for finding in findings}
+def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
     assert claim.experiment is not None
+    found = findings.corrected(row.findings, others)
     stands_in = experiments.get(claim.experiment).stands_in
-    whole = profile == "full" and card(dataset).original and not missing and not stands_in
-    if "no" in answers:
-        verdict = "contradicted"
-    elif "open" in answers:
-        verdict = "inconclusive"
-    else:
-        verdict = "reproduced" if whole else "reproduced at reduced scale"
-    epochs = sorted({r.spec.epochs for r in records})
+    original = card(row.dataset).original and row.dataset in CIFAR10
+    whole = row.profile == "full" and original and not row.missing and not stands_in
+    verdict = _word(claim, [f.answer for f in found], whole)
+    single = _word(claim, [f.single for f in found], whole)
+    agreement = _agreement([f.value for f in found if f.value])
     notes = []
-    if any(min(f.n) < 2 for f in findings):
+    if any(min(f.n) < 2 for f in found):
         notes.append("a single seed gives no interval")
-    diverged = sum(r.status == "diverged" for r in records)
-    if diverged:
-        notes.append(f"{diverged} of {len(records)} runs diverged and count as they ended")
-    if missing:
-        notes.append(f"not run: {', '.join(missing)}")
-    on = " and ".join(sorted({r.spec.dataset for r in records}))
-    scale = f"{profile}: {' or '.join(map(str, epochs))} epochs on {on}"
-    hashes = tuple(sorted(r.spec.hash for r in records))
-    return Verdict(claim, verdict, tuple(findings), scale, "; ".join(notes), hashes)
+    if any(f.failed and min(f.n) < findings.FEWEST for f in found):
+        notes.append(f"failures are counted, and tested from {findings.FEWEST} seeds per arm on")
+    if any(f.failed for f in found):
+        fails = sum(map(failed, row.records))
+        notes.append(f"{fails} of {len(row.records)} runs failed (diverged, or below twice chance)")
+    if single != verdict:
+        notes.append(f"{single} before the correction for {found[0].family} comparisons")
+    if agreement == "differs" and TONE[verdict] == "yes":
+        notes.append("the direction is the paper's, the value is not")
+    if agreement == "consistent" and TONE[verdict] == "no":
+        notes.append("the value agrees with the paper's, the direction does not")
+    if row.missing:
+        notes.append(f"not run: {', '.join(row.missing)}")
+    epochs = sorted({r.spec.epochs for r in row.records})
+    on = " and ".join(sorted({r.spec.dataset for r in row.records}))
+    scale = f"{row.profile}: {' or '.join(map(str, epochs))} epochs on {on}"
+    hashes = tuple(sorted(r.spec.hash for r in row.records))
+    return Verdict(claim, verdict, tuple(found), scale, "; ".join(notes), hashes, single, agreement)
+
+
+def _word(claim: Claim, answers: Sequence[Answer], whole: bool) -> str:
+    """What trained or measured evidence says: nobody reproduces a finding of their own."""
+    ours = claim.by == "ours"
+    if "no" in answers:
+        return "not found here" if ours else "contradicted"
+    if "open" in answers:
+        return "inconclusive"
+    if ours:
+        return "found here"
+    return "reproduced" if whole else "reproduced at reduced scale"
+
+
+def _agreement(values: Sequence[Agreement]) -> str:
+    order: tuple[Agreement, ...] = ("differs", "open", "consistent")
+    return next((word for word in order if word in values), "")
 
 
 # --- without runs --------------------------------------------------------------------------------
@@ -376,14 +561,19 @@ def _judge_check(claim: Claim, rule: Check) -> Verdict:
     """Compute the values and compare each with its bounds."""
     from nbrepro.claims import checks
 
-    outcome = checks.outcome(rule.check)
-    if set(outcome.values) != set(rule.bounds):
-        raise ValueError(
-            f"{claim.id}: the check {rule.check} computes {', '.join(outcome.values)}; its rule "
-            f"has bounds for {', '.join(rule.bounds)}"
-        )
-    holds = all(outcome.values[name] in bounds for name, bounds in rule.bounds.items())
-    return Verdict(claim, "reproduced" if holds else "contradicted", note=outcome.note)
+    found = checks.outcome(rule.check)
+    try:
+        answer = checks.answers(found, rule.bounds)
+    except ValueError as error:
+        raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
+    return Verdict(claim, _without_training(claim, answer), note=found.note)
+
+
+def _without_training(claim: Claim, answer: Answer) -> str:
+    """The verdict on a claim that a check or a count decides."""
+    if claim.evidence in _EXACT and answer != "open":
+        return _EXACT[claim.evidence][answer == "no"]
+    return _word(claim, [answer], whole=True)
 
 
 def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
@@ -402,10 +592,9 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
                 wrong.append(f"{network(model)} {group}: {counts[group]:,}, printed {text}")
     numbers = len(table.rows) * len(table.columns)
     if wrong:
-        return Verdict(claim, "contradicted", note="; ".join(wrong))
-    return Verdict(
-        claim, "reproduced", note=f"all {numbers} counts agree as printed; built, not run"
-    )
+        return Verdict(claim, _without_training(claim, "no"), note="; ".join(wrong))
+    note = f"all {numbers} counts agree as printed; built, not run"
+    return Verdict(claim, _without_training(claim, "yes"), note=note)
 
 
 def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark]) -> Verdict:
@@ -413,23 +602,16 @@ def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark
     gpu_only = rule.device == "cuda"
     wanted = [b for b in benchmarks if b.name == rule.benchmark and (b.on_gpu or not gpu_only)]
     best = max(wanted, key=lambda b: b.on_gpu, default=None)
-    findings = []
-    for case in rule.cases:
-        row = best.rows.get(case) if best else None
-        if row is not None:
-            ends = row["low"], row["high"]
-            answer = _answer(ends, rule.between)
-            findings.append(
-                Finding(case, (row["rounds"],), row["ratio"], *ends, answer, False, ratio=True)
-            )
-    if best is None or not findings:
+    found = [
+        findings.ratio(case, row["rounds"], row["ratio"], row["low"], row["high"], rule.between)
+        for case in rule.cases
+        if best is not None and (row := best.rows.get(case)) is not None
+    ]
+    if best is None or not found:
         where = " on a GPU" if gpu_only else ""
         return Verdict(claim, "not run", note=f"needs benchmarks/{rule.benchmark}.py{where}")
-    answers = {finding.answer for finding in findings}
-    verdict = "contradicted" if "no" in answers else "inconclusive"
-    if answers == {"yes"}:
-        verdict = "reproduced at reduced scale"
-    return Verdict(claim, verdict, tuple(findings), f"measured on {best.hardware}")
+    verdict = _word(claim, [finding.answer for finding in found], whole=False)
+    return Verdict(claim, verdict, tuple(found), f"measured on {best.hardware}")
 
 
 def _prints_as(count: int, text: str) -> bool:

@@ -1,19 +1,19 @@
 """The strong augmentation of NFNets: MixUp, CutMix and RandAugment, on whole batches.
 
-Randomness and arithmetic are apart. ``draw_*`` make one row of numbers per image, on the CPU, from
-a generator; the other functions take rows ``[B, ...]`` of such a draw, lie where the images lie,
-and are pure: nothing waits for the device and no shape depends on data, so all of them run inside a
-captured CUDA graph as they do outside.
+Randomness and arithmetic are separate. ``draw_*`` make one row of numbers per image, on the CPU,
+from a generator; the other functions take rows ``[B, ...]`` of such a draw, on the device of the
+images, and are pure: nothing waits for the device and no shape depends on data, so all of them run
+in the same way inside a captured CUDA graph and outside.
 
 Order in the recipe: crop and flip, :func:`mix`, :func:`randaugment`, normalize. A batch goes
 through all of it in :meth:`nbrepro.data.Batches.batch`.
 
 The authors' code decides (github.com/google-deepmind/deepmind-research, nfnets/dataset.py and
-nfnets/autoaugment.py). It differs from the papers and from other libraries in this:
+nfnets/autoaugment.py). It differs from the papers and from other libraries as follows:
 
-* Every op is applied with certainty. A probability in [0.2, 0.8] is drawn and then not used, as no
-  op takes one.
-* Translations and the cutout are in pixels whatever the resolution, hence the argument ``scale``.
+* Every op is always applied. A probability in [0.2, 0.8] is drawn and then not used, since no op
+  takes one.
+* Translations and the cutout are in pixels at every resolution, hence the argument ``scale``.
 * "Contrast" blends with the grey level height × width / 256, at most 255, not with the mean grey.
 * "Color", "Contrast", "Brightness" and "Sharpness" do nothing at magnitude 5, where their factor
   is 1; "Posterize" keeps more bits the larger the magnitude and does nothing from 20 on.
@@ -23,9 +23,9 @@ nfnets/autoaugment.py). It differs from the papers and from other libraries in t
 
 Deviations: a mixed batch takes each image's partner from the same batch, so that an epoch shows
 every image once as the first of a pair; the authors read two images for every mixed one. The box of
-CutMix shows the partner, as in its paper; in their code it is the rest that does, which gives the
-same mixtures, as which image of a pair comes first is chance. The blur of "Sharpness" is exact
-where theirs is at times one level darker through rounding.
+CutMix shows the partner, as in its paper; in their code the rest does, which gives the same
+mixtures, since it is random which image of a pair comes first. The blur of "Sharpness" is exact;
+theirs is sometimes one level darker because of rounding.
 """
 
 import math
@@ -140,10 +140,10 @@ def mix(
         cutmix_draw: ``[B, 3]``, rows of :func:`draw_cutmix`, or none.
 
     Returns:
-        Images, floating-point if any MixUp was asked for, and targets.
+        Images, floating-point if there is a ``mixup_draw``, and targets.
 
     Raises:
-        ValueError: as :func:`mixup` and :func:`cutmix`.
+        ValueError: as :func:`mixup` and :func:`cutmix` do.
     """
     if mixup_draw is None:
         return (images, targets) if cutmix_draw is None else cutmix(images, targets, cutmix_draw)
@@ -184,7 +184,7 @@ def _lerp(batch: Tensor, share: Tensor) -> Tensor:
 
 
 def _inside(length: int, centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions ``[B, length]`` within ``half`` of a centre in [0, 1), and how many they are."""
+    """Positions ``[B, length]`` within ``half`` of a centre in [0, 1), and their number."""
     positions = torch.arange(length, device=centre.device)
     middle = (centre * length).long()
     low, high = (middle - half).clamp(min=0), (middle + half).clamp(max=length)
@@ -199,12 +199,12 @@ def randaugment(images: Tensor, draw: Tensor, magnitude: float, scale: float = 1
     nothing in images whose op is of another kind.
 
     Args:
-        images: ``[B, 3, H, W]`` in 0..255; numbers other than bytes are cut to that range and
+        images: ``[B, 3, H, W]`` in 0..255; numbers other than bytes are clamped to that range and
             rounded down.
         draw: ``[B, layers, 4]``, rows of :func:`draw_randaugment`.
-        magnitude: strength of all ops; 10 is the largest of AutoAugment, beyond it extrapolates.
+        magnitude: strength of all ops; 10 is AutoAugment's largest, more extrapolates.
         scale: factor on the lengths of translations and cutouts, which are ``10 * magnitude`` and
-            ``4 * magnitude`` pixels in the authors' code whatever the image's size;
+            ``4 * magnitude`` pixels in the authors' code for images of any size;
             ``side / 224`` keeps them in proportion.
 
     Returns:
@@ -239,12 +239,12 @@ def _is(op: Tensor, name: str) -> Tensor:
 
 
 def _enhancement(level: float) -> float:
-    """How far the four enhancing ops go: 0 is all grey, 1 the image, above 1 exaggerates."""
+    """Factor of the four enhancing ops: 0 is all grey, 1 the image, above 1 exaggerates."""
     return 1.8 * level + 0.1
 
 
 def _blend(base: Tensor | float, image: Tensor, factor: Tensor | float) -> Tensor:
-    """From ``base`` (0) over ``image`` (1) and on, rounded down to whole grey levels."""
+    """From ``base`` (factor 0) through ``image`` (1) and beyond, rounded down to grey levels."""
     return (base + factor * (image - base)).clamp(0, 255).floor()
 
 
@@ -270,7 +270,7 @@ def _tone(pixels: Tensor, op: Tensor, level: float) -> Tensor:
     stretched = torch.where(high > low, stretched, value)
     table = torch.where(_is(op, "AutoContrast")[:, None, None], stretched, table)
 
-    # One table after the other: position 256 * channel + value of an image's row.
+    # The tables of an image lie one after the other: position 256 * channel + value.
     index = pixels.long() + 256 * torch.arange(3, device=pixels.device)
     index = index.flatten(1)
     one = torch.ones_like(value[:1]).expand_as(index)

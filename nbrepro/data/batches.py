@@ -1,8 +1,8 @@
 """From uint8 images to a batch that a network trains on, whole batches at a time on the device.
 
-Randomness and arithmetic are apart: :func:`epoch_draws` draws an epoch's numbers, one row per
+Randomness and arithmetic are separate: :func:`epoch_draws` draws an epoch's numbers, one row per
 image, on the CPU; :meth:`Batches.batch` turns rows of them into a batch and is a pure function of
-tensors, so that it runs inside a captured CUDA graph as it does outside.
+tensors, so that it runs in the same way inside a captured CUDA graph and outside.
 """
 
 import hashlib
@@ -35,23 +35,23 @@ def epoch_draws(
     """Draw the order and the augmentation of one epoch: a function of ``(seed, epoch)`` alone.
 
     Args:
-        seed: of the run.
+        seed: the run's seed.
         epoch: from 0.
-        images: N, of the training set.
-        pad: pixels of border that crops may move into; without any nothing is cropped or flipped.
+        images: N, the size of the training set.
+        pad: pixels of border that crops may move into; with 0 nothing is cropped or flipped.
         mixup: α of MixUp; 0 for none.
         cutmix: α of CutMix; 0 for none.
         randaugment: magnitude of RandAugment; 0 for none.
 
     Returns:
-        Draws of N rows, on the CPU. The caller's random generator is left alone.
+        Draws of N rows, on the CPU. The global random generator is not used.
     """
     generator = _generator(f"{seed}/{epoch}")
     draws = {"order": torch.randperm(images, generator=generator)}
     if pad:
         draws["offset"] = torch.randint(2 * pad + 1, (images, 2), generator=generator)
         draws["flip"] = torch.rand(images, generator=generator) < 0.5
-    # A generator of their own: order and crops are the same with strong augmentation and without.
+    # A separate generator: order and crops are the same with and without strong augmentation.
     generator = _generator(f"{seed}/{epoch}/strong")
     if mixup:
         draws["mixup"] = augment.draw_mixup(images, generator, mixup)
@@ -76,9 +76,9 @@ class Batch(NamedTuple):
         labels: int64 ``[B]``.
         targets: what the loss compares with: the labels, or probabilities ``[B, classes]`` if the
             images are mixed.
-        size: by what the sum of the losses is divided: B, or where several processes share a batch
-            the whole batch's size over their number, whatever this process's part. Processes
-            average their gradients, which are then those of the whole batch's mean loss.
+        size: divisor of the summed loss: B, or, where several processes share a batch, the size of
+            the whole batch divided by their number, whatever the size of this process's part.
+            Processes average their gradients, which are then those of the whole batch's mean loss.
     """
 
     images: Tensor
@@ -95,8 +95,8 @@ class Batches:
         labels: int64 ``[N]``.
         pad: pixels of black border the crop may move into; 0 for none.
         device: where the images stay.
-        classes: how many there are; needed to mix images.
-        magnitude: of RandAugment, where there are draws for it.
+        classes: number of classes; needed to mix images.
+        magnitude: magnitude of RandAugment, if there are draws for it.
         part: which part of every batch is this process's, and of how many parts.
     """
 
@@ -117,7 +117,7 @@ class Batches:
         self.labels = labels.to(device)
         self._classes = None if classes is None else torch.arange(classes, device=device)
         # A crop is gathered row by row. Row p of this view, which copies nothing, holds the 3 W
-        # bytes from pixel p on, pixels of all images counted through; so rows overlap.
+        # bytes from pixel p on, with the pixels of all images numbered in turn; so rows overlap.
         pixels = self.images.numel() // 3
         self._runs = self.images.as_strided((pixels - self.width + 1, 3 * self.width), (3, 1))
         width = self.images.shape[2]
@@ -149,10 +149,10 @@ class Batches:
         if "mixup" in draws or "cutmix" in draws:
             targets = self._probabilities(labels)
             images, targets = augment.mix(images, targets, draws.get("mixup"), draws.get("cutmix"))
-        # Not before: partners are neighbours in the whole batch.
+        # Only after mixing: partners are neighbours in the whole batch.
         images, labels, targets = (self._mine(items) for items in (images, labels, targets))
         if "randaugment" in draws:
-            # Its lengths are in pixels of images of 224; ours are in proportion.
+            # Its lengths are for images of 224 pixels; ours are scaled in proportion.
             rows, scale = self._mine(draws["randaugment"]), self.width / 224
             images = augment.randaugment(images, rows, self.magnitude, scale)
         return Batch(self._normalize(images), labels, targets, len(order) / self.part[1])
@@ -160,12 +160,12 @@ class Batches:
     def __call__(
         self, index: Tensor, offset: Tensor | None = None, flip: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch that is cropped and flipped at most.
+        """Images and labels of a batch that is at most cropped and flipped.
 
         Args:
             index: int64 ``[B]``, which images.
-            offset: as in :data:`Draws`; default the middle.
-            flip: as in :data:`Draws`; default no.
+            offset: as in :data:`Draws`; by default the middle.
+            flip: as in :data:`Draws`; by default none.
 
         Returns:
             float32 images ``[B, 3, H, W]`` and int64 labels ``[B]``.
@@ -183,14 +183,14 @@ class Batches:
         rows = (start[:, None] + self._row_starts).flatten()
         pixels = self._runs.index_select(0, rows).view(shape)
         if flip is not None:
-            # Taking whole images from both forms is a third of the time of torch.where.
+            # Taking whole images from both forms takes a third of the time of torch.where.
             both = torch.cat([pixels, pixels.flip(2)])
             first = torch.arange(len(index), device=index.device)
             pixels = both.index_select(0, torch.add(first, flip, alpha=len(index)))
         return pixels.permute(0, 3, 1, 2)
 
     def _probabilities(self, labels: Tensor) -> Tensor:
-        """Labels as float32 ``[B, classes]``; unlike ``one_hot`` this does not wait."""
+        """Labels as float32 ``[B, classes]``; unlike ``one_hot`` this does not sync."""
         if self._classes is None:
             raise ValueError("to mix images, Batches needs the number of classes: classes=10")
         return (labels[:, None] == self._classes).float()

@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 #: Ending of the name of a data set's small form, see :func:`nbrepro.data.shrink`.
 SMALL = "-16px"
 
-#: The small form keeps one image in so many of each class.
+#: The small form keeps one image in this many of each class.
 SMALL_SHARE = 5
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known about a data set; ``None`` is not known.
+    """What is known about a data set; ``None`` means unknown.
 
     Attributes:
         name: as passed to :func:`nbrepro.data.load`.
-        classes: how many.
-        train_images: how many; ``test_images`` likewise.
+        classes: number of classes.
+        train_images: number of training images; ``test_images`` likewise.
         side: height and width of the images in pixels.
         original: whether these are the pixels that the papers' CIFAR-10 networks were trained on.
     """
@@ -46,7 +46,7 @@ _KNOWN = {
 
 
 def card(name: str) -> Card:
-    """The card of a data set; of a folder that is not known, one with nothing but its name.
+    """The card of a data set; for an unknown folder, one with its name only.
 
     What such a folder holds is known once it is loaded: ``load(name).card``.
     """
@@ -66,14 +66,14 @@ def card(name: str) -> Card:
 
 
 def _a_share(images: int | None, classes: int) -> int | None:
-    """How many images the small form keeps; not known if classes differ in size."""
+    """How many images the small form keeps; unknown if classes differ in size."""
     if images is None or images % (classes * SMALL_SHARE):
         return None
     return images // SMALL_SHARE
 
 
 def base(name: str) -> str:
-    """The data set that ``name`` is, or is the small form of: ``cifar10-16px`` → ``cifar10``."""
+    """The data set itself, given its name or its small form's: ``cifar10-16px`` → ``cifar10``."""
     return name.removesuffix(SMALL)
 
 

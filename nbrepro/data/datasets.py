@@ -1,6 +1,6 @@
 """Data sets as tensors.
 
-A data set is decoded once into uint8 tensors and cached; nothing is decoded while training.
+A data set is decoded once into uint8 tensors and cached; nothing is decoded during training.
 
 ======================  ==========================================================================
 ``digits``              scikit-learn's handwritten digits, 8×8; part of the installation
@@ -57,7 +57,7 @@ class Dataset:
 
     @property
     def card(self) -> cards.Card:
-        """What :func:`nbrepro.data.card` says, completed from the images themselves."""
+        """The data set's :func:`nbrepro.data.card`, completed from the images themselves."""
         height, width = self.train_images.shape[1:3]
         return replace(
             cards.card(self.name),
@@ -80,7 +80,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
 
     Args:
         name: see the table at the top of this module.
-        root: folder that holds the data sets; default :func:`default_root`.
+        root: folder that holds the data sets; by default :func:`default_root`.
         download: allow torchvision to fetch ``cifar10`` or ``cifar100``.
 
     Raises:
@@ -104,7 +104,7 @@ def shrink(dataset: Dataset) -> Dataset:
     optimizer settings on a CPU.
 
     Raises:
-        DataError: if a class has fewer than five images, of which no fifth can be kept.
+        DataError: if a class has fewer than five images, too few to keep a fifth.
     """
     parts = []
     share = cards.SMALL_SHARE
@@ -179,7 +179,7 @@ def _digits() -> Dataset:
 
 
 def _cifar(name: str, root: Path, download: bool) -> Dataset:
-    """CIFAR-10 or CIFAR-100 from the original files, every one checked."""
+    """CIFAR-10 or CIFAR-100 from the original files, each of them checked."""
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 

@@ -1,9 +1,9 @@
 """Folder trees of images: checked, decoded once, and cached.
 
 A tree is ``<root>/<name>/{train,test}/<class>/<image>``; ``val`` is accepted for ``test``, and
-folders below a class are looked into. Images may have any size, square or not, but one size for
-all: batches are cut from one tensor, which must fit into memory (3 bytes per pixel). Nothing is
-resized here, since how it is done would be part of the result.
+folders inside a class are searched too. Images may have any size, square or not, but all the same:
+batches are cut from one tensor, which must fit into memory (3 bytes per pixel). Nothing is resized
+here, since the method would affect the results.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _TEST_FOLDERS = ("test", "val")
 
 @dataclass(frozen=True)
 class _Tree:
-    """A folder tree whose content is known."""
+    """A folder tree with known content."""
 
     classes: tuple[str, ...]
     side: int
@@ -49,7 +49,7 @@ class DataError(Exception):
 
 
 def default_root() -> Path:
-    """Where data sets lie: ``$NBREPRO_DATA`` or ``./data``."""
+    """The folder of the data sets: ``$NBREPRO_DATA`` or ``./data``."""
     return Path(os.environ.get("NBREPRO_DATA", "data"))
 
 
@@ -81,7 +81,7 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
         for paths in files.values():
             for path in paths:
                 status = path.stat()
-                # ctime and inode change even when files trade places, size and time alike
+                # ctime and inode change even when two files of one size and time are swapped
                 marks = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
                 stamp.update(f"{path}\0{marks}\n".encode())
     cached = cache_folder() / f"{name}-{stamp.hexdigest()[:16]}.npz"
@@ -103,7 +103,7 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
 
 
 def _list(folder: Path) -> dict[str, list[Path]]:
-    """Class name → its image files, sorted; folders below a class are looked into."""
+    """Class name → its image files, sorted; folders inside a class are searched too."""
     return {
         entry.name: sorted(p for p in entry.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
         for entry in sorted(folder.iterdir())
@@ -149,7 +149,7 @@ def _check_digest(name: str, base: Path, listing: dict[str, dict[str, list[Path]
         return
     if tree_digest(base, listing) != known.digest:
         raise DataError(
-            f"{name}: some file below {base} is not the archive's (altered, or under another "
+            f"{name}: some file below {base} differs from the archive (altered, or under another "
             "class); unpack the archive again, or give the folder another name to use it as it is"
         )
 
@@ -187,8 +187,8 @@ def _decode(
             if pixels.shape != shape:
                 raise DataError(
                     f"{name}: {path} is {pixels.shape[1]}×{pixels.shape[0]}, the others are "
-                    f"{shape[1]}×{shape[0]}; all images of a data set must have one size: resize "
-                    "or remove this one"
+                    f"{shape[1]}×{shape[0]}; all images of a data set must have the same size: "
+                    "resize or remove this one"
                 )
             images.append(pixels)
             labels.append(label)
@@ -197,7 +197,7 @@ def _decode(
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
-    """The cached arrays; ``None`` if there are none or they are damaged (then: decode again)."""
+    """The cached arrays; ``None`` if there are none, or damaged ones, so images are decoded."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             return {key: arrays[key] for key in arrays.files}
@@ -206,6 +206,6 @@ def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write atomically; if it cannot be written, images are decoded again the next time."""
+    """Write atomically; if that fails, images are decoded again the next time."""
     with contextlib.suppress(OSError), replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

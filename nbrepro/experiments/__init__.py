@@ -1,4 +1,4 @@
-"""Experiments: named grids of specs, one module per chapter, found and not listed."""
+"""Experiments: named grids of specs, one module per chapter, discovered by name."""
 
 import pkgutil
 import sys
@@ -14,12 +14,12 @@ __all__ = ["PROFILES", "REGISTRY", "Experiment", "find", "get", "select"]
 def find(package: ModuleType) -> dict[str, Experiment]:
     """The ``EXPERIMENT`` of every module in ``package``, by name; in the order of the book.
 
-    Modules that define the experiments' own vocabulary (``experiment``, and names that begin with
-    an underscore) have none.
+    Modules that experiments share (``experiment``, and names that begin with an underscore) are
+    skipped.
 
     Raises:
         ImportError: for a module that cannot be imported or has no ``EXPERIMENT``, or if two
-            experiments have one name; it names the file.
+            experiments have the same name; it names the file.
     """
     files: dict[str, str] = {}
     found: list[Experiment] = []
@@ -34,8 +34,8 @@ def find(package: ModuleType) -> dict[str, Experiment]:
         experiment = getattr(module, "EXPERIMENT", None)
         if not isinstance(experiment, Experiment):
             raise ImportError(
-                f"{file} has no EXPERIMENT = Experiment(...); if it is no experiment, let its name "
-                "begin with an underscore"
+                f"{file} has no EXPERIMENT = Experiment(...); if it is not an experiment, begin "
+                "its name with an underscore"
             )
         if experiment.name in files:
             raise ImportError(

@@ -1,7 +1,7 @@
 """Chapter 5: adaptive gradient clipping (arXiv 2102.06171, section 4, Figures 2 and 7).
 
-The paper's batch sizes reach 4096 with a rate proportional to them; what a large batch makes hard
-is the large rate. The ``quick`` profile keeps the batch at 256 and raises the rate; one sweep
+The paper's batch sizes reach 4096 with a rate proportional to them; the large rate is what makes a
+large batch hard. The ``quick`` profile keeps the batch at 256 and raises the rate; one sweep
 changes the batch as the paper does.
 """
 
@@ -14,8 +14,8 @@ from nbrepro.spec import Spec
 RATES = (0.4, 1.6, 6.4)
 LAMBDAS = (0.01, 0.04, 0.16)
 THRESHOLDS = (0.25, 1.0, 4.0)
-#: AGC with the zero-initialized SkipInit scalars left alone: on schedules as short as ours they
-#: would otherwise not get off zero (a clipped scalar moves at most rate × λ × 0.001 per step).
+#: AGC that leaves out the zero-initialized SkipInit scalars: on schedules as short as ours they
+#: would otherwise stay near zero (a clipped scalar moves at most rate × λ × 0.001 per step).
 FREE = ("fc.weight", "*skip_gain")
 #: Parts of ResNet-20, by the names of their parameters: the stem, and three stages of three blocks.
 PARTS = ("stem.*", "blocks.[0-2].*", "blocks.[3-5].*", "blocks.[6-8].*")
@@ -34,15 +34,15 @@ def _arms(profile: str) -> list[Spec]:
     sizes = (64, 1024) if profile == "quick" else (64, 1024, 4096)
     scaled = [nf.replace(batch_size=size, lr=0.4 * size / 256) for size in sizes]
     arms = [
-        # who survives a large rate
+        # which networks survive a large rate
         *(
             arm
             for rate in (1.6, 0.4, 6.4)
             for arm in (bn.replace(lr=rate), at[rate], _agc(at[rate]))
         ),
-        # the same as a batch size, the rate in proportion
+        # the same with larger batches, the rate in proportion
         *(arm for spec in scaled for arm in (spec.replace(model=bn.model), spec, _agc(spec))),
-        # everything clipped but the classifier's weight, as in the paper
+        # everything clipped except the classifier's weight, as in the paper
         *(_agc(at[1.6], x, unclipped=("fc.weight",)) for x in LAMBDAS),
         # which λ survives which rate
         *(_agc(at[rate], x) for rate in (1.6, 0.4) for x in LAMBDAS[1:]),

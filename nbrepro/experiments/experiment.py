@@ -7,7 +7,7 @@ from nbrepro._suggest import choose
 from nbrepro.data import cards
 from nbrepro.spec import Spec
 
-#: How much is spent. Only ``quick`` and ``full`` can carry a verdict.
+#: How much computation is spent. Only ``quick`` and ``full`` can support a verdict.
 PROFILES = ("smoke", "quick", "full")
 
 
@@ -17,8 +17,8 @@ class Experiment:
 
     Attributes:
         name: folder of its records in the ledger.
-        chapter: notebook in ``book/``, without ending.
-        title: one line.
+        chapter: notebook in ``book/``, without its suffix.
+        title: one line for readers.
         arms: profile → the runs of one replicate, seed 0, most informative first.
         seeds: profile → how many replicates.
         stands_in: whether it stands in for a data set beyond our means (then no verdict says more
@@ -39,7 +39,7 @@ class Experiment:
 
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
-            dataset: instead of the arms' own (an arm that uses a small form uses that of this
+            dataset: instead of the arms' own (an arm with a small form uses the small form of this
                 one); ``smoke`` always uses the embedded digits.
             seeds: instead of the profile's own number.
 

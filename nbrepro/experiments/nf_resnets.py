@@ -1,7 +1,7 @@
 """Chapter 4: normalizer-free ResNets against their BatchNorm twins (arXiv 2101.08692, 2102.06171).
 
-The papers train on ImageNet for 90 epochs and more. Here CIFAR-10 stands in: the twins differ in
-nothing but the normalization, and are trained alike.
+The papers train on ImageNet for 90 epochs and more. Here CIFAR-10 stands in. The twins differ only
+in the normalization and are trained alike.
 """
 
 from nbrepro.experiments.experiment import Experiment
@@ -46,10 +46,10 @@ def _arms(profile: str) -> list[Spec]:
     twins = [base.replace(model=model) for model in (base.model, "bn_" + base.model)]
     if profile == "smoke":
         return twins
-    # At the linearly scaled rate SkipInit would hardly move in so few epochs: four times that.
+    # At the linearly scaled rate SkipInit would hardly move in so few epochs: four times that rate.
     small = [twin.replace(batch_size=4, lr=0.025, epochs=4) for twin in twins]
     longer = [twin.replace(epochs=5 * twin.epochs) for twin in twins]
-    # The papers' rate, and without SkipInit, whose scalars start at zero and have to grow first.
+    # The papers' rate; and no SkipInit, whose scalars start at zero and have to grow first.
     slower = [twin.replace(lr=0.1) for twin in twins]
     return [*twins, *longer, *small, *slower, slower[0].replace(skip_init=False)]
 

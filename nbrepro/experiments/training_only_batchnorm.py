@@ -1,4 +1,4 @@
-"""Chapter 8: train γ and β of CIFAR ResNets and nothing else (arXiv 2003.00152, s. 3 and 4)."""
+"""Chapter 8: train only γ and β of CIFAR ResNets (arXiv 2003.00152, sections 3 and 4)."""
 
 from nbrepro.experiments.experiment import Experiment
 from nbrepro.spec import Spec

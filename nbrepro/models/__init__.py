@@ -16,10 +16,10 @@ __all__ = ["Size", "check", "create", "label", "names", "options", "size"]
 
 @cache
 def _families() -> dict[str, Family]:
-    """Every file of this folder that describes a family, without ending → the family.
+    """Name of a file in this folder, without suffix → the family that it describes, if any.
 
-    The files are read and not imported: they need torch, which takes seconds to load, and a
-    misspelt name must be reported, a record read and a claim judged without it.
+    The files are read, not imported: they need torch, which takes seconds to load, and torch must
+    not be needed to report a misspelt name, read a record or judge a claim.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
     found = {file.stem: read(file) for file in files}
@@ -82,7 +82,7 @@ def create(name: str, num_classes: int = 10, **options: object) -> "nn.Module":
         name: for example ``cifar_resnet14``, ``cifar_resnet14x4`` (four times as wide),
             ``cifar_nf_resnet20``, ``nf_resnet50`` or ``nfnet_f0``.
         num_classes: outputs of the last linear layer.
-        **options: the family's own, for example ``batchnorm_init="oneone"``.
+        **options: options of the family, for example ``batchnorm_init="oneone"``.
 
     Raises:
         ValueError: for an unknown name, an impossible size or a bad option.

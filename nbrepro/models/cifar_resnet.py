@@ -1,8 +1,8 @@
 """ResNets for 32×32 images, as in arXiv 2003.00152 (section 3, Table 1) and its released code.
 
 A 3×3 stem, three stages of n basic blocks with 16w, 32w and 64w channels (depth 6n + 2, width
-multiple w), global average pooling and one linear layer. BatchNorm stands before the activation.
-Where the shape changes the shortcut is a strided 1×1 convolution with a BatchNorm of its own;
+multiple w), global average pooling and one linear layer. BatchNorm precedes the activation. Where
+the shape changes, the shortcut is a strided 1×1 convolution with a BatchNorm of its own;
 He et al. (2015) used a parameter-free shortcut there. Module names follow the released code, so
 its state dicts load as they are.
 """

@@ -1,4 +1,4 @@
-"""What a file of networks says about their names; needs no torch.
+"""Families of networks and their names; needs no torch.
 
 One family is one file of this folder. Near its top it assigns ``FAMILY = Family(...)``, and
 :func:`nbrepro.models.create` calls its function ``build(name, num_classes, **options)``.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Size(NamedTuple):
-    """How large a network is, as its name counts it.
+    """The size of a network, as its name gives it.
 
     Attributes:
         depth: weighted layers on the longest path; for an NFNet its number.
@@ -35,11 +35,11 @@ class Family:
         stem: regular expression of what all names have in common.
         size: regular expression of what follows. Its group ``depth`` is a whole number; so is
             ``width``, if there is one; ``block`` tells kinds of blocks apart.
-        usage: how to write a name; the error about a name that does not match says it.
+        usage: how to write a name; shown in the error about a name that does not match.
         label: a network's name for readers, with groups of the expressions in braces.
         options: what ``build`` takes for every network of the family.
-        kinds: how a name begins → how the name for readers begins.
-        kind_options: how a name begins → what ``build`` takes for this kind alone.
+        kinds: prefix of a name → prefix of the name for readers.
+        kind_options: prefix of a name → what ``build`` takes only for this kind.
         depth_rules: ``block`` → k and the rule in words, where depths are kn + 2.
         depths: depth → blocks in each stage, where only these depths exist.
     """
@@ -67,7 +67,7 @@ class Family:
         """The parts of a name: ``kind`` and the groups of ``stem`` and ``size``.
 
         Raises:
-            ValueError: if the name or the depth is impossible, saying what would be possible.
+            ValueError: if the name or the depth is impossible; it says what is possible.
         """
         match = re.fullmatch(self._start + self.size, name, re.ASCII)
         if match is None:
@@ -108,10 +108,10 @@ class Family:
 
 
 def read(path: Path) -> Family | None:
-    """The ``FAMILY`` of a Python file, which is not run; None if it has none.
+    """The ``FAMILY`` of a Python file, read without running the file; None if it has none.
 
     Raises:
-        ValueError: if ``FAMILY`` is anything but ``Family(...)`` with literals for its arguments.
+        ValueError: if ``FAMILY`` is not ``Family(...)`` with literals as arguments.
     """
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:

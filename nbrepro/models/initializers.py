@@ -1,8 +1,7 @@
 """Random initialization as the BatchNorm-only study uses it.
 
 Source: arXiv 2003.00152, section 3 and appendices; the released code (open_lth) draws γ from
-U[0, 1).
-Draws happen on the CPU, so a seed gives the same network whatever device it is trained on.
+U[0, 1). Draws happen on the CPU, so a seed gives the same network on every device.
 """
 
 from collections.abc import Callable

@@ -14,15 +14,14 @@ changes, the shortcut is a strided 1×1 convolution of the normalized, activated
 ============  =====================================================================================
 
 The twins have the same shapes and, like ``standardize=False``, plain weights drawn so that they
-keep the variance of their input: He's rule behind a ReLU, 1 / fan-in in the stem and behind
+keep the variance of their input: He's rule after a ReLU, 1 / fan-in in the stem and after
 ``relu-bn``. The authors' BatchNorm baseline draws truncated normals of variance 1 / fan-in and
 starts the classifier at zero; here every classifier starts as N(0, 0.01²).
 
 With ``fold``, the default, the scalars γ, β, α and SkipInit multiply the gains of the convolutions,
 vectors of a few hundred numbers, and not whole activations: the same function of the same
 parameters, with fewer passes over activations and half as many of them kept for the backward
-pass. With
-``fold=False`` they are operations of their own, as in the authors' code. In either form
+pass. With ``fold=False`` they are separate operations, as in the authors' code. In either form
 ``block.residual(x)`` is the residual branch before stochastic depth, SkipInit and α.
 """
 
@@ -117,11 +116,11 @@ class Design:
 
     @property
     def folded(self) -> bool:
-        """Whether γ, β, α and SkipInit are in the gains."""
+        """Whether γ, β, α and SkipInit are folded into the gains."""
         return self.standardized and self.fold
 
     def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
-        """What stands before a convolution whose input is expected to have deviation ``beta``."""
+        """What precedes a convolution; ``beta``: expected standard deviation of its input."""
         scaled = self.standardized and not self.folded
         activation = self.activation_class(
             self.activation, scaled, beta=1.0 if self.folded else beta
@@ -144,7 +143,7 @@ class Design:
         groups: int = 1,
         beta: float | None = 1.0,
     ) -> nn.Conv2d:
-        """A convolution behind :meth:`preactivation` of the same ``beta``; None: behind none."""
+        """A convolution after :meth:`preactivation` with this ``beta``; None: without one."""
         mode = self.padding_mode
         if self.standardized:
             scale = GAMMA[self.activation] / beta if self.folded and beta is not None else 1.0
@@ -217,10 +216,10 @@ class PreactivationBlock(ResidualBlock):
 
     @property
     def expected_variance(self) -> float | None:
-        """β² + α², behind a projection 1 + α² (2102.06171, section 3).
+        """β² + α², or 1 + α² with a projection (2102.06171, section 3).
 
-        The rule takes SkipInit for 1: a network whose scalars start at zero has less. None without
-        scaled weight standardization.
+        The rule assumes SkipInit scalars of 1; with scalars that start at zero the variance is
+        lower. None without scaled weight standardization.
         """
         if not self.standardized:
             return None
@@ -313,9 +312,10 @@ class NFResNet(nn.Module):
         stem_channels: output channels of the stem.
         images: ``imagenet`` (7×7 convolution with stride 2, 3×3 max pooling with stride 2) or
             ``cifar`` (3×3 convolution).
-        bottleneck: blocks of 1×1, 3×3, 1×1 convolutions, a quarter as wide inside; else two 3×3.
+        bottleneck: blocks of 1×1, 3×3, 1×1 convolutions, a quarter as wide inside; otherwise of
+            two 3×3 convolutions.
         kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
-        activation: a key of :data:`nbrepro.layers.GAMMA` but ``glu``.
+        activation: a key of :data:`nbrepro.layers.GAMMA` except ``glu``.
         dropout: probability before ``fc``.
         stochastic_depth: block i of n is dropped with probability ``stochastic_depth · i / n``.
         padding_mode: of every convolution; ``circular`` for signal propagation plots.
@@ -368,7 +368,7 @@ class NFResNet(nn.Module):
                     )
                 )
                 width = wider
-        self.act = replace(design, fold=False).preactivation(width)  # no convolution behind it
+        self.act = replace(design, fold=False).preactivation(width)  # no convolution follows
         self.dropout = nn.Dropout(dropout)
         self.fc = classifier(width, num_classes)
 

@@ -9,7 +9,7 @@ shape changes, the shortcut is a 1×1 convolution of ``γ gelu(h) / β``, averag
 ====================  ==============================================================================
 ``nfnet_f0``          to ``nfnet_f7``; ``nfnet_f4+`` and so on are wider (appendix A.5)
 ``bn_nfnet_f0``       BatchNorm twin (Table 6): a BatchNorm before each activation; convolutions
-                      without standardization and bias; no α, β, γ, SkipInit, and no factor 2 in
+                      without standardization or bias; no α, β, γ, SkipInit, and no factor 2 in
                       squeeze-excite
 ``plain_nfnet_f0``    the same without BatchNorm, with biases: nothing is normalized
 ``cifar_nfnet_f0``    for 32×32 images, ours: the stem is one 3×3 convolution with stride 1, widths
@@ -17,14 +17,14 @@ shape changes, the shortcut is a 1×1 convolution of ``γ gelu(h) / β``, averag
                       ``plain_cifar_nfnet_f0``
 ====================  ==============================================================================
 
-Where the BatchNorms of the paper's twin stood it does not say; ours follow the order of the
-authors' BatchNorm ResNets. The twins' weights are drawn so that they keep the variance of their
-input, as in :mod:`nbrepro.models.nf_resnet`.
+The paper does not say where the BatchNorms of its twin stood; ours follow the order of the authors'
+BatchNorm ResNets. The twins' weights are drawn so that they keep the variance of their input, as in
+:mod:`nbrepro.models.nf_resnet`.
 
-timm's ``dm_nfnet_*`` are these networks but for the differences that :mod:`nbrepro.layers` lists
-and one more: block i of n is dropped with probability ``rate · i / n`` here and in the authors'
-code, ``rate · i / (n - 1)`` there. timm's ``nfnet_*`` are other networks (no SkipInit, PyTorch's
-padding).
+timm's ``dm_nfnet_*`` are these networks except for the differences that :mod:`nbrepro.layers`
+lists and one more: block i of n is dropped with probability ``rate · i / n`` here and in the
+authors' code, ``rate · i / (n - 1)`` there. timm's ``nfnet_*`` are other networks (no SkipInit,
+PyTorch's padding).
 
 F4+ is printed with 527M parameters and 367B multiply-adds. The released code rounds the bottleneck
 of its first stage from 192 down to 128, the group width, which leaves 524,954,484 parameters and
@@ -98,7 +98,7 @@ class Variant:
         dropout: probability before the classifier.
         train_pixels: height and width of training images.
         test_pixels: height and width of test images.
-        randaugment_magnitude: of RandAugment with four layers.
+        randaugment_magnitude: magnitude of RandAugment with four layers.
         stochastic_depth: block i of n is dropped with probability ``stochastic_depth · i / n``.
     """
 
@@ -230,7 +230,7 @@ class NFNet(nn.Module):
             width, has as many groups as fit.
         second_conv: whether blocks have a second 3×3 convolution (Table 2 has rows without).
         round_bottleneck: whether a bottleneck is as wide as its groups, as in the released code, or
-            half the stage's width in any case, with wider groups.
+            always half the stage's width, with wider groups.
         kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
         fold: fold γ and β into the gains of the convolutions, and α, SkipInit and the mask of
             stochastic depth into the gate of squeeze-excite (``nf``): the same function and the
@@ -257,7 +257,7 @@ class NFNet(nn.Module):
     ) -> None:
         super().__init__()
         if fold and kind != "nf":
-            raise ValueError("fold=True folds scalars into standardized weights: there are none")
+            raise ValueError("fold=True folds scalars into standardized weights; there are none")
         design = design_class(kind, ACTIVATION, fold=fold)
         channels = variant.widths[0] // 2
         if choose("images", images, ("imagenet", "cifar")) == "cifar":
@@ -362,9 +362,9 @@ def build(
         num_classes: outputs of the classifier.
         widths: channels of the four stages instead of the variant's; ``(256, 512, 1024, 2048)`` are
             a ResNet's, the baseline of Table 2.
-        group_width: default 128, for CIFAR 32.
-        dropout: instead of the variant's.
-        stochastic_depth: instead of the variant's.
+        group_width: channels per group; by default 128, for CIFAR 32.
+        dropout: rate instead of the variant's.
+        stochastic_depth: rate instead of the variant's.
         **options: ``second_conv``, ``round_bottleneck`` and ``fold``, see :class:`NFNet`.
 
     Raises:

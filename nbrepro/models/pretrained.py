@@ -1,7 +1,7 @@
 """The published ImageNet weights of NFNet-F0 to F6, as timm converted them.
 
 The authors trained them; timm (``dm_nfnet_f0`` ... ``dm_nfnet_f6``) stores the raw weights, gains
-and biases. Two small differences in what timm then computes remain, so there are two forms:
+and biases. What timm computes from these differs in two small ways, so there are two forms:
 
 ============  =====================================================================================
 ``official``  what the authors' code computes with these weights: the variance of a weight row is
@@ -10,7 +10,7 @@ and biases. Two small differences in what timm then computes remain, so there ar
 ============  =====================================================================================
 
 With freshly drawn weights (Var = 1/N) timm's 1e-5 shrinks a 1×1 convolution of 1536 channels by
-0.8 %; the smaller the trained weights, the more.
+0.8 %, and convolutions with smaller trained weights by more.
 
 timm's layers have the same parameters under other names; gains are ``[out, 1, 1, 1]`` there and
 ``[out]`` here, squeeze-excite holds 1×1 convolutions there and linear layers here.
@@ -30,7 +30,7 @@ from nbrepro.layers import Activation, ScaledStdConv2d
 from nbrepro.models.nf_resnet import Design
 from nbrepro.models.nfnet import VARIANTS, NFNet
 
-#: What can be fetched by name.
+#: The weights that can be fetched by name.
 NAMES = tuple(f"dm_nfnet_f{number}" for number in range(7))
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -57,7 +57,7 @@ class TimmConv2d(ScaledStdConv2d):
 
 
 class TimmActivation(Activation):
-    """timm has the exact GELU, the authors its tanh form."""
+    """timm uses the exact GELU, the authors its tanh form."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape → the same shape."""
@@ -76,7 +76,7 @@ _DESIGNS: dict[str, type[Design]] = {"official": Design, "timm": TimmDesign}
 
 
 def load_timm(source: str | Path, form: str = "official") -> NFNet:
-    """An NFNet with published weights, in training mode as any new module.
+    """An NFNet with published weights, in training mode like any new module.
 
     Args:
         source: a file (``.safetensors``, or ``.pth`` with a state dict), or one of :data:`NAMES`,
@@ -84,7 +84,7 @@ def load_timm(source: str | Path, form: str = "official") -> NFNet:
         form: ``official`` or ``timm``, see the top of this module.
 
     Raises:
-        FileNotFoundError: if ``source`` is a path and there is no file.
+        FileNotFoundError: if ``source`` is a path without a file.
         ValueError: if it is neither a path nor a known name, or not the weights of such a network.
         OSError: if the file cannot be fetched.
         ImportError: if fetching needs a package that is not installed.
@@ -124,7 +124,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file or of a state dict that ``torch.save`` wrote.
 
     Raises:
-        ValueError: if the file is neither, or its name says one and its content the other.
+        ValueError: if the file is neither, or its suffix does not match its content.
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -140,16 +140,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         if zipfile.is_zipfile(path):
             raise ValueError(
-                f"{path} is no safetensors file but one of torch.save; rename it to "
+                f"{path} is not a safetensors file: torch.save wrote it; rename it to "
                 f"{path.with_suffix('.pth').name}"
             ) from error
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     if _is_safetensors(path):
         raise ValueError(
-            f"{path} is no file of torch.save but a safetensors file; rename it to "
+            f"{path} was not written by torch.save: it is a safetensors file; rename it to "
             f"{path.with_suffix('.safetensors').name}"
         )
     try:
@@ -157,9 +157,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle and zip raise many kinds
         # Not torch's own text: it recommends weights_only=False, which runs code from the file.
         raise ValueError(
-            f"{path} is no state dict saved by torch.save ({type(error).__name__}): it is damaged, "
-            "of another format, or holds objects other than tensors. Where it was made, save the "
-            "tensors alone: torch.save(model.state_dict(), path)"
+            f"{path} is not a state dict saved by torch.save ({type(error).__name__}): it is "
+            "damaged, of another format, or holds objects other than tensors. Where it was made, "
+            "save only the tensors: torch.save(model.state_dict(), path)"
         ) from None
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -168,7 +168,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether the file begins with the length of a JSON header and the header, as they do."""
+    """Whether the file begins with the length of a JSON header and the header itself."""
     with path.open("rb") as file:
         length, brace = int.from_bytes(file.read(8), "little"), file.read(1)
     return brace == b"{" and length <= path.stat().st_size - 8
@@ -195,7 +195,7 @@ def to_timm(model: NFNet) -> dict[str, Tensor]:
 
 
 def from_timm(state: Mapping[str, Tensor], form: str = "official") -> NFNet:
-    """The network whose weights ``state``, of timm's ``dm_nfnet_*``, holds; see :func:`load_timm`.
+    """The network with the weights ``state`` of timm's ``dm_nfnet_*``; see :func:`load_timm`.
 
     The tensors of ``state`` become the network's own.
 
@@ -213,21 +213,21 @@ def from_timm(state: Mapping[str, Tensor], form: str = "official") -> NFNet:
     for what, names in (("lacks", missing), ("has the unknown", unexpected)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"no weights of timm's dm_nfnet_*: it {what} {min(names)}{more}")
+            raise ValueError(f"not the weights of timm's dm_nfnet_*: it {what} {min(names)}{more}")
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise ValueError(
-                f"no weights of timm's dm_nfnet_*: {name} has the shape "
+                f"not the weights of timm's dm_nfnet_*: {name} has the shape "
                 f"{list(state[name].shape)}, expected {list(tensor.shape)}"
             )
         if state[name].dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"{name} is of {state[name].dtype}, expected torch.float32; convert the weights "
+                f"{name} has type {state[name].dtype}, expected torch.float32; convert the weights "
                 "first, or take the released ones"
             )
         if state[name].dtype != state["head.fc.weight"].dtype:
             raise ValueError(
-                f"{name} is of {state[name].dtype} and head.fc.weight of "
+                f"{name} has type {state[name].dtype} and head.fc.weight has "
                 f"{state['head.fc.weight'].dtype}; expected one type"
             )
         if not state[name].isfinite().all():
@@ -244,7 +244,7 @@ def variant_of(state: Mapping[str, Tensor]) -> str:
     """``f0``, ``f4+`` and so on, from the names and shapes of timm's state dict.
 
     Raises:
-        ValueError: if it is of none of them.
+        ValueError: if it fits none of them.
     """
     blocks = {
         (int(match[1]), int(match[2]))
@@ -253,8 +253,8 @@ def variant_of(state: Mapping[str, Tensor]) -> str:
     }
     if blocks and not any(name.endswith("skipinit_gain") for name in state):
         raise ValueError(
-            "these weights have no skipinit_gain: timm's nfnet_* are other networks than the "
-            "paper's; take its dm_nfnet_*"
+            "these weights have no skipinit_gain: timm's nfnet_* are not the paper's "
+            "networks; use its dm_nfnet_*"
         )
     depths = tuple(sum(stage == s for stage, _ in blocks) for s in range(4))
     projections = (state.get(f"stages.{s}.0.downsample.conv.weight") for s in range(4))
@@ -263,5 +263,5 @@ def variant_of(state: Mapping[str, Tensor]) -> str:
         if (variant.depths, variant.widths) == (depths, widths):
             return name
     raise ValueError(
-        f"no weights of timm's dm_nfnet_*: stages of {depths} blocks and {widths} channels"
+        f"not the weights of timm's dm_nfnet_*: stages of {depths} blocks and {widths} channels"
     )

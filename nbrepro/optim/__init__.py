@@ -1,4 +1,4 @@
-"""Optimizers and what goes with them.
+"""Optimizers, averaged weights and parameter groups.
 
 Nothing here waits for the device, so all of it may run inside a captured CUDA graph. The loss needs
 no function of its own: ``torch.nn.functional.cross_entropy`` takes probabilities as targets, and

@@ -21,20 +21,21 @@ class ClippedSGD(torch.optim.SGD):
     ``w ← w − lr · m``, or in Nesterov's form ``w ← w − lr · (g + momentum · m)``. Decay comes after
     clipping, as in the authors' code.
 
-    Worth it for networks of many small layers where the step itself counts: half the time of the
-    function and fused SGD for a CIFAR ResNet on a CPU (``benchmarks/agc.py``). For few large layers
-    the function and ``torch.optim.SGD(..., fused=True)`` are faster. The training loop of this
-    book clips with the function, so that one loop serves all kinds of clipping and optimizers; its
-    networks spend their time in forward and backward.
+    It is meant for networks of many small layers where the time of the step itself matters: for a
+    CIFAR ResNet on a CPU it takes half the time of the function followed by fused SGD
+    (``benchmarks/agc.py``). For a few large layers the function and ``torch.optim.SGD(...,
+    fused=True)`` are faster. The training loop of this book clips with the function, so that one
+    loop serves all kinds of clipping and optimizers; its networks spend their time in the forward
+    and backward passes.
 
     The first step moves the parameters into one block of memory, units of one length side by side,
-    so that a step of a CIFAR ResNet takes some 20 operations at any depth. Each parameter keeps its
-    shape, its memory format and a storage of its own. ``state_dict`` has the form of that of
+    so that a step of a CIFAR ResNet takes about 20 operations at any depth. Each parameter keeps
+    its shape, its memory format and a storage of its own. ``state_dict`` has the form of that of
     ``torch.optim.SGD`` and the two may be exchanged. ``.grad`` is read, not changed; the block
     holds another copy of the gradients.
 
-    After ``model.to(...)`` or ``load_state_dict`` the next step arranges the block anew. Before one
-    is captured in a CUDA graph, take one. The learning rate may be a tensor on the device.
+    After ``model.to(...)`` or ``load_state_dict`` the next step arranges the block again. Take one
+    step before you capture one in a CUDA graph. The learning rate may be a tensor on the device.
 
     Args:
         named_parameters: ``model.named_parameters()``. Those without a gradient are skipped.
@@ -42,14 +43,14 @@ class ClippedSGD(torch.optim.SGD):
         momentum: factor of the running sum of gradients.
         nesterov: whether to use Nesterov's form.
         weight_decay: added to the clipped gradient as ``weight_decay · w``.
-        clipping: λ of :func:`nbrepro.agc.clip_grads_`, ``eps`` likewise.
-        eps: smallest weight norm that counts.
+        clipping: λ, see :func:`nbrepro.agc.clip_grads_`.
+        eps: lower bound of weight norms, see there.
         exclude: names or patterns of parameters that are not clipped.
         no_decay: names or patterns of parameters that are not decayed; they form the second
             parameter group.
 
-    A group's key ``unclipped`` lists the names in it that are not clipped. In one that is added
-    later everything is clipped, unless it says otherwise:
+    A group's key ``unclipped`` lists the names in it that are not clipped. In a group that is added
+    later, everything is clipped unless it has this key:
     ``add_param_group({"params": head.named_parameters(), "unclipped": ["weight"]})``.
 
     Raises:
@@ -106,7 +107,7 @@ class ClippedSGD(torch.optim.SGD):
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up what was saved, by this class or by ``torch.optim.SGD``."""
+        """Restore what was saved, by this class or by ``torch.optim.SGD``."""
         mine = getattr(self, "param_groups", state["param_groups"])  # none when it is unpickled
         for group, now in zip(state["param_groups"], mine, strict=True):
             for key in ("clipping", "eps", "unclipped"):
@@ -168,7 +169,7 @@ class _Block:
         memory = torch.zeros(2, end, device=device, dtype=dtype)
         self.weights, self.gradients = memory
         self.momentum = torch.zeros_like(self.weights) if group["momentum"] else None
-        # Up to torch 2.13 the fused kernel on a CPU leaves 16-bit weights as they were, in silence
+        # Up to torch 2.13 the fused kernel on a CPU silently leaves 16-bit weights unchanged
         # (pytorch issue 191763).
         self.fused = device.type != "cpu" or dtype in (torch.float32, torch.float64)
         self.matrices = [memory[:, a:b].view(2, -1, n) for a, b, out, n in spans if not out]
@@ -180,7 +181,7 @@ class _Block:
             self.places.append(_place(self.gradients, start, parameter))
             # Through DLPack each parameter gets a storage of its own over its part of the memory.
             # With one storage for all, torch.save would write all of it for any of them, and
-            # Accelerate would take them for tied and save only the first.
+            # Accelerate would treat them as tied and save only the first.
             part = from_dlpack(self.weights[start : start + parameter.numel()])
             parameter.data = _place(part, 0, parameter).copy_(parameter)
             if self.momentum is not None:
@@ -204,7 +205,7 @@ class _Block:
         gradients: list[Any] = [parameter.grad for parameter in self.parameters]
         places = self.places
         self.absent = [i for i, gradient in enumerate(gradients) if gradient is None]
-        # What has no gradient this time is put back afterwards: rare, so it may cost a copy.
+        # Parameters without a gradient are restored afterwards; that is rare, so it may be slow.
         kept = [(t, t.clone()) for i in self.absent for t in self._of(i)]
         if self.absent:
             places = [places[i] for i, g in enumerate(gradients) if g is not None]
@@ -244,10 +245,10 @@ class _Block:
         return [self.parameters[i], *self.buffers[i : i + 1]]
 
 
-#: What torch's SGD is told, as the options of a parameter group are called.
+#: The options of torch's SGD, by their names in a parameter group.
 _HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
-#: Where a new unit length begins in a block: a multiple of so many elements, for aligned access.
+#: Where a new unit length begins in a block: a multiple of this many elements, for aligned access.
 _ALIGNMENT = 64
 
 

@@ -29,14 +29,14 @@ class EMA:
 
     Averages the trainable parameters and the floating-point buffers (running statistics), copies
     other buffers, and leaves frozen parameters out. It starts as a copy of the model. (The authors
-    average the running statistics of BatchNorm like the weights; other codes copy them.)
+    average the running statistics of BatchNorm like the weights; other programs copy them.)
 
     ``torch.optim.swa_utils.AveragedModel`` would do the same, but its update reads a counter back
-    from the device, which stalls a GPU and cannot be captured in a CUDA graph, and it copies and
-    averages what is frozen too.
+    from the device, which stalls a GPU and cannot be captured in a CUDA graph, and it also copies
+    and averages frozen parameters.
 
     Args:
-        model: the model to follow, on its device and with what is trained already chosen.
+        model: the model to follow, already on its device and frozen as it will be trained.
         decay: upper bound of :func:`ema_decay`.
     """
 
@@ -48,7 +48,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int | Tensor) -> None:
-        """Take up the weights that the optimizer's step ``step`` (from 0) left behind.
+        """Average in the weights after the optimizer's step ``step`` (from 0).
 
         Args:
             step: a number, or an integer tensor on the model's device, which is not read back.
@@ -60,7 +60,7 @@ class EMA:
             weight = 1 - ema_decay(float(step), self.decay)
         averaged = [name for name, t in self._average.items() if t.is_floating_point()]
         average = [self._average[name] for name in averaged]
-        # Not _foreach_lerp_: it would read a weight that lies on the device.
+        # Not _foreach_lerp_: it would read back a weight that is on the device.
         change = torch._foreach_sub([self._live[name] for name in averaged], average)
         torch._foreach_mul_(change, weight)
         torch._foreach_add_(average, change)
@@ -69,7 +69,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average into the model, in place, and the model's own weights back at the end."""
+        """Put the average into the model, in place, and restore its own weights at the end."""
         live, average = list(self._live.values()), list(self._average.values())
         own = [tensor.detach().clone() for tensor in live]
         with torch.no_grad():
@@ -81,17 +81,17 @@ class EMA:
                 torch._foreach_copy_(live, own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average by name; the tensors are the live ones."""
+        """The average by name; the tensors are not copies."""
         return dict(self._average)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what :meth:`state_dict` gave, in place.
+        """Restore what :meth:`state_dict` returned, in place.
 
         Raises:
-            ValueError: if it is of another model, or of one with other parameters trained.
+            ValueError: if it belongs to another model, or to one with other parameters trained.
         """
         if state.keys() != self._average.keys():
             odd = ", ".join(sorted(state.keys() ^ self._average.keys())[:5])
-            raise ValueError(f"this average is of another model: {odd} in one of the two only")
+            raise ValueError(f"this average belongs to another model: {odd} only in one of the two")
         for name, tensor in self._average.items():
             tensor.copy_(state[name])

@@ -1,7 +1,7 @@
 """Parameter groups: weights are decayed, gains and biases are not (arXiv 2102.06171, appendix A).
 
-The authors exempt gains and biases by name. Here the shape decides: what has one number per unit,
-or a single number, is exempt. timm exempts what has one dimension, and so decays its own
+The authors exempt gains and biases by name. Here the shape decides: a parameter with one number per
+unit, or a single number, is exempt. timm exempts those with one dimension, and so decays its own
 weight-standardization gains, which have shape ``[out, 1, 1, 1]``.
 """
 
@@ -14,12 +14,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Split the trainable parameters for an optimizer: weights are decayed, gains and biases not.
 
     Decayed are the weights of convolutions and linear layers. Not decayed are biases, gains of
-    weight standardization, SkipInit scalars, and γ and β of BatchNorm: all that has no more numbers
-    than its first dimension. (A linear layer with one input looks the same and is not decayed.)
+    weight standardization, SkipInit scalars, and γ and β of BatchNorm: everything with no more
+    numbers than its first dimension. (A linear layer with one input looks the same and is not
+    decayed.)
 
     Args:
         model: any module; shared parameters appear once, frozen ones not at all.
-        weight_decay: of the decayed group.
+        weight_decay: the coefficient of the decayed group.
 
     Returns:
         One or two groups, each with ``params`` and ``weight_decay``; no group is empty.

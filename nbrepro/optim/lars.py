@@ -1,4 +1,4 @@
-"""Layer-wise adaptive rate scaling, the rival of clipping by unit (2102.06171, section 4)."""
+"""Layer-wise adaptive rate scaling, an alternative to AGC (2102.06171, section 4)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,15 +16,15 @@ class LARS(torch.optim.Optimizer):
     ``ratio = trust |w| / (|g| + weight_decay |w|)``. The ratio is 1 for biases, gains and scalars
     (what :func:`parameter_groups` does not decay) and where ``w`` or ``g`` is zero.
 
-    The learning rate lies inside the momentum, as in the paper, so that a change of rate does not
-    rescale the past. ``timm.optim.Lars`` has it outside (at a constant rate the two are the same),
-    and timm is an independent witness in the tests, not needed to train.
+    The learning rate is inside the momentum, as in the paper, so that a change of rate does not
+    rescale the past. ``timm.optim.Lars`` has it outside (at a constant rate the two are the same);
+    the tests compare with it, training does not need it.
 
     Args:
         params: parameters, or groups as :func:`parameter_groups` gives them.
         lr: learning rate; a tensor on the parameters' device is never read back.
-        momentum: of the velocity.
-        weight_decay: of groups that do not name their own; biases and gains are not exempt.
+        momentum: factor of the velocity.
+        weight_decay: for groups without one of their own; biases and gains are not exempt.
         trust: the paper's η.
     """
 

@@ -22,12 +22,12 @@ def sam_gradient(
     """The gradient of sharpness-aware minimization, added to ``.grad`` (NFNets, appendix A.4).
 
     Args:
-        model: its trainable parameters are moved and put back, bit for bit.
+        model: its trainable parameters are moved and restored, bit for bit.
         loss_fn: from a batch's tensors to a scalar loss, the mean over its examples.
         batch: tensors ``[B, ...]``, such as images and labels.
         rho: length of the ascent step, over all parameters together.
         share: part of the batch that the ascent is computed from; 0.2 in the paper, 1 in SAM.
-        other: ascend on these examples instead, all of them; the paper found that useless.
+        other: ascend on all of these examples instead; the paper found that useless.
 
     Returns:
         The loss at the moved weights, detached.
@@ -61,17 +61,17 @@ def subset(batch: Sequence[Tensor], share: float) -> list[Tensor]:
 def ascended(
     model: nn.Module, loss_fn: Callable[..., Tensor], batch: Sequence[Tensor], rho: float = 0.05
 ) -> Iterator[None]:
-    """Hold the weights a step of length ``rho`` up the gradient of a batch's loss.
+    """Within the context, the weights are a step of length ``rho`` up the gradient of a loss.
 
     Compute the descent gradient, forward and backward, inside. Running statistics of BatchNorm are
     not updated by the ascent, so that every step updates them once, from the whole batch.
 
     Args:
         model: the bare module. ``DistributedDataParallel`` counts backward passes: give its
-            ``.module``, in ``loss_fn`` too; each process then climbs its own examples.
+            ``.module``, in ``loss_fn`` too; each process then ascends on its own examples.
         loss_fn: as in :func:`sam_gradient`; under autocast it must enter the context itself,
-            as autocast remembers the weights of a context it is left in.
-        batch: what to climb.
+            since autocast caches the cast weights within a context.
+        batch: the examples to ascend on.
         rho: length of the step, over all trainable parameters together.
     """
     parameters = trainable(model)

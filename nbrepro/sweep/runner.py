@@ -91,12 +91,8 @@ def _arm(item: Planned) -> tuple[str, Spec]:
 
 
 def settles(item: Planned) -> list[str]:
-    """The claims whose rules look at this run."""
-    return [
-        claim.id
-        for claim in claims.register().values()
-        if claim.experiment == item.experiment and verdicts.feeds(item.spec, claim)
-    ]
+    """The claims that this run can help to settle."""
+    return [claim.id for claim in claims.register().values() if verdicts.settles(item.spec, claim)]
 
 
 def unsettled(

@@ -1,4 +1,4 @@
-"""All that a run changes, in one place, and the file that holds it from one epoch to the next."""
+"""Everything that a run changes, in one place, and the file that stores it between epochs."""
 
 import logging
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from nbrepro.optim import EMA
 
 log = logging.getLogger("nbrepro")
 
-#: The first step with a loss that is not finite, as long as there is none.
+#: Stands for the first step with a loss that is not finite while there is none.
 NEVER = torch.iinfo(torch.int64).max
 
 
 class Sums(nn.Module):
     """What the steps of an epoch and of an evaluation add up, on the device.
 
-    A module for the sake of its buffers, which can be saved and taken up in place.
+    It is a module because buffers can be saved, and loaded in place.
 
     Attributes:
         trained: float64 ``[3]``, sums of what :func:`nbrepro.train.step.train_step` returns.
-        tested: float64 ``[3]``, the same of :func:`nbrepro.train.step.evaluation_step`.
+        tested: float64 ``[3]``, the same for :func:`nbrepro.train.step.evaluation_step`.
         first_bad: number of the first step whose loss was not finite, or :data:`NEVER`.
     """
 
@@ -65,13 +65,13 @@ class _Trained:
 
 @dataclass
 class State:
-    """All that a run changes.
+    """Everything that a run changes.
 
     Attributes:
         model: the bare network.
-        optimizer: with its momentum.
-        average: of the weights, if the run keeps one.
-        sums: over the epoch.
+        optimizer: the optimizer with its momentum.
+        average: the averaged weights, if the run keeps them.
+        sums: sums over the epoch.
         curve: one row of measurements per epoch.
     """
 
@@ -82,7 +82,7 @@ class State:
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def parts(self) -> dict[str, Any]:
-        """What holds tensors that a step changes: the one list of them."""
+        """The parts that hold tensors that a step changes; no other list of them exists."""
         parts = {
             "model": _Trained(self.model),
             "optimizer": self.optimizer,
@@ -92,7 +92,7 @@ class State:
         return {name: part for name, part in parts.items() if part is not None}
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor that a step changes, the live ones."""
+        """Every tensor that a step changes; not copies."""
         return [t for part in self.parts().values() for t in _tensors(part.state_dict())]
 
     @property
@@ -116,7 +116,7 @@ class State:
             torch.save({"hash": owner, "curve": self.curve} | parts, file)
 
     def load(self, path: Path, owner: str) -> int:
-        """Take up a checkpoint, if there is a sound one of this run; return the epochs done."""
+        """Load a checkpoint, if there is an intact one of this run; return the finished epochs."""
         parts = self.parts()
         if not path.exists():
             return 0
@@ -130,7 +130,7 @@ class State:
             log.warning("%s cannot be read (%r); starting from the beginning", path, error)
             return 0
         if found != owner:
-            log.warning("%s is of another run; starting from the beginning", path)
+            log.warning("%s belongs to another run; starting from the beginning", path)
             return 0
         for name, part in parts.items():
             part.load_state_dict(saved[name])

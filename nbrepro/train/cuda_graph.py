@@ -20,12 +20,12 @@ _WARM_UPS = 3
 
 
 class Captured:
-    """The driver that replays: does what :class:`nbrepro.train.loop.Eager` does.
+    """The driver that replays recorded steps; it does what :class:`nbrepro.train.loop.Eager` does.
 
-    Without a GPU the same functions run unrecorded, which lets tests compare the two anywhere.
+    Without a GPU the same functions run unrecorded, so that tests can compare the two anywhere.
 
     Args:
-        run: whose steps are recorded.
+        run: the run whose steps are recorded.
 
     Raises:
         RuntimeError: if a step cannot be captured; the run's state is as it was.
@@ -66,7 +66,7 @@ class Captured:
             self.test_steps[size]()
 
     def begin(self, draws: Draws, first: int) -> None:
-        """Take in an epoch's draws and the number of its first step."""
+        """Load an epoch's draws and the number of its first step."""
         for name, rows in draws.items():
             self.draws[name].copy_(rows)
         self.number.fill_(first)
@@ -108,7 +108,7 @@ class Captured:
             with torch.no_grad():
                 for tensor, old in before:
                     tensor.copy_(old)
-                if not had_state:  # momentum that starts at zero is momentum that was never there
+                if not had_state:  # a momentum of zeros is the same as none
                     for state in optimizer.values():
                         for value in state.values():
                             if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Where a run takes place: the accelerator, and a network laid out for its hardware."""
+"""Where a run is computed: the accelerator, and a network prepared for its hardware."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-#: Settings of Accelerate by environment variable that would have another program train the network.
+#: Environment variables by which Accelerate would replace the training step.
 _REFUSED = (
     "ACCELERATE_DYNAMO_BACKEND",
     "ACCELERATE_USE_DEEPSPEED",
@@ -24,7 +24,7 @@ _REFUSED = (
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix work is done by the hardware rather than emulated."""
+    """Whether the hardware multiplies bfloat16 matrices itself, without emulation."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -33,18 +33,18 @@ def has_bfloat16(device: torch.device) -> bool:
 def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
     """An ``Accelerator`` on ``auto``, ``cpu`` or ``cuda`` that changes no number of a run.
 
-    What a run computes is its spec's to say. So precision and accumulation are set here, whatever
-    ``accelerate launch`` or the environment ask for, and what would replace the training step (a
-    compiler, DeepSpeed, FSDP, Megatron-LM) is refused.
+    The spec alone determines what a run computes. So precision and gradient accumulation are set
+    here, whatever ``accelerate launch`` or the environment request, and anything that would replace
+    the training step (a compiler, DeepSpeed, FSDP, Megatron-LM) is refused.
 
     Args:
         device: where to run.
         track: one of Accelerate's trackers, such as ``tensorboard``; off by default.
-        logs: folder of a tracker that writes files.
+        logs: folder for a tracker that writes files.
 
     Raises:
-        RuntimeError: if a GPU was asked for and there is none, or if Accelerate gives another
-            device than was asked for.
+        RuntimeError: if a GPU is requested and there is none, or if Accelerate chooses another
+            device than the requested one.
         ValueError: for an unknown device, a tracker that is unknown or not installed, or an
             environment that would change what is computed.
     """
@@ -58,7 +58,7 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}; expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device='cuda' was asked for and this machine has no usable CUDA GPU")
+        raise RuntimeError("device='cuda' was requested, but this machine has no usable CUDA GPU")
     for name in _REFUSED:
         value = os.environ.get(name, "no")
         if value.lower() not in ("", "no", "false", "0"):
@@ -70,22 +70,24 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
         # Accelerate keeps the first device for the whole process; every run may choose its own.
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        # Without cpu=True, Accelerate would ignore torchrun's other processes where no GPU is.
+        # Without a GPU and cpu=True, Accelerate would ignore torchrun's other processes.
         cpu=device == "cpu" or not torch.cuda.is_available(),
         mixed_precision="no",  # the spec's precision is our own autocast
-        # A plugin, as gradient_accumulation_steps=1 gives way to the environment.
+        # A plugin, because the environment would override gradient_accumulation_steps=1.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=track,
         project_dir=logs,
     )
     if device != "auto" and accelerator.device.type != device:
-        raise RuntimeError(f"device={device!r} was asked for, Accelerate gave {accelerator.device}")
+        raise RuntimeError(
+            f"device={device!r} was requested, but Accelerate chose {accelerator.device}"
+        )
     return accelerator
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, for layers that draw, such as dropout; put them back after."""
+    """Seed torch's own generators, for layers such as dropout; restore them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -94,16 +96,16 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def place(
     model: nn.Module, device: torch.device, *, bfloat16: bool
 ) -> tuple[nn.Module, Callable[[int], nn.Module]]:
-    """Lay out a network for training: on the device, channels-last, nothing computed in vain.
+    """Prepare a network for training: on the device, channels-last, no needless operations.
 
     Args:
-        model: with what is trained already chosen.
-        device: where to.
+        model: the network, already frozen as it will be trained.
+        device: where it is trained.
         bfloat16: whether it runs under autocast to bfloat16.
 
     Returns:
-        The network, and a function that makes it what a user gets once so many steps are taken: on
-        the CPU, frozen weights as they were drawn, batches counted.
+        The network, and a function from the number of steps taken to the network as the user gets
+        it: on the CPU, frozen weights as they were drawn, batches counted.
     """
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     uncounted = stop_counting_batches(model)
@@ -121,7 +123,7 @@ def place(
 
 
 def stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
-    """Save one operation per BatchNorm layer and step: the counter has no use at fixed momentum."""
+    """Save one operation per BatchNorm layer and step: fixed momentum needs no counter."""
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.momentum is not None]
     for layer in layers:
         layer.num_batches_tracked = None
@@ -131,8 +133,8 @@ def stop_counting_batches(model: nn.Module) -> list[_BatchNorm]:
 def round_frozen(model: nn.Module) -> dict[nn.Parameter, Tensor]:
     """Store frozen convolution and linear weights in bfloat16; return them as they were drawn.
 
-    Autocast would round the same weights in the same way in every step: results are equal bit for
-    bit. (Scaled weight standardization reads its weights in float32: those are left alone.)
+    Autocast would round the same weights in the same way in every step, so the results are equal
+    bit for bit. (Scaled weight standardization reads its weights in float32; they stay.)
     """
     drawn = {}
     for module in model.modules():

@@ -43,7 +43,7 @@ PAD = 4
 
 
 class Interrupted(Exception):
-    """Training stopped at the end of an epoch because it was asked to; the checkpoint holds it."""
+    """Training stopped on request at the end of an epoch; it resumes from the checkpoint."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Result:
         status: ``completed`` or ``diverged`` (a loss that is not finite).
         metrics: of the last epoch: ``test_accuracy``, ``test_top5``, ``test_loss``,
             ``train_accuracy``, ``train_loss`` (fractions and nats); ``diverged_at`` is the step.
-        curve: the same by epoch, with ``epoch`` and ``step``.
+        curve: the same per epoch, with ``epoch`` and ``step``.
         how: device, precision, memory format, processes, threads; seconds and images per second.
         model: the trained network, on the CPU.
     """
@@ -88,29 +88,27 @@ def train(
     """Train and evaluate one network as ``spec`` says.
 
     Steps on a CPU are faster in a process that keeps freed memory, as ``nbrepro run`` does; a
-    script enters :func:`nbrepro._malloc.kept` for that.
+    script can enter :func:`nbrepro._malloc.kept` for that.
 
     Args:
         spec: the run.
         dataset: the data; must be the one that ``spec`` names.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: file to write after every epoch and to resume from; the caller deletes it.
-        progress: show a bar with the time left (on a terminal only).
+        progress: show a bar with the remaining time (only on a terminal).
         track: send one row per epoch to this Accelerate tracker, such as ``tensorboard``.
         logs: folder of the tracker's files.
-        eager: do not capture the step even where that helps; the reference to compare with.
-        should_stop: asked at the end of every epoch but the last.
+        eager: do not capture the step even where that helps; the reference for comparisons.
+        should_stop: called at the end of every epoch except the last; true stops training.
 
     Raises:
-        Interrupted: when ``should_stop`` said so.
-        RuntimeError: if ``device`` asks for a GPU that is not there.
+        Interrupted: when ``should_stop`` returned true.
+        RuntimeError: if ``device`` requests a GPU and there is none.
         ValueError: if the data set is not the spec's, or the environment would change what is
             computed.
     """
     if dataset.name != spec.dataset:
-        raise ValueError(
-            f"the spec names the data set {spec.dataset!r}, given was {dataset.name!r}"
-        )
+        raise ValueError(f"the spec names the data set {spec.dataset!r}, not {dataset.name!r}")
     started = time.perf_counter()
     accelerator = accelerator_for(device, track, logs)
     if track is not None:
@@ -130,7 +128,7 @@ def train(
         unit="step",
         dynamic_ncols=True,
         leave=False,
-        # None: no bar where standard error is no terminal (logs, papermill, nbval)
+        # None: no bar where standard error is not a terminal (logs, papermill, nbval)
         disable=None if progress and accelerator.is_main_process else True,
     )
     with bar:
@@ -153,7 +151,7 @@ def train(
             if checkpoint and accelerator.is_main_process:
                 state.save(checkpoint, spec.hash)
             if epoch + 1 < spec.epochs and state.diverged_at is None:
-                # Any process may say so; all must leave the loop together.
+                # Any process may ask to stop; all must leave the loop together.
                 stop = torch.tensor([should_stop()], device=accelerator.device)
                 if accelerator.gather(stop).any():
                     raise Interrupted(f"{spec}: stopped after epoch {epoch + 1} of {spec.epochs}")
@@ -184,7 +182,7 @@ def assemble(
     """Put network, optimizer and data on the device.
 
     Returns:
-        The run, and what makes its network one that a user gets, see
+        The run, and a function that returns its network as the user gets it, see
         :func:`nbrepro.train.device.place`.
     """
     device, classes = accelerator.device, len(dataset.classes)
@@ -226,7 +224,7 @@ class Eager:
         """Train on every image once.
 
         Args:
-            draws: of the epoch.
+            draws: the epoch's draws.
             first: number of the epoch's first step, from the start of training.
             tick: called after every step.
         """
@@ -250,7 +248,7 @@ def captured(run: Run) -> Captured | Eager:
         with seeded(run.spec.seed, run.device):
             return Captured(run)
     except RuntimeError as error:
-        log.warning("the step cannot be captured, training goes on without: %s", error)
+        log.warning("the step cannot be captured, so it runs eagerly: %s", error)
         return Eager(run)
 
 
@@ -260,7 +258,7 @@ def train_epoch(
     epoch: int,
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """One pass over the training set; what it measured, over the images of all processes."""
+    """Pass over the training set once; measurements over the images of all processes."""
     run = driver.run
     spec, sums = run.spec, run.state.sums
     draws = run.draws(epoch)
@@ -276,7 +274,7 @@ def train_epoch(
 
 
 def evaluate(driver: Eager | Captured, accelerator: Accelerator) -> dict[str, float]:
-    """Measure the test set, with the averaged weights too if there are any."""
+    """Measure on the test set, with the averaged weights too if there are any."""
     state = driver.run.state
     row = _measure(driver, accelerator)
     if state.average is not None and state.curve:  # before training the average is the network
@@ -291,7 +289,7 @@ def _measure(driver: Eager | Captured, accelerator: Accelerator) -> dict[str, fl
     run = driver.run
     model, tested = run.state.model, run.state.sums.tested
     model.eval()
-    # Every process has running statistics of its own images; the first one's are kept.
+    # Every process has running statistics of its own images; those of the first are kept.
     broadcast(list(model.buffers()))
     tested.zero_()
     driver.evaluate()
@@ -301,7 +299,7 @@ def _measure(driver: Eager | Captured, accelerator: Accelerator) -> dict[str, fl
 
 
 def _row(epoch: int, step: int, measured: dict[str, float]) -> dict[str, float]:
-    """A row of the curve, rounded as it is recorded."""
+    """A row of the curve, rounded for the record."""
     return {"epoch": epoch, "step": step} | {k: round(v, 6) for k, v in measured.items()}
 
 
@@ -311,7 +309,7 @@ def _bfloat16(spec: Spec, device: torch.device) -> bool:
 
 
 def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
-    """The spec's optimizer over what is trainable."""
+    """The spec's optimizer of the trainable parameters."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups: list[Any] = [{"params": trainable, "weight_decay": spec.weight_decay}]
     if spec.decay == "weights":

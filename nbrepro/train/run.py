@@ -18,7 +18,7 @@ from nbrepro.spec import Spec
 from nbrepro.train.checkpoint import State
 from nbrepro.train.step import evaluation_step, train_step
 
-#: Test images at a time.
+#: Test images per step.
 EVALUATION_BATCH = 1000
 
 
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The short last batch included."""
+        """Steps in an epoch, with a short last batch included."""
         return math.ceil(len(self.training) / self.spec.batch_size)
 
     def draws(self, epoch: int) -> Draws:
@@ -66,8 +66,8 @@ class Run:
 
         Args:
             draws: the batch's rows of the epoch's draws.
-            lr: the learning rate, a number or a tensor of one on the device.
-            number: of the step, from the start of training; a number or a tensor likewise.
+            lr: the learning rate, a number or a scalar tensor on the device.
+            number: number of the step, from the start of training; likewise.
         """
         state = self.state
         measured = train_step(
@@ -90,5 +90,5 @@ class Run:
 
 
 def batch_sizes(images: int, batch: int) -> list[int]:
-    """The sizes of the batches of one pass: whole ones and a short last one."""
+    """The sizes of the batches of one pass: full ones, then a short one if images remain."""
     return [min(batch, images - start) for start in range(0, images, batch)]

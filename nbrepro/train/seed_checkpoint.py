@@ -1,11 +1,11 @@
-"""Networks stored as a seed and what was trained.
+"""Networks stored as a seed and the trained parameters.
 
 Where the frozen weights are a random draw, the file need not hold them: the seed draws them again.
 What remains is small: the trained parameters and BatchNorm's running statistics. (Frankle, Schwab &
 Morcos 2021 do not claim this; a published review suggests it, claim LIM-7.)
 
 The draw is a function of the seed and of the torch build. The file carries a digest of the frozen
-weights, so that another build that would draw others is detected, never used unnoticed.
+weights, so that a build that would draw others is detected.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> int:
     Args:
         model: trained as ``spec`` says, such as ``loop.train(spec, ...).model``.
         spec: the run.
-        path: file to write, whole or not at all (safetensors format).
+        path: file to write atomically (safetensors format).
 
     Returns:
         The size of the file in bytes.
@@ -72,7 +72,7 @@ def load(path: str | Path) -> tuple[nn.Module, Spec]:
         The network, on the CPU in evaluation mode, and its spec.
 
     Raises:
-        CheckpointError: if the file is damaged or of another format, or if this torch build draws
+        CheckpointError: if the file is damaged or has another format, or if this torch build draws
             other frozen weights than the one that wrote it.
     """
     try:
@@ -82,7 +82,7 @@ def load(path: str | Path) -> tuple[nn.Module, Spec]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if header.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is no seed checkpoint of this version")
+        raise CheckpointError(f"{path} is not a seed checkpoint of this version")
     spec = Spec.from_dict(json.loads(header["spec"]))
     model = initial_model(spec, int(header["classes"]))
     drawn, trained = _draw(spec, int(header["classes"]))

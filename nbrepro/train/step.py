@@ -39,13 +39,13 @@ def train_step(
         optimizer: of what is trained.
         batch: from :meth:`nbrepro.data.Batches.batch`.
         spec: says how to clip, and whether labels are smoothed and SAM is used.
-        lr: the step's learning rate, a number or a tensor of one.
+        lr: the step's learning rate, a number or a scalar tensor.
         autocast: context of the forward pass.
         backward: computes the gradients of a loss.
 
     Returns:
-        float64 ``[3]``: sum of the images' losses, images classified right, and the share of units
-        that were clipped times the batch's size.
+        float64 ``[3]``: sum of the images' losses, number of correctly classified images, and the
+        share of clipped units times the batch's size.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -64,9 +64,9 @@ def train_step(
 def sam_ascent(
     model: nn.Module, batch: Batch, spec: Spec, autocast: AbstractContextManager[Any]
 ) -> AbstractContextManager[None]:
-    """Hold the weights a step up the loss of a part of the batch (SAM, arXiv 2010.01412).
+    """A context with the weights a step up the loss of part of the batch (SAM, arXiv 2010.01412).
 
-    Without SAM (``spec.sam == 0``) a context that does nothing.
+    Without SAM (``spec.sam == 0``) it does nothing.
     """
     if not spec.sam:
         return nullcontext()
@@ -126,8 +126,8 @@ def evaluation_step(
         autocast: context of the forward pass.
 
     Returns:
-        float64 ``[3]``: sum of the images' losses, images classified right, and images whose class
-        is among the five (or all, if there are fewer) likeliest.
+        float64 ``[3]``: sum of the images' losses, number of correctly classified images, and of
+        images whose class is among the five likeliest (or all, if there are fewer).
     """
     with autocast:
         logits = model(batch.images).float()

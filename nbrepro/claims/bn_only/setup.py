@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbrepro import freezing, models
-from nbrepro.claims.checks import Outcome, check, each
+from nbrepro.claims.checks import Outcome, check, check_over, each
 from nbrepro.claims.tables import printed
 from nbrepro.data.batches import Batches
 from nbrepro.layers import ResidualBlock
@@ -155,7 +155,7 @@ def projection_shortcuts() -> Outcome:
     )
 
 
-@check
+@check_over(seeds=10)
 def he_normal() -> Outcome:
     """Moments of all weights of ResNet-14 ×4 over the deviation of He's rule, √(2 / fan-in).
 
@@ -170,11 +170,12 @@ def he_normal() -> Outcome:
     mean, variance, fourth = (float((z**power).mean()) for power in (1, 2, 4))
     return Outcome(
         {"mean": mean, "variance": variance, "fourth_moment": fourth},
-        f"{len(z):,} weights: mean {mean:.4f}, variance {variance:.4f}, fourth moment {fourth:.3f}",
+        f"{len(z):,} weights: mean "
+        "{mean:.4f}, variance {variance:.4f}, fourth moment {fourth_moment:.3f}",
     )
 
 
-@check
+@check_over(seeds=10)
 def batchnorm_start() -> Outcome:
     """Moments of γ in ResNet-218 at the start, and the largest β (section 3).
 
@@ -190,8 +191,9 @@ def batchnorm_start() -> Outcome:
             "variance": variance,
             "largest_beta": float(beta.abs().max()),
         },
-        f"{len(gamma):,} γ between {float(gamma.min()):.4f} and {float(gamma.max()):.4f}, mean "
-        f"{mean:.3f}, variance {variance:.4f}; every β is 0",
+        f"{len(gamma):,} γ, the least "
+        "{least:.4f}, the greatest {greatest:.4f}, mean {mean:.3f}, variance {variance:.4f}; every "
+        "β is 0",
     )
 
 
