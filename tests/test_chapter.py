@@ -7,13 +7,14 @@ import sys
 from dataclasses import replace
 from html import unescape
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal
 
 import pytest
 
 from nbrepro import claims
 from nbrepro.book import chapter, tables
-from nbrepro.claims.verdicts import Finding, Verdict
+from nbrepro.claims.findings import Answer, Finding
+from nbrepro.claims.verdicts import Verdict
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 
@@ -159,14 +160,16 @@ def text(html: str) -> str:
 
 
 def found(
-    label: str, n: tuple[int, ...], effect: float, low: float, high: float, answer: str, unit: str
+    label: str,
+    n: tuple[int, ...],
+    effect: float,
+    low: float,
+    high: float,
+    answer: Answer,
+    unit: Literal["points", "%", "×"],
 ) -> Finding:
     """A finding that was not corrected."""
-    new: Any = Finding
-    if "unit" in Finding.__dataclass_fields__:
-        return cast(Finding, new(label, n, effect, low, high, answer, unit))
-    points, ratio = unit == "points", unit == "×"  # transition: the findings of before
-    return cast(Finding, new(label, n, effect, low, high, answer, difference=points, ratio=ratio))
+    return Finding(label, n, effect, low, high, answer, unit)
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,6 @@ def _judged(claims: "Iterable[Claim]") -> "list[list[Verdict]]":
     from nbrepro.claims import verdicts
 
     records, timings = recorded(), measured()
-    if not hasattr(verdicts, "judge_all"):  # transition: until the new verdicts are merged
-        return [[verdicts.judge(claim, records, timings)] for claim in claims]
     return [verdicts.judge_all(claim, records, timings) for claim in claims]
 
 
