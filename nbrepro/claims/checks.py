@@ -21,12 +21,13 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nbrepro._files import cache_folder, replacing
 from nbrepro._suggest import choose
+from nbrepro.claims.findings import Answer
 from nbrepro.claims.statistics import interval
 
 if TYPE_CHECKING:
@@ -93,9 +94,6 @@ class Summary(NamedTuple):
 
     values: dict[str, Estimate]
     note: str
-
-
-Answer = Literal["yes", "no", "open"]
 
 
 def answers(summary: Summary, bounds: Mapping[str, "Bounds"]) -> Answer:

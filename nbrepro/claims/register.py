@@ -9,19 +9,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import yaml
 
 from nbrepro import experiments
 from nbrepro._suggest import choose, unknown
-from nbrepro.claims.rules import Arm, Rule, Trained, read
+from nbrepro.claims.rules import Arm, Evidence, Rule, Trained, read
 from nbrepro.spec import Spec
 
 SEEN = ("paper", "figure", "code", "second hand", "recalled")
-
-#: What a claim rests on, see :attr:`Claim.evidence`.
-Evidence: TypeAlias = Literal["trained", "measured", "counted", "arithmetic", "verified", "cited"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Claim:
             raise ValueError("needs is set, but the claim has a rule; leave one of them out")
 
     @property
-    def evidence(self) -> Evidence:
+    def evidence(self) -> Evidence | Literal["cited"]:
         """What it rests on.
 
         ``trained`` networks, something ``measured`` without training, ``counted`` parameters or
