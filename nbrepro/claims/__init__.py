@@ -4,6 +4,6 @@ A claim's rule (:mod:`nbrepro.claims.rules`) is written before the run that deci
 :mod:`nbrepro.claims.verdicts` applies it.
 """
 
-from nbrepro.claims.register import SEEN, Claim, Evidence, Paper, Quoted, get, of_chapter, register
+from nbrepro.claims.register import SEEN, Claim, Paper, Quoted, get, of_chapter, register
 
-__all__ = ["SEEN", "Claim", "Evidence", "Paper", "Quoted", "get", "of_chapter", "register"]
+__all__ = ["SEEN", "Claim", "Paper", "Quoted", "get", "of_chapter", "register"]
