@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nbrepro import claims, freezing, imagenet, layers
+from nbrepro import claims, freezing, layers
 from nbrepro.claims.bn_only import setup
 from nbrepro.claims.checks import compute_one
 from nbrepro.claims.nfnets import design
 from nbrepro.claims.rules import Check
-from nbrepro.data import augment, batches
+from nbrepro.data import augment, batches, preprocess
 from nbrepro.models import cifar_resnet, initializers
 from nbrepro.optim import groups
 
@@ -116,7 +116,7 @@ WRONG: list[tuple[str, Any, str, Any, set[str]]] = [
         {"second_half_blended"},
     ),
     ("randaugment_operations", augment, "_TRANSLATE", 45, {"translation"}),
-    ("evaluation_crop", imagenet, "MARGIN", 24, {"error"}),
+    ("evaluation_crop", preprocess, "MARGIN", 24, {"error"}),
     ("flops_convention", design, "count_macs", lambda *_: 25e9, {"test", "test_as_two"}),
     ("timm_counts", design, "size", lambda _: 0, {"wrong"}),
     ("wrong_gamma", design, "GAMMA", layers.GAMMA | {"silu": 2.218}, {"released"}),

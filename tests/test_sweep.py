@@ -259,7 +259,11 @@ def test_a_run_that_dies_is_one_failed_record(
     by_seed = {record.spec.seed: record for record in records}
     assert [by_seed[seed].status for seed in range(4)] == [*["failed"] * 3, "completed"]
     assert len(records) == len(lab.contents()) == 4
-    assert sorted(lab.noted("start")) == ["0.0", "1.0", "2.0", "3.0"]
+    begun = sorted(lab.noted("start"))
+    assert begun[:4] == ["0.0", "1.0", "2.0", "3.0"]
+    # Dask may have been moving the last run between workers when one of them died: then another
+    # goes on with it. None of the runs that were at fault is tried again.
+    assert begun[4:] in ([], ["3.1"])
     killed, crashed, ended = (by_seed[seed].error or "" for seed in range(3))
     for error in (killed, crashed, ended):
         assert error.splitlines()[-1].startswith("the process died without a record")

@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -246,7 +246,9 @@ def _connected(address: str, budget: float) -> "Iterator[Client]":
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         # The client itself would wait without end for an answer from something else at that port.
-        asyncio.run(asyncio.wait_for(answer(), ANSWER))
+        # In a thread of its own, as a notebook's kernel has a running event loop.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, asyncio.wait_for(answer(), ANSWER)).result()
         client = Client(address, timeout=ANSWER)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(f"no dask scheduler answers at {address} ({error!r})") from error
