@@ -41,15 +41,10 @@ def in_words(rule: Rule | None) -> list[str]:
                 f"{_lies(rule.between, 100, ' points')}"
                 for g in rule.gains
             ]
-            return asked + [
-                f"more than half of the runs survive: {label(a)}" for a in rule.survives
-            ]
+            return asked + [_survives(arm, 0.5) for arm in rule.survives]
         case Failures():
             pairs = [f"{label(p.low)} fails more often than {label(p.high)}" for p in rule.pairs]
-            share = f"{rule.share:.0%}" if rule.survives else ""
-            return pairs + [
-                f"more than {share} of the runs survive: {label(a)}" for a in rule.survives
-            ]
+            return pairs + [_survives(arm, rule.share) for arm in rule.survives]
         case Level():
             return [_level(rule, arm) for arm in rule.arms]
         case Counts():
@@ -72,7 +67,7 @@ def _difference(pair: Pair, between: Bounds) -> str:
 
 
 def _survives(arm: Arm, share: float) -> str:
-    return f"more than {share:.0%} of the runs of {label(arm)} survive"
+    return f"more than {100 * share:g} % of the runs of {label(arm)} survive"
 
 
 def _level(rule: Level, arm: Arm) -> str:
