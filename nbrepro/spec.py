@@ -47,6 +47,7 @@ class Spec:
         batch_size: images per step, over all processes together.
         optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
         lr: learning rate before the schedule.
+        scalar_lr: that of biases, gains and scalars under ``lars``; 0 for the same.
         momentum: the optimizer's momentum.
         weight_decay: L2 coefficient.
         decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
@@ -85,6 +86,7 @@ class Spec:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.1
+    scalar_lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay: str = "all"
@@ -129,6 +131,7 @@ class Spec:
             ("epochs", 0, None),
             ("batch_size", 1, None),
             ("lr", 0, None),
+            ("scalar_lr", 0, None),
             ("momentum", 0, 1),
             ("weight_decay", 0, None),
             ("clipping", 0, None),
@@ -159,6 +162,11 @@ class Spec:
                 raise ValueError(
                     f"{name} is set, but {self.model} has no such option; it has {', '.join(known)}"
                 )
+        if self.scalar_lr and (self.optimizer != "lars" or not self.lr):
+            raise ValueError(
+                f"scalar_lr is {self.scalar_lr}, which only optimizer='lars' with lr above 0 "
+                "reads; leave it out"
+            )
         for unread, needs in (
             (("clipping",), self.clip == "none"),
             (("unclipped",), not self.clip.startswith("agc")),
