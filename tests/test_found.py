@@ -15,6 +15,8 @@ from nbrepro.claims import checks
 from nbrepro.claims.findings import Answer, Finding
 from nbrepro.claims.rules import Check, Failures, Level, Measured, Ordered, Trained
 from nbrepro.claims.verdicts import TONE, Verdict
+from nbrepro.records.ledger import Record
+from nbrepro.spec import Spec
 
 WORDED = sorted(found.wordings())
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -161,3 +163,28 @@ def test_the_box_escapes_text_and_shows_verdict_and_figure() -> None:
     assert found.said(verdict).details in box
     assert 'class="verdict verdict-no">contradicted<' in box
     assert "<figure" not in found.found("a").data
+
+
+def trained(accuracies: list[float], seed: int = 0, **settings: Any) -> list[Record]:
+    """Completed runs with these accuracies, with the seeds from ``seed`` on."""
+    base = Spec(model="cifar_nf_resnet20", dataset="cifar10", **settings)
+    return [
+        Record(base.replace(seed=seed + n), "completed", {"test_accuracy": accuracy}, [], {})
+        for n, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_two_arms_that_no_claim_compares() -> None:
+    first, second = {"clip": "agc"}, {"clip": "norm"}
+    records = [
+        *trained([0.41, 0.43, 0.45], clip="agc", clipping=0.01),
+        *trained([0.40, 0.40, 0.42], clip="norm", clipping=0.25),
+    ]
+    said = found.against(records, first, second)
+    assert said.startswith("+2.3 points [")
+    assert said.endswith("n = 3")
+    assert found.against(records, second, first).startswith("-2.3 points [")
+    records += trained([0.1], seed=3, clip="norm", clipping=0.25)
+    counted = "3 of 3 survive, at 43.0 %, against 3 of 4, at 40.7 %"
+    assert found.against(records, first, second) == counted
+    assert found.against([], first, second) == "no records yet"

@@ -7,22 +7,25 @@ was found into a page, so no page says it otherwise than the records do.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbrepro.book.figures import runs_of
 from nbrepro.book.tables import _render
-from nbrepro.claims.findings import Finding
+from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
-from nbrepro.claims.rules import Check, Failures, Ordered, Rule, read
+from nbrepro.claims.rules import Bounds, Check, Failures, Ordered, Rule, read
+from nbrepro.claims.verdicts import failed, value
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
     from nbrepro.claims import Claim
     from nbrepro.claims.verdicts import Verdict
+    from nbrepro.records.ledger import Record
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,39 @@ def wordings() -> Mapping[str, Wording]:
 
 
 def conclusion(verdict: "Verdict") -> str:
-    """What was found on a claim: one or two sentences with its numbers, as plain text.
+    """What was found on a claim: sentences with its numbers, as plain text, the same on every page.
 
-    The same words on every page. Of an open claim they say what is missing, and of one that was not
-    run what it needs.
+    Of an open claim they say what is missing, and of one that was not run what it needs.
     """
+    return " ".join(filter(None, (*said(verdict), missing(verdict))))
+
+
+def takeaway(verdict: "Verdict") -> str:
+    """A conclusion without what is missing: the sentence to remember under a figure."""
     return " ".join(filter(None, said(verdict)))
 
 
+def against(
+    records: "Sequence[Record]", first: Mapping[str, Any], second: Mapping[str, Any]
+) -> str:
+    """Two arms that no claim compares, in numbers: a difference, or who survives.
+
+    Args:
+        records: the runs.
+        first: settings of one arm.
+        second: of the other; a positive difference says that the first is better.
+    """
+    high, low = (
+        [Run(r.spec.seed, value(r, "test_accuracy"), failed(r)) for r in runs_of(records, settings)]
+        for settings in (first, second)
+    )
+    if not (high and low):
+        return "no records yet"
+    return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
+
+
 def said(verdict: "Verdict") -> Said:
-    """A conclusion in its parts."""
+    """What a conclusion comes to, and its numbers."""
     wording = wordings().get(verdict.claim.id)
     if verdict.tone == "none":
         kind = verdict.verdict.capitalize()
@@ -91,7 +117,7 @@ def said(verdict: "Verdict") -> Said:
     else:
         headline = {"yes": wording.holds, "no": wording.fails, "open": wording.open}[verdict.tone]
         numbers = wording.numbers.format(*map(_Numbers, verdict.findings), **_fields(verdict))
-    return Said(headline, " ".join(filter(None, (numbers, missing(verdict)))))
+    return Said(headline, numbers)
 
 
 def missing(verdict: "Verdict") -> str:
@@ -118,8 +144,15 @@ def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
             sentences of one's own.
         hero: a figure of :func:`nbrepro.book.captions.figure`.
     """
-    told = [(None, Said(s, "")) if isinstance(s, str) else (s, said(s)) for s in sentences]
+    told = [
+        (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
+        for s in sentences
+    ]
     return _render("found", told=told, link=_link, hero=hero)
+
+
+def _details(verdict: "Verdict") -> str:
+    return " ".join(filter(None, (said(verdict).details, missing(verdict))))
 
 
 def _link(claim: "Claim") -> str:
