@@ -67,7 +67,9 @@ class Spec:
         skip_init: whether a normalizer-free network's blocks have SkipInit's scalar.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
-        warmup_epochs: epochs over which the rate rises linearly from zero.
+        warmup_epochs: epochs, W steps, over which the rate rises linearly to the schedule's first.
+        warmup_from_zero: whether step s of them (from 0) has s/W of that rate, as in the code of
+            both papers; without it (s + 1)/W, as in all runs before there was this setting.
         precision: ``auto`` is bfloat16 (convolutions, linear layers) where the hardware has it.
         seed: initialization, data order and augmentation all follow from it.
     """
@@ -103,6 +105,7 @@ class Spec:
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup_epochs: float = 0.0
+    warmup_from_zero: bool = False
     precision: str = "auto"
     seed: int = 0
 
@@ -162,22 +165,18 @@ class Spec:
                 raise ValueError(
                     f"{name} is set, but {self.model} has no such option; it has {', '.join(known)}"
                 )
-        if self.scalar_lr and (self.optimizer != "lars" or not self.lr):
-            raise ValueError(
-                f"scalar_lr is {self.scalar_lr}, which only optimizer='lars' with lr above 0 "
-                "reads; leave it out"
-            )
-        for unread, needs in (
-            (("clipping",), self.clip == "none"),
-            (("unclipped",), not self.clip.startswith("agc")),
-            (("sam_share",), self.sam == 0),
+        for name, unread, cause in (
+            ("clipping", self.clip == "none", "clip"),
+            ("unclipped", not self.clip.startswith("agc"), "clip"),
+            ("sam_share", self.sam == 0, "sam"),
+            ("scalar_lr", self.optimizer != "lars", "optimizer"),
+            ("warmup_from_zero", self.warmup_epochs == 0, "warmup_epochs"),
         ):
-            for name in unread:
-                if needs and getattr(self, name) != _DEFAULTS[name]:
-                    raise ValueError(
-                        f"{name} is {getattr(self, name)!r}, which nothing reads with "
-                        f"clip={self.clip!r} and sam={self.sam}; leave it out"
-                    )
+            if unread and getattr(self, name) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, which nothing reads with "
+                    f"{cause}={getattr(self, cause)!r}; leave it out"
+                )
 
     def model_options(self) -> dict[str, Any]:
         """The settings that :func:`nbrepro.models.create` takes, where they are not the default."""
