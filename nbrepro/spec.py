@@ -47,6 +47,7 @@ class Spec:
         batch_size: images per step, over all processes together.
         optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
         lr: learning rate before the schedule.
+        scalar_lr: that of biases, gains and scalars under ``lars``; 0 for the same.
         momentum: the optimizer's momentum.
         weight_decay: L2 coefficient.
         decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
@@ -87,6 +88,7 @@ class Spec:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.1
+    scalar_lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay: str = "all"
@@ -132,6 +134,7 @@ class Spec:
             ("epochs", 0, None),
             ("batch_size", 1, None),
             ("lr", 0, None),
+            ("scalar_lr", 0, None),
             ("momentum", 0, 1),
             ("weight_decay", 0, None),
             ("clipping", 0, None),
@@ -166,6 +169,7 @@ class Spec:
             ("clipping", self.clip == "none", "clip"),
             ("unclipped", not self.clip.startswith("agc"), "clip"),
             ("sam_share", self.sam == 0, "sam"),
+            ("scalar_lr", self.optimizer != "lars", "optimizer"),
             ("warmup_from_zero", self.warmup_epochs == 0, "warmup_epochs"),
         ):
             if unread and getattr(self, name) != _DEFAULTS[name]:
