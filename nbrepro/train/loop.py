@@ -127,9 +127,7 @@ def train(
         accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
     identity = checkpoints.identity(spec, dataset, accelerator.num_processes)
     saved = checkpoints.read(checkpoint, identity, accelerator.device) if checkpoint else None
-    precision = resolved(spec.precision, accelerator.device)
-    if saved:
-        precision = saved["how"]["precision"]
+    precision = saved["how"]["precision"] if saved else resolved(spec.precision, accelerator.device)
     run, finished = assemble(spec, dataset, accelerator, precision)
     state, per_epoch = run.state, run.steps_per_epoch
     if saved:
@@ -198,7 +196,9 @@ def train(
         "seconds": round(time.perf_counter() - started, 1),
         "resumed_at_epoch": done,
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
-    } | ({"earlier": earlier} if earlier else {})
+    }
+    if earlier:
+        how["earlier"] = earlier
     status = "completed" if state.diverged_at is None else "diverged"
     model = finished(int(state.curve[-1]["step"]))
     return Result(status, metrics, state.curve, how, model, learnt)
