@@ -180,40 +180,46 @@ def read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, A
         of: what it must be of, from :func:`identity`.
         device: where its tensors go.
     """
+    if not path.exists():
+        return None
+    try:
+        return _read(path, of, device)
+    except _Refused as reason:
+        log.warning("%s %s; starting from the beginning", path, reason)
+        return None
+
+
+class _Refused(Exception):
+    """Why a checkpoint is not taken up."""
+
+
+def _read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     try:
         whole = path.read_bytes()
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        return _refused(path, f"cannot be read ({error.strerror})")
+        raise _Refused(f"cannot be read ({error.strerror})") from error
     if not whole.startswith(_HEADER):
-        return _refused(path, "is no checkpoint of this version of nbrepro")
+        raise _Refused("is no checkpoint of this version of nbrepro")
     end = len(_header(b""))
     if whole[:end] != _header(whole[end:]):
-        return _refused(path, "is damaged: its content does not match its digest")
+        raise _Refused("is damaged: its content does not match its digest")
     try:
         saved = torch.load(io.BytesIO(whole[end:]), map_location=device, weights_only=True)
     except Exception as error:  # it is as it was written, so by a torch that we are not
-        return _refused(path, f"cannot be read by this build of torch ({type(error).__name__})")
+        raise _Refused(f"cannot be read by this torch ({type(error).__name__})") from error
     differing = [
         f"{name}: {saved['of'].get(name)}, here {value}"
         for name, value in of.items()
         if saved["of"].get(name) != value
     ]
-    precision = saved["how"]["precision"]
-    if not can_compute(precision, device):
-        differing.append(f"precision: {precision}, which cannot be computed here")
+    if not differing and not can_compute(saved["how"]["precision"], device):
+        differing.append(f"precision: {saved['how']['precision']}, which cannot be computed here")
     if differing:
-        return _refused(
-            path,
+        raise _Refused(
             f"is of another run ({'; '.join(differing)}; to go on from it, stop before the first "
-            "epoch ends and restore what differs)",
+            "epoch ends and restore what differs)"
         )
     return dict(saved)
-
-
-def _refused(path: Path, reason: str) -> None:
-    log.warning("%s %s; starting from the beginning", path, reason)
 
 
 def _header(content: bytes | memoryview) -> bytes:
