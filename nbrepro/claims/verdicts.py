@@ -27,6 +27,7 @@ from nbrepro.claims.labels import network, trained
 from nbrepro.claims.register import Claim, register
 from nbrepro.claims.rules import (
     DECISIVE,
+    METRICS,
     Arm,
     Bounds,
     Check,
@@ -406,11 +407,12 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
 
 
 def _runs(records: Sequence[Record], arm: Arm, metric: str = "test_accuracy") -> list[Run]:
+    """The runs of an arm. Runs that were made before a metric was kept are left out."""
     final = metric == "test_accuracy"
     return [
         Run(r.spec.seed, value(r, metric), final and failed(r))
         for r in records
-        if arm.matches(r.spec)
+        if arm.matches(r.spec) and (metric == "untrained_accuracy" or metric in r.metrics)
     ]
 
 
@@ -418,7 +420,7 @@ def _ordered(
     rule: Ordered, records: Sequence[Record], valued: bool
 ) -> tuple[list[Finding], list[str]]:
     """The findings the records allow, and names of the arms that were not run."""
-    runs = _recalled(records)
+    runs = _recalled(records, rule.metric)
     present = [arm for arm in rule.rising if runs(arm)]
     pairs = [*rule.pairs, *(Pair(low, high) for low, high in pairwise(present))]
     found = []
@@ -426,7 +428,8 @@ def _ordered(
         if (low := runs(pair.low)) and (high := runs(pair.high)):
             published = _published(pair) if valued else None
             bounds = pair.between or rule.between
-            compared = findings.compare(_pair(pair), low, high, bounds, published)
+            about = _pair(pair) + _of(rule.metric)
+            compared = findings.compare(about, low, high, bounds, published)
             found.append(_named(compared, pair.high, pair.low))
     for gains in rule.gains:
         first, second = ((runs(pair.low), runs(pair.high)) for pair in (gains.low, gains.high))
@@ -459,8 +462,15 @@ def _named(finding: Finding, *arms: Arm) -> Finding:
     return replace(finding, names=tuple(map(label, arms)))
 
 
-def _recalled(records: Sequence[Record]) -> Callable[[Arm], list[Run]]:
-    return lambda arm: _runs(records, arm)
+def _recalled(
+    records: Sequence[Record], metric: str = "test_accuracy"
+) -> Callable[[Arm], list[Run]]:
+    return lambda arm: _runs(records, arm, metric)
+
+
+def _of(metric: str) -> str:
+    """What a finding is about, for its label; nothing where it is an accuracy."""
+    return "" if metric.endswith("accuracy") else f", {METRICS[metric]}"
 
 
 def _pair(pair: Pair) -> str:
@@ -476,7 +486,8 @@ def _published(pair: Pair) -> Bounds | None:
 
 
 def _missing(rule: Ordered | Failures, records: Sequence[Record]) -> list[str]:
-    absent = [arm for arm in rule.arms if not _runs(records, arm)]
+    metric = rule.metric if isinstance(rule, Ordered) else "test_accuracy"
+    absent = [arm for arm in rule.arms if not _runs(records, arm, metric)]
     return list(dict.fromkeys(_absent(records, arm) for arm in absent))
 
 
@@ -503,6 +514,7 @@ def _level(
                 missing.append(network(model))
                 continue
             name = f"all networks, {label(arm)}" if together else label(concrete)
+            name += _of(rule.metric)
             groups.setdefault(name, (arm, []))[1].extend(runs)
     found = []
     chance = card(grid[0].dataset).chance
@@ -579,9 +591,7 @@ def _judge_check(
         answer = checks.answers(found, rule.bounds)
     except ValueError as error:
         raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
-    return Verdict(
-        claim, _without_training(claim, answer), note=found.note, values=found.values
-    )
+    return Verdict(claim, _without_training(claim, answer), note=found.note, values=found.values)
 
 
 def _without_training(claim: Claim, answer: Answer) -> str:
