@@ -10,7 +10,7 @@ the other is deleted if their curves are equal; if they are not, it is left and 
 import sys
 from pathlib import Path
 
-from nbrepro.records.ledger import BENCHMARKS, RUNS, Record
+from nbrepro.records.ledger import BENCHMARKS, FEATURES, RUNS, Record
 
 
 def migrate(root: Path) -> int:
@@ -18,7 +18,7 @@ def migrate(root: Path) -> int:
     moved, deleted, status = 0, 0, 0
     (root / RUNS).mkdir(exist_ok=True)
     for path in sorted(root.glob("*/*.json")):
-        if path.parent.name in (RUNS, BENCHMARKS):
+        if path.parent.name in (RUNS, BENCHMARKS, FEATURES):
             continue
         target = root / RUNS / path.name
         if target.exists():

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbrepro.claims import verdicts
 from nbrepro.claims.rules import (
+    METRICS,
     Arm,
     Bounds,
     Check,
@@ -31,10 +32,12 @@ def in_words(rule: Rule | None) -> list[str]:
         case None:
             return []
         case Ordered():
-            asked = [_difference(pair, rule.between) for pair in rule.pairs]
+            about = "" if rule.metric == "test_accuracy" else f"{METRICS[rule.metric]}: "
+            asked = [about + _difference(pair, rule.between) for pair in rule.pairs]
             if rule.rising:
                 rising = ", ".join(map(label, rule.rising))
-                asked.append(f"accuracy rises from each to the next that was run: {rising}")
+                what = "accuracy" if rule.metric == "test_accuracy" else METRICS[rule.metric]
+                asked.append(f"{what} rises from each to the next that was run: {rising}")
             asked += [
                 f"what is gained from {label(g.high.low)} to {label(g.high.high)}, less what is "
                 f"gained from {label(g.low.low)} to {label(g.low.high)}, "
@@ -71,7 +74,7 @@ def _survives(arm: Arm, share: float) -> str:
 
 
 def _level(rule: Level, arm: Arm) -> str:
-    what = "accuracy before training" if rule.metric == "untrained_accuracy" else "accuracy"
+    what = "accuracy" if rule.metric == "test_accuracy" else METRICS[rule.metric]
     asked = f"the {what} of {rule.over} ({label(arm)})"
     if rule.between:
         return f"{asked} {_lies(rule.between, 100, ' %')}"

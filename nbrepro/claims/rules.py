@@ -159,9 +159,29 @@ class Gains:
         return (self.low.low, self.low.high, self.high.low, self.high.high)
 
 
+#: What may be asked of a run, in words. The last four are measured at its end, see
+#: :meth:`nbrepro.records.features.Features.metrics`.
+METRICS = {
+    "test_accuracy": "test accuracy",
+    "untrained_accuracy": "test accuracy before training",
+    "gamma_off": "share of γ below 0.01",
+    "gamma_small": "share of γ below 0.1",
+    "relu_off": "share of ReLUs that are always off",
+    "clamp_loss": "accuracy lost without the smallest quarter of γ",
+}
+Metric: TypeAlias = Literal[
+    "test_accuracy",
+    "untrained_accuracy",
+    "gamma_off",
+    "gamma_small",
+    "relu_off",
+    "clamp_loss",
+]
+
+
 @dataclass(frozen=True)
 class Ordered:
-    """Is the second arm's mean test accuracy above the first one's?
+    """Is the second arm's mean test accuracy, or another metric, above the first one's?
 
     Effect: mean difference, Student's interval over shared seeds, or Welch's where the arms share
     fewer than two. Where a run fails (see :class:`Failures`), failures are counted instead, and
@@ -174,6 +194,7 @@ class Ordered:
         survives: arms of which more than half of the runs must not fail, as in :class:`Failures`.
         between: where differences must lie, as fractions: ``[-0.005, .inf]`` is "not worse by half
             a point". Default: above zero.
+        metric: what is compared; only where it is the test accuracy can a run fail.
         profiles: the only ones that may decide.
     """
 
@@ -184,6 +205,7 @@ class Ordered:
     gains: tuple[Gains, ...] = ()
     survives: tuple[Arm, ...] = ()
     between: Bounds = Bounds(0.0, math.inf)
+    metric: Metric = "test_accuracy"
     profiles: tuple[Profile, ...] = DECISIVE
 
     def __post_init__(self) -> None:
@@ -192,6 +214,8 @@ class Ordered:
         if any(a.settings == b.settings for a, b in combinations(self.rising, 2)):
             raise ValueError("two arms in rising have the same settings")
         self.between.check("a difference of two accuracies", -1, 1)
+        if self.metric != "test_accuracy" and (self.survives or any(a.value for a in self.arms)):
+            raise ValueError("survives and published values are about the test accuracy only")
         _check_names(self.arms, one_network=True)
 
     @property
@@ -208,14 +232,14 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Level:
-    """Does the mean of an accuracy lie between two bounds?
+    """Does the mean of an accuracy, or of another metric, lie between two bounds?
 
     Effect: the mean, Student's interval. The bounds are one of three things: accuracies, multiples
     of chance, or the arms' published values.
 
     Attributes:
         arms: whose accuracy; an arm without ``model`` is one arm per network of the grid.
-        metric: the test accuracy at the end of the run, or before the first step.
+        metric: one of :data:`METRICS`.
         over: whether each network is asked, or all runs together.
         between: the bounds, as fractions.
         times_chance: the bounds, as multiples of the accuracy of guessing.
@@ -225,7 +249,7 @@ class Level:
     evidence: ClassVar[Evidence] = "trained"
 
     arms: tuple[Arm, ...]
-    metric: Literal["test_accuracy", "untrained_accuracy"]
+    metric: Metric
     over: Literal["each network", "all runs"]
     between: Bounds | None = None
     times_chance: Bounds | None = None
@@ -235,7 +259,8 @@ class Level:
         if self.between and self.times_chance:
             raise ValueError("between and times_chance are set; leave one of them out")
         if self.between:
-            self.between.check("an accuracy", 0, 1)
+            least = -1 if self.metric == "clamp_loss" else 0
+            self.between.check("an accuracy or a share", least, 1)
         elif self.times_chance:
             self.times_chance.check("an accuracy in multiples of chance", 0, math.inf)
         elif not all(arm.value for arm in self.arms):

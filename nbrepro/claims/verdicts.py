@@ -26,6 +26,7 @@ from nbrepro.claims.labels import network, trained
 from nbrepro.claims.register import Claim, register
 from nbrepro.claims.rules import (
     DECISIVE,
+    METRICS,
     Arm,
     Bounds,
     Check,
@@ -391,11 +392,12 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
 
 
 def _runs(records: Sequence[Record], arm: Arm, metric: str = "test_accuracy") -> list[Run]:
+    """The runs of an arm. Runs that were made before a metric was kept are left out."""
     final = metric == "test_accuracy"
     return [
         Run(r.spec.seed, value(r, metric), final and failed(r))
         for r in records
-        if arm.matches(r.spec)
+        if arm.matches(r.spec) and (metric == "untrained_accuracy" or metric in r.metrics)
     ]
 
 
@@ -403,12 +405,12 @@ def _ordered(
     rule: Ordered, records: Sequence[Record], valued: bool
 ) -> tuple[list[Finding], list[str]]:
     """The findings the records allow, and names of the arms that were not run."""
-    runs = _recalled(records)
+    runs = _recalled(records, rule.metric)
     present = [arm for arm in rule.rising if runs(arm)]
     pairs = [*rule.pairs, *(Pair(low, high) for low, high in pairwise(present))]
     found = [
         findings.compare(
-            comparison(pair.high, pair.low),
+            comparison(pair.high, pair.low) + _of(rule.metric),
             runs(pair.low),
             runs(pair.high),
             pair.between or rule.between,
@@ -443,8 +445,15 @@ def _failures(rule: Failures, records: Sequence[Record]) -> tuple[list[Finding],
     return found, _missing(rule, records)
 
 
-def _recalled(records: Sequence[Record]) -> Callable[[Arm], list[Run]]:
-    return lambda arm: _runs(records, arm)
+def _recalled(
+    records: Sequence[Record], metric: str = "test_accuracy"
+) -> Callable[[Arm], list[Run]]:
+    return lambda arm: _runs(records, arm, metric)
+
+
+def _of(metric: str) -> str:
+    """What a finding is about, for its label; nothing where it is an accuracy."""
+    return "" if metric.endswith("accuracy") else f", {METRICS[metric]}"
 
 
 def _pair(pair: Pair) -> str:
@@ -460,7 +469,8 @@ def _published(pair: Pair) -> Bounds | None:
 
 
 def _missing(rule: Ordered | Failures, records: Sequence[Record]) -> list[str]:
-    absent = [arm for arm in rule.arms if not _runs(records, arm)]
+    metric = rule.metric if isinstance(rule, Ordered) else "test_accuracy"
+    absent = [arm for arm in rule.arms if not _runs(records, arm, metric)]
     return list(dict.fromkeys(_absent(records, arm) for arm in absent))
 
 
@@ -487,6 +497,7 @@ def _level(
                 missing.append(network(model))
                 continue
             name = f"all networks, {label(arm)}" if together else label(concrete)
+            name += _of(rule.metric)
             groups.setdefault(name, (arm, []))[1].extend(runs)
     found = []
     chance = card(grid[0].dataset).chance

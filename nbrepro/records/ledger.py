@@ -29,6 +29,8 @@ READABLE = (1, 2)
 RUNS = "runs"
 #: Folder of the ledger that holds timings (see :mod:`nbrepro.records.timings`), not runs.
 BENCHMARKS = "benchmarks"
+#: Folder of the ledger for what networks have learnt (see :mod:`nbrepro.records.features`).
+FEATURES = "features"
 STATUSES = ("completed", "diverged", "failed")
 
 
@@ -188,7 +190,7 @@ class Ledger:
         return [
             folder
             for folder in folders
-            if folder.name not in (RUNS, BENCHMARKS)
+            if folder.name not in (RUNS, BENCHMARKS, FEATURES)
             and any(re.fullmatch("[0-9a-f]{16}", path.stem) for path in folder.glob("*.json"))
         ]
 

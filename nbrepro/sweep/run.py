@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nbrepro import _malloc
+from nbrepro.records import features
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.records.provenance import device_name, provenance
 from nbrepro.spec import Spec
@@ -324,6 +325,8 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
             raise SystemExit(record.error) from None
         return record
     record = _completed(spec, result, dataset.fingerprint)
+    if result.features and _is_first():  # first, so that a record always has its features
+        features.write(result.features, options.ledger.root)
     _write(record, options.ledger)
     if _is_first():
         checkpoint.unlink(missing_ok=True)

@@ -28,8 +28,10 @@ from nbrepro import freezing, models
 from nbrepro.data import Batches, Dataset
 from nbrepro.data.batches import Draws
 from nbrepro.optim import EMA, LARS, parameter_groups
+from nbrepro.records.features import Features
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
+from nbrepro.train import features
 from nbrepro.train.checkpoint import State, Sums
 from nbrepro.train.cuda_graph import Captured
 from nbrepro.train.device import accelerator_for, has_bfloat16, place, seeded
@@ -57,6 +59,7 @@ class Result:
         curve: the same per epoch, with ``epoch`` and ``step``.
         how: device, precision, memory format, processes, threads; seconds and images per second.
         model: the trained network, on the CPU.
+        features: what became of its BatchNorm layers, if it has any and the run completed.
     """
 
     status: str
@@ -64,6 +67,7 @@ class Result:
     curve: list[dict[str, float]]
     how: dict[str, Any]
     model: nn.Module = field(repr=False)
+    features: Features | None = field(default=None, repr=False)
 
 
 def initial_model(spec: Spec, num_classes: int) -> nn.Module:
@@ -159,8 +163,12 @@ def train(
     for tracker in accelerator.trackers:  # end_training() would end the process group too
         tracker.finish()
     metrics = {k: v for k, v in state.curve[-1].items() if k not in ("epoch", "step")}
+    learnt = None
     if state.diverged_at is not None:
         metrics["diverged_at"] = state.diverged_at
+    else:
+        learnt = _features(run, accelerator)
+        metrics |= learnt.metrics() if learnt else {}
     how = {
         "device": device_name(accelerator.device),
         "precision": "bfloat16" if _bfloat16(spec, accelerator.device) else "float32",
@@ -173,7 +181,8 @@ def train(
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
     }
     status = "completed" if state.diverged_at is None else "diverged"
-    return Result(status, metrics, state.curve, how, finished(int(state.curve[-1]["step"])))
+    model = finished(int(state.curve[-1]["step"]))
+    return Result(status, metrics, state.curve, how, model, learnt)
 
 
 def assemble(
@@ -296,6 +305,17 @@ def _measure(driver: Eager | Captured, accelerator: Accelerator) -> dict[str, fl
     total = accelerator.reduce(tested, "sum")
     loss, top1, top5 = (total / len(run.test)).tolist()
     return {"test_loss": loss, "test_accuracy": top1, "test_top5": top5}
+
+
+def _features(run: Run, accelerator: Accelerator) -> Features | None:
+    """What training made of the BatchNorm layers, measured on the test set."""
+    eager = Eager(run)  # a replayed step would not notice that hooks were added
+    return features.measure(
+        run.state.model.eval(),
+        run.spec.hash,
+        lambda: _measure(eager, accelerator)["test_accuracy"],
+        lambda counts: accelerator.reduce(counts, "sum"),
+    )
 
 
 def _row(epoch: int, step: int, measured: dict[str, float]) -> dict[str, float]:
