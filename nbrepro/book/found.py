@@ -156,7 +156,7 @@ class Claims:
     """The claims of a page beside what was found, in several places, each claim once.
 
     Args:
-        verdicts: of the page; several of one claim are rows of their own, the first of them decides.
+        verdicts: of the page; several of one claim are rows of their own, the first decides.
     """
 
     def __init__(self, verdicts: "Iterable[Verdict]") -> None:
@@ -176,7 +176,7 @@ class Claims:
         return _claims([self._left.pop(name) for name in wanted])
 
     def rest(self) -> "HTML":
-        """All other claims of the page; those without a rule folded, with what a test would take."""
+        """All others of the page; those without a rule folded, with what a test would take."""
         left = list(self._left.values())
         self._left = {}
         return _claims(left)
