@@ -23,11 +23,13 @@ of dimension 0 is one: an output of a weight ``[out, in]`` or ``[out, in, height
 
 Nothing here waits for the device or branches on values, so all of it can be captured in a CUDA
 graph. Under DistributedDataParallel every process clips the same averaged gradients; parameters
-that FSDP has sharded are refused. :class:`nbrepro.optim.ClippedSGD` clips and steps in one.
+that FSDP has sharded are refused. :func:`attach` clips in loops that are not yours;
+:class:`nbrepro.optim.ClippedSGD` clips and steps in one.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +75,6 @@ def clip_factor(weight_norm: Tensor, grad_norm: Tensor, clipping: float, eps: fl
     return torch.where(norm <= bound, 1.0, factor)  # nan compares false and stays
 
 
-@torch.no_grad()
 def clip_grads_(
     named_parameters: Iterable[tuple[str, Tensor]],
     clipping: float = 0.01,
@@ -103,11 +104,30 @@ def clip_grads_(
         ValueError: for an entry of ``exclude`` that matches no name, an unknown rule, or numbers
             out of range.
     """
+    return _checked(named_parameters, clipping, eps, exclude, units)()
+
+
+def _checked(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    clipping: float,
+    eps: float,
+    exclude: Iterable[str],
+    units: str,
+) -> Callable[[], "Clipped"]:
+    """What clips, once all it is given has been checked."""
     check_numbers(clipping, eps)
     parameters = by_name(named_parameters)
     spared = select("parameter to exclude", exclude, parameters)
     is_whole = UNITS[choose("rule for units", units, UNITS)]
-    chosen = {n: p for n, p in parameters.items() if p.grad is not None and n not in spared}
+    left = {name: p for name, p in parameters.items() if name not in spared}
+    return lambda: _clip(left, clipping, eps, is_whole)
+
+
+@torch.no_grad()
+def _clip(
+    parameters: dict[str, Tensor], clipping: float, eps: float, is_whole: Callable[[Tensor], bool]
+) -> "Clipped":
+    chosen = {name: p for name, p in parameters.items() if p.grad is not None}
     factors: dict[str, Tensor] = {}
     for group in alike(chosen):
         first = {name: weight for name, weight in group.items() if is_whole(weight)}
@@ -174,6 +194,89 @@ def ratios(
         for name, p in by_name(named_parameters).items()
         if p.grad is not None
     }
+
+
+def attach(
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, Tensor]],
+    clipping: float = 0.01,
+    eps: float = 1e-3,
+    exclude: Iterable[str] = (),
+    units: str = "official",
+) -> "Attached":
+    """Clip before every step of ``optimizer``, whoever calls it: for loops that are not yours.
+
+    Frameworks hand a closure to ``step`` that computes the gradients, or call it through a loss
+    scaler; what is attached clips after the closure and after unscaling. (A hook that clips when
+    ``step`` begins would clip the gradients of the step before.) Names are those of the model as it
+    is now, so attach before it is compiled or wrapped. Copies of an optimizer lose what is attached
+    to it, as they lose all hooks.
+
+    Args:
+        optimizer: of torch; with Accelerate the one that is given to ``prepare``.
+        named_parameters: as for :func:`clip_grads_`, and so is the rest.
+
+    Returns:
+        A handle that says what the last step clipped, and can be removed.
+
+    Raises:
+        TypeError: for an optimizer that takes no hooks; else as :func:`clip_grads_`.
+        ValueError: if the optimizer has none of the parameters; else as :func:`clip_grads_`.
+        RuntimeError: from ``step``, if a fused optimizer is to unscale the gradients by itself.
+    """
+    parameters = by_name(named_parameters)
+    clip = _checked(parameters.items(), clipping, eps, exclude, units)
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in owned for p in parameters.values()):
+        raise ValueError(
+            "the optimizer has none of these parameters; give those of the model that it trains, "
+            "as they are when the optimizer is made"
+        )
+    return Attached(optimizer, clip)
+
+
+class Attached:
+    """Clipping that is attached to an optimizer, see :func:`attach`.
+
+    Attributes:
+        clipped: what the last step clipped; empty before the first.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, clip: Callable[[], Clipped]) -> None:
+        self.clipped = Clipped({})
+        self._clip = clip
+        try:
+            self._handle = optimizer.register_step_pre_hook(self._before_step)
+        except AttributeError:  # a wrapper that is an Optimizer by name only
+            raise TypeError(
+                f"{type(optimizer).__name__} takes no hooks; attach to the optimizer inside it, "
+                "or before it is wrapped"
+            ) from None
+
+    def remove(self) -> None:
+        """Let the optimizer step without clipping again."""
+        self._handle.remove()
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "gradients are still scaled when this fused optimizer steps, so they cannot be "
+                "clipped; call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+            )
+        itself, *given = args
+        closure = given.pop(0) if given else kwargs.get("closure")
+        if closure is None:
+            self.clipped = self._clip()
+            return None
+
+        def clipped_closure() -> Any:
+            loss = closure()
+            self.clipped = self._clip()
+            return loss
+
+        return (itself, *given), {**kwargs, "closure": clipped_closure}
 
 
 def _facing(factor: Tensor, gradient: Tensor) -> Tensor:
