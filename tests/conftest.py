@@ -44,6 +44,7 @@ SLOW = (
     "test_pretrained.py",
     "test_runner.py",
     "test_slurm.py",
+    "test_standalone.py::test_the_one_file_works_alone_and_gives_equal_results",
     "test_training.py::test_two_processes_equal_one",
     "test_two_processes.py",
 )
