@@ -47,6 +47,7 @@ class Spec:
         batch_size: images per step, over all processes together.
         optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
         lr: learning rate before the schedule.
+        scalar_lr: that of biases, gains and scalars under ``lars``; 0 for the same.
         momentum: the optimizer's momentum.
         weight_decay: L2 coefficient.
         decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
@@ -66,7 +67,9 @@ class Spec:
         skip_init: whether a normalizer-free network's blocks have SkipInit's scalar.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
-        warmup_epochs: epochs over which the rate rises linearly from zero.
+        warmup_epochs: epochs, W steps, over which the rate rises linearly to the schedule's first.
+        warmup_from_zero: whether step s of them (from 0) has s/W of that rate, as in the code of
+            both papers; without it (s + 1)/W, as in all runs before there was this setting.
         precision: ``auto`` is bfloat16 (convolutions, linear layers) where the hardware has it.
         seed: initialization, data order and augmentation all follow from it.
     """
@@ -85,6 +88,7 @@ class Spec:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.1
+    scalar_lr: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay: str = "all"
@@ -101,6 +105,7 @@ class Spec:
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
     warmup_epochs: float = 0.0
+    warmup_from_zero: bool = False
     precision: str = "auto"
     seed: int = 0
 
@@ -129,6 +134,7 @@ class Spec:
             ("epochs", 0, None),
             ("batch_size", 1, None),
             ("lr", 0, None),
+            ("scalar_lr", 0, None),
             ("momentum", 0, 1),
             ("weight_decay", 0, None),
             ("clipping", 0, None),
@@ -159,17 +165,18 @@ class Spec:
                 raise ValueError(
                     f"{name} is set, but {self.model} has no such option; it has {', '.join(known)}"
                 )
-        for unread, needs in (
-            (("clipping",), self.clip == "none"),
-            (("unclipped",), not self.clip.startswith("agc")),
-            (("sam_share",), self.sam == 0),
+        for name, unread, cause in (
+            ("clipping", self.clip == "none", "clip"),
+            ("unclipped", not self.clip.startswith("agc"), "clip"),
+            ("sam_share", self.sam == 0, "sam"),
+            ("scalar_lr", self.optimizer != "lars", "optimizer"),
+            ("warmup_from_zero", self.warmup_epochs == 0, "warmup_epochs"),
         ):
-            for name in unread:
-                if needs and getattr(self, name) != _DEFAULTS[name]:
-                    raise ValueError(
-                        f"{name} is {getattr(self, name)!r}, which nothing reads with "
-                        f"clip={self.clip!r} and sam={self.sam}; leave it out"
-                    )
+            if unread and getattr(self, name) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, which nothing reads with "
+                    f"{cause}={getattr(self, cause)!r}; leave it out"
+                )
 
     def model_options(self) -> dict[str, Any]:
         """The settings that :func:`nbrepro.models.create` takes, where they are not the default."""

@@ -301,7 +301,7 @@ def test_single_and_corrected_answer_stand_side_by_side_where_they_differ(page: 
 
 @pytest.mark.parametrize("page", [tables.scorecard, tables.verdict_table])
 def test_failures_and_values_are_told(page: Any) -> None:
-    survivors = "2 of 5 survive, survivors 58.7 %"
+    survivors = "2 of 5 survive, at 58.7 %"
     html = page([ruled(failed=(3,), numbers=survivors)]).data
     assert survivors in html
     assert f'<span class="number">{survivors}' not in html, "long, so it must wrap"

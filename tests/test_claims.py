@@ -510,7 +510,7 @@ def test_diverged_runs_are_failures_whatever_accuracy_they_ended_at() -> None:
     result = verdict("ACC-20", found)
     assert "5 of 11 runs failed (diverged, or below twice chance)" in result.note
     (finding,) = result.findings
-    assert finding.numbers == "0 of 5 survive; against 6 of 6 survive, survivors 40.0 %"
+    assert finding.numbers == "0 of 5 survive, against 6 of 6, at 40.0 %"
     assert result.verdict == "contradicted"
     three = [r for r in found if r.spec.seed < 3]
     assert verdict("ACC-20", three).verdict == "inconclusive"

@@ -118,11 +118,11 @@ def test_where_runs_fail_failures_are_compared(
 def test_who_survives_in_words() -> None:
     low, high = runs([0.1, 0.1, 0.1]), runs([0.4, 0.5, 0.1])
     found = findings.compare("A over B", low, high, ABOVE)
-    words = "2 of 3 survive, survivors 45.0 %; against 0 of 3 survive"
+    words = "2 of 3 survive, at 45.0 %, against 0 of 3"
     assert found.numbers == words
     assert str(found) == f"A over B: {words}, n = 3"
     found = findings.fails_more("B fails more often than A", low, high)
-    assert found.numbers == "0 of 3 survive; against 2 of 3 survive, survivors 45.0 %"
+    assert found.numbers == "0 of 3 survive, against 2 of 3, at 45.0 %"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_survival(alive: int, failed: int, share: float, expected: Answer) -> No
 def test_a_level_over_survivors_and_failures_is_open() -> None:
     found = findings.level("a", runs([0.4, 0.41, 0.1]), Bounds(0.0, 0.05))
     assert found.single == "open"
-    assert found.numbers == "2 of 3 survive, survivors 40.5 %"
+    assert found.numbers == "2 of 3 survive, at 40.5 %"
     assert findings.level("a", runs([0.1, 0.11, 0.1]), Bounds(0.3, 1)).single == "no"
 
 
@@ -168,7 +168,7 @@ def test_where_runs_fail_rescued_runs_are_compared() -> None:
     found = findings.gain("g", (good, good), (bad, good), ABOVE)
     assert found.single == "yes"
     assert found.p == pytest.approx(1 / 252)
-    assert found.numbers == "5 of 5 rescued; against 0 of 5 rescued"
+    assert found.numbers == "5 of 5 rescued, against 0 of 5"
     assert findings.gain("g", (bad, good), (good, good), ABOVE).single == "no"
     # All that fails still fails: nothing was gained.
     assert findings.gain("g", (bad, bad), (bad, bad), ABOVE).single == "open"

@@ -337,8 +337,9 @@ def gradients_for(model: nn.Module, step: int, scale: float = 1.0) -> None:
         parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
 
 
+@pytest.mark.parametrize("scalars", [1.0, 0.25])
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_lars_is_the_formula(as_tensor: bool) -> None:
+def test_lars_is_the_formula(as_tensor: bool, scalars: float) -> None:
     model = net()
     with torch.no_grad():
         model.hidden.weight.zero_()
@@ -347,7 +348,7 @@ def test_lars_is_the_formula(as_tensor: bool) -> None:
     rate: float | Tensor = torch.tensor(0.0) if as_tensor else 0.0
     groups = parameter_groups(model, 0.01)
     exempt = names(model, groups[1])
-    optimizer = LARS(groups, rate, momentum=0.8, trust=0.02)
+    optimizer = LARS(groups, rate, momentum=0.8, trust=0.02, scalars=scalars)
     for step, lr in enumerate((1.0, 3.0, 0.5)):
         gradients_for(model, step)
         for group in optimizer.param_groups:
@@ -356,7 +357,7 @@ def test_lars_is_the_formula(as_tensor: bool) -> None:
         for name, parameter in model.named_parameters():
             w, g = weights[name], parameter.grad.double()
             decay = 0 if name in exempt else 0.01
-            ratio = 1.0
+            ratio = scalars
             if name not in exempt and w.norm() > 0:
                 ratio = float(0.02 * w.norm() / (g.norm() + decay * w.norm()))
             velocity[name] = 0.8 * velocity[name] + lr * ratio * (g + decay * w)

@@ -61,6 +61,7 @@ claims:
       gains: [[[*deep, *twin], {low: *slow, high: *slower}]]
       survives: [*twin]
       between: [0.1, .inf]
+      metric: test_accuracy
       profiles: [full, quick]
   - <<: *run
     id: S-2
@@ -475,7 +476,7 @@ def test_a_claim_may_live_on_any_page() -> None:
             entry(rule=ordered() | {"pairs": [{"low": SHALLOW, "high": DEEP, "between": [2, 3]}]}),
             "pairs 1: 2.0 is out of range",
         ),
-        (entry(rule=level(between=[0.3, 30])), "30.0 is out of range; an accuracy lies between 0"),
+        (entry(rule=level(between=[0.3, 30])), "30.0 is out of range; an accuracy or a share lies"),
         (entry(rule=level(between=[-0.1, 0.5])), "-0.1 is out of range"),
         (entry(rule=level(between=[0.5, 0.5])), "cannot be met"),
         (entry(rule=level(times_chance=[3, 5])), "between and times_chance are set"),

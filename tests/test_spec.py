@@ -85,6 +85,7 @@ def test_golden_defaults() -> None:
         "schedule": "step",
         "milestones": [0.5, 0.75],
         "warmup_epochs": 0.0,
+        "warmup_from_zero": False,
         "precision": "auto",
         "seed": 0,
         "optimizer": "sgd",
@@ -98,6 +99,7 @@ def test_golden_defaults() -> None:
         "randaugment": 0.0,
         "sam": 0.0,
         "sam_share": 0.2,
+        "scalar_lr": 0.0,
         "ema": 0.0,
         "dropout": 0.0,
         "stochastic_depth": 0.0,
@@ -145,15 +147,17 @@ FURTHER: dict[str, Any] = {
     "clipping": 0.02,
     "unclipped": ["fc.*"],
     "sam_share": 0.5,
+    "scalar_lr": 0.5,
     "dropout": 0.1,
     "stochastic_depth": 0.1,
     "skip_init": False,
+    "warmup_from_zero": True,
 }
 
 
 def test_every_setting_is_part_of_the_identity() -> None:
     base = Spec(model="cifar_resnet14")
-    other = Spec(model="cifar_nf_resnet20", clip="agc", sam=0.05)
+    other = Spec(model="cifar_nf_resnet20", clip="agc", sam=0.05, optimizer="lars", warmup_epochs=1)
     hashes = {base.replace(**{name: value}).hash for name, value in CHANGES.items()}
     hashes |= {other.replace(**{name: value}).hash for name, value in FURTHER.items()}
     names = {field.name for field in dataclasses.fields(Spec)}
@@ -167,6 +171,11 @@ def test_every_setting_is_part_of_the_identity() -> None:
         ({"clipping": 0.02}, "clipping is 0.02, which nothing reads with clip='none'"),
         ({"clip": "norm", "unclipped": ["stem.*"]}, "unclipped is"),
         ({"sam_share": 0.5}, "sam_share is 0.5"),
+        ({"scalar_lr": 0.5}, "nothing reads with optimizer='sgd'"),
+        (
+            {"warmup_from_zero": True},
+            "nothing reads with warmup_epochs=0.0",
+        ),
         ({"dropout": 0.1}, "dropout is set, but cifar_resnet14 has no such option"),
         ({"model": "cifar_nf_resnet20", "weight_init": "binary"}, "weight_init is set"),
         ({"skip_init": False}, "skip_gain is set, but cifar_resnet14"),

@@ -60,10 +60,14 @@ def test_cosine(epoch: int, expected: float) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine", "constant"])
-def test_warm_up_rises_evenly_to_the_full_rate(schedule: str) -> None:
-    spec = PAPER.replace(schedule=schedule, warmup_epochs=5)
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_warm_up_rises_evenly_to_the_full_rate(schedule: str, from_zero: bool) -> None:
+    """From zero as in the code of both papers; without it as in the first records."""
+    spec = PAPER.replace(schedule=schedule, warmup_epochs=5, warmup_from_zero=from_zero)
     rates = [learning_rate(spec, step, 391) for step in range(5 * 391 + 1)]
-    assert rates[:-1] == pytest.approx([0.1 * (i + 1) / 1955 for i in range(1955)], rel=1e-12)
+    first = 0 if from_zero else 1
+    expected = [0.1 * (i + first) / 1955 for i in range(1955)]
+    assert rates[:-1] == pytest.approx(expected, rel=1e-12)
     assert rates[-1] == pytest.approx(0.1, rel=1e-12)
 
 

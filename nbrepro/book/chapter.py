@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbrepro._suggest import unknown
+from nbrepro.book import captions
 
 if TYPE_CHECKING:
     from IPython.display import Code
@@ -92,7 +93,8 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
     parameter can then only be a misspelt one, which papermill would pass over in silence.
 
     A chapter owns the process of its notebook. So this also silences the warning that Accelerate's
-    notebook bars give, and at the ``smoke`` profile sets torch to one thread.
+    notebook bars give, and at the ``smoke`` profile sets torch to one thread. Figures are numbered
+    from here on, see :mod:`nbrepro.book.captions`.
 
     Args:
         name: the notebook's name without ending.
@@ -132,6 +134,7 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
         import torch
 
         torch.set_num_threads(1)
+    captions.start(name)
     return Chapter(name, **{key: given[key] for key in known})
 
 

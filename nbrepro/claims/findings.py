@@ -4,7 +4,7 @@ Which runs and which questions is the business of :mod:`nbrepro.claims.verdicts`
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, TypedDict
@@ -51,7 +51,7 @@ class Finding:
         corrected: the same after Holm's correction over a paper's trained findings.
         family: how many those are.
         failed: runs of each arm that failed; empty if none did.
-        survivors: mean accuracy of the others.
+        survivors: mean accuracy of the others; numbers for readers have it behind *at*.
         counted: what the others do; a run is *rescued* that fails in the first arm of a pair only.
         published: what the paper prints, for readers; empty if it was not asked.
         value: whether ours agrees with that.
@@ -91,21 +91,33 @@ class Finding:
         return self.needed(ALPHA / self.family) if self.answer == "open" else None
 
     @property
-    def numbers(self) -> str:
-        """For readers: ``+5.5 points [+4.0, +7.0]``, ``48.0 %``, or who survives."""
+    def amount(self) -> str:
+        """For readers: ``+5.5 points``, ``48.0 %``, ``×2.10``, or who survives."""
         if self.failed:
-            return "; against ".join(
-                f"{n - failed} of {n} {self.counted}"
-                + ("" if math.isnan(mean) else f", survivors {100 * mean:.1f} %")
-                for n, failed, mean in zip(self.n, self.failed, self.survivors, strict=True)
-            )
+            return ", against ".join(self._counted())
         if self.unit == "×":
-            return f"×{self.effect:.2f} [{self.low:.2f}, {self.high:.2f}]"
+            return f"×{self.effect:.2f}"
         sign = "+" if self.unit == "points" else ""
-        effect = f"{100 * self.effect:{sign}.1f} {self.unit}"
-        if math.isnan(self.low):
-            return effect
-        return f"{effect} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+        return f"{100 * self.effect:{sign}.1f} {self.unit}"
+
+    @property
+    def numbers(self) -> str:
+        """For readers: the amount with its interval, ``+5.5 points [+4.0, +7.0]``."""
+        if self.failed or math.isnan(self.low):
+            return self.amount
+        if self.unit == "×":
+            return f"{self.amount} [{self.low:.2f}, {self.high:.2f}]"
+        sign = "+" if self.unit == "points" else ""
+        return f"{self.amount} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+
+    def _counted(self) -> Iterator[str]:
+        """``6 of 8 survive, at 42.5 %`` of each arm, the word for it in the first only."""
+        arms = zip(self.n, self.failed, self.survivors, strict=True)
+        for at, (n, failed, mean) in enumerate(arms):
+            does = "" if at else f" {self.counted}"
+            yield f"{n - failed} of {n}{does}" + (
+                "" if math.isnan(mean) else f", at {100 * mean:.1f} %"
+            )
 
     @property
     def seeds(self) -> str:

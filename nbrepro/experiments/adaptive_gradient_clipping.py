@@ -58,6 +58,8 @@ def _arms(profile: str) -> list[Spec]:
         _agc(at[1.6], LAMBDAS[1], unclipped=("fc.weight", PARTS[0])),
         # LARS fixes the length of every update
         *(nf.replace(optimizer="lars", lr=rate) for rate in (1.6, 6.4, 25.6)),
+        # the same, with a usual rate for biases, gains and SkipInit's scalars
+        *(nf.replace(optimizer="lars", lr=rate, scalar_lr=0.4) for rate in (1.6, 6.4, 25.6)),
     ]
     return list(dict.fromkeys(arms))
 

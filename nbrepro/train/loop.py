@@ -335,6 +335,7 @@ def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
     if spec.decay == "weights":
         groups = parameter_groups(model, spec.weight_decay)
     if spec.optimizer == "lars":
-        return LARS(groups, lr=spec.lr, momentum=spec.momentum)
+        scalars = spec.scalar_lr / spec.lr if spec.scalar_lr and spec.lr else 1.0
+        return LARS(groups, lr=spec.lr, momentum=spec.momentum, scalars=scalars)
     nesterov = spec.optimizer == "nesterov"
     return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)

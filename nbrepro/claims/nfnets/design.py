@@ -508,6 +508,7 @@ def rate_schedule() -> Outcome:
         lr=0.1 * 4096 / 256,
         schedule="cosine",
         warmup_epochs=5.0,
+        warmup_from_zero=True,
     )
     epoch = math.ceil(IMAGES / 4096)
     rates = [learning_rate(spec, step, epoch) for step in range(360 * epoch)]
@@ -516,12 +517,12 @@ def rate_schedule() -> Outcome:
     return Outcome(
         {
             "highest": top,
-            "reached": (rates.index(top) + 1) / epoch,
-            "after_one_epoch": rates[epoch - 1],
+            "reached": rates.index(top) / epoch,
+            "after_one_epoch": rates[epoch],
             "half_way": half,
             "last": rates[-1],
         },
-        f"rises to {top:g} in {(rates.index(top) + 1) / epoch:g} epochs, is {half:.3f} half way "
+        f"rises to {top:g} in {rates.index(top) / epoch:g} epochs, is {half:.3f} half way "
         f"down and {rates[-1]:.0e} at the end",
     )
 

@@ -1,0 +1,229 @@
+"""What was found, in words: the box that opens a page, and the sentence under a figure.
+
+A sentence is chosen by the verdict on a claim and filled with the numbers of its findings. The
+words stand beside the claims, in ``nbrepro/claims/<paper>/conclusions.yaml``; nobody writes what
+was found into a page, so no page says it otherwise than the records do.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbrepro.book.figures import runs_of
+from nbrepro.book.tables import _render
+from nbrepro.claims.findings import Finding, Run, compare
+from nbrepro.claims.register import parse, register
+from nbrepro.claims.rules import Bounds, Check, Failures, Ordered, Rule, read
+from nbrepro.claims.verdicts import failed, value
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+    from nbrepro.claims import Claim
+    from nbrepro.claims.verdicts import Verdict
+    from nbrepro.records.ledger import Record
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What is said of a claim, as ``conclusions.yaml`` has it.
+
+    Attributes:
+        holds: a sentence for where the verdict is that it does.
+        fails: for where it does not hold.
+        open: for where the records do not settle it.
+        numbers: what the findings are, with fields that :func:`conclusion` fills in.
+    """
+
+    holds: str
+    fails: str
+    open: str
+    numbers: str = ""
+
+
+class Said(NamedTuple):
+    """A conclusion in its two parts: what it comes to, and the numbers."""
+
+    headline: str
+    details: str
+
+
+@cache
+def wordings() -> Mapping[str, Wording]:
+    """Claim → what is said of it, of all papers.
+
+    Raises:
+        ValueError: for a claim that the register does not have, or an entry that is not a wording.
+    """
+    found: dict[str, Wording] = {}
+    folder = files("nbrepro.claims")
+    for paper in sorted({claim.paper.folder for claim in register().values()}):
+        file = f"{paper}/conclusions.yaml"
+        path = folder.joinpath(file)
+        entries = parse(path.read_text(encoding="utf-8"), file) if path.is_file() else {}
+        for claim, entry in entries.items():
+            if claim not in register():
+                raise ValueError(f"{file}: {claim} is not in the register")
+            found[claim] = read(Wording, entry, f"{file}: {claim}")
+    return found
+
+
+def conclusion(verdict: "Verdict") -> str:
+    """What was found on a claim: sentences with its numbers, as plain text, the same on every page.
+
+    Of an open claim they say what is missing, and of one that was not run what it needs.
+    """
+    return " ".join(filter(None, (*said(verdict), missing(verdict))))
+
+
+def takeaway(verdict: "Verdict") -> str:
+    """A conclusion without what is missing: the sentence to remember under a figure."""
+    return " ".join(filter(None, said(verdict)))
+
+
+def against(
+    records: "Sequence[Record]", first: Mapping[str, Any], second: Mapping[str, Any]
+) -> str:
+    """Two arms that no claim compares, in numbers: a difference, or who survives.
+
+    Args:
+        records: the runs.
+        first: settings of one arm.
+        second: of the other; a positive difference says that the first is better.
+    """
+    high, low = (
+        [Run(r.spec.seed, value(r, "test_accuracy"), failed(r)) for r in runs_of(records, settings)]
+        for settings in (first, second)
+    )
+    if not (high and low):
+        return "no records yet"
+    return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
+
+
+def said(verdict: "Verdict") -> Said:
+    """What a conclusion comes to, and its numbers."""
+    wording = wordings().get(verdict.claim.id)
+    if verdict.tone == "none":
+        kind = verdict.verdict.capitalize()
+        return Said(f"{kind}: {_bare(verdict.claim)}", _sentence(verdict.note))
+    if wording is None or not _fits(wording, verdict):
+        headline, numbers = _bare(verdict.claim), _sentence(verdict.ours)
+        if verdict.tone != "yes":
+            headline = f"{verdict.verdict.capitalize()}: {headline}"
+    else:
+        headline = {"yes": wording.holds, "no": wording.fails, "open": wording.open}[verdict.tone]
+        numbers = wording.numbers.format(*map(_Numbers, verdict.findings), **_fields(verdict))
+    return Said(headline, numbers)
+
+
+def missing(verdict: "Verdict") -> str:
+    """What would settle an open claim, as a sentence; empty for any other."""
+    if verdict.tone != "open" or not verdict.findings:
+        return ""
+    if verdict.seeds_needed:
+        words = f"{verdict.seeds_needed} seeds per arm would probably settle it."
+    elif any(min(finding.n) < 2 for finding in verdict.findings):
+        words = "A single seed settles nothing."
+    else:
+        words = "More seeds of the same runs are unlikely to settle it."
+    if verdict.single not in ("", verdict.verdict):
+        family = verdict.findings[0].family
+        words += f" Without the correction for {family} comparisons it would be {verdict.single}."
+    return words
+
+
+def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
+    """The box that opens a page: what was found, sentence by sentence, and one figure.
+
+    Args:
+        sentences: verdicts, each told by :func:`conclusion` with a link to its evidence, or
+            sentences of one's own.
+        hero: a figure of :func:`nbrepro.book.captions.figure`.
+    """
+    told = [
+        (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
+        for s in sentences
+    ]
+    return _render("found", told=told, link=_link, hero=hero)
+
+
+def _details(verdict: "Verdict") -> str:
+    return " ".join(filter(None, (said(verdict).details, missing(verdict))))
+
+
+def _link(claim: "Claim") -> str:
+    return f"{claim.chapter}.html#{claim.id}"
+
+
+def _bare(claim: "Claim") -> str:
+    """A claim's statement without the remarks in brackets behind it."""
+    return re.sub(r"\s*\((?:[^()]|\([^()]*\))*\)\s*$", "", claim.statement)
+
+
+def _sentence(text: str) -> str:
+    """Text as a sentence: a capital first, unless it is a symbol such as λ, a full stop last."""
+    if text[:1].isascii():
+        text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "?")) else f"{text}."
+
+
+def _fits(wording: Wording, verdict: "Verdict") -> bool:
+    """Whether fields that name findings by their place name the right ones: all pairs were run."""
+    by_place = re.search(r"\{\d", wording.numbers)
+    return not by_place or len(verdict.findings) == _asked(verdict.claim.rule)
+
+
+def _asked(rule: Rule | None) -> int:
+    """How many questions a rule asks; one where it asks the same of whatever was run."""
+    match rule:
+        case Ordered():
+            return len(rule.pairs) + len(rule.gains) + len(rule.survives)
+        case Failures():
+            return len(rule.pairs) + len(rule.survives)
+    return 1
+
+
+class _Numbers:
+    """A finding as a field: its numbers, and the counts of its arms."""
+
+    def __init__(self, finding: Finding) -> None:
+        self._finding = finding
+
+    def __format__(self, _: str) -> str:
+        finding = self._finding
+        alone = finding.failed or not finding.seeds
+        return finding.numbers if alone else f"{finding.numbers}, {finding.seeds}"
+
+    def _count(self, arm: int) -> str:
+        n, failed = self._finding.n[arm], self._finding.failed[arm]
+        return f"{n - failed} of {n}"
+
+    @property
+    def first(self) -> str:
+        """Of the first arm, how many survive."""
+        return self._count(0)
+
+    @property
+    def second(self) -> str:
+        """Of the second arm, how many survive."""
+        return self._count(1)
+
+
+def _fields(verdict: "Verdict") -> dict[str, Any]:
+    """What fields may name besides single findings: all, the least and the most, or values."""
+    rule = verdict.claim.rule
+    if isinstance(rule, Check):
+        from nbrepro.claims import checks
+
+        return dict(checks.outcome(rule.check).values)
+    ranked = sorted(verdict.findings, key=lambda f: -1 if math.isnan(f.effect) else f.effect)
+    each = (f"{finding.label}: {_Numbers(finding)}" for finding in verdict.findings)
+    return {
+        "all": "; ".join(each),
+        "least": ranked[0].amount if ranked else "",
+        "most": ranked[-1].amount if ranked else "",
+    }

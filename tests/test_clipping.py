@@ -1,0 +1,64 @@
+"""What chapter 5 computes live: arms that are in the ledger's grid, and the bound on SkipInit."""
+
+from itertools import islice, repeat
+
+import pandas as pd
+import pytest
+import torch
+
+from nbrepro import agc, experiments
+from nbrepro.book import clipping
+from nbrepro.claims.rules import matches
+from nbrepro.experiments.adaptive_gradient_clipping import FREE
+
+GRID = experiments.get("adaptive_gradient_clipping").specs("quick", seeds=1)
+
+
+@pytest.mark.parametrize("arms", ["TWINS", "lambdas", "rivals", "parts"])
+def test_every_arm_of_a_figure_is_one_of_the_experiment(arms: str) -> None:
+    drawn = getattr(clipping, arms)
+    for name, settings in (drawn() if callable(drawn) else drawn).items():
+        assert any(matches(spec, settings) for spec in GRID), name
+
+
+def test_arms_of_one_figure_share_no_run() -> None:
+    for arms in (clipping.rivals(), clipping.parts(), clipping.at(clipping.TWINS, lr=1.6)):
+        for spec in GRID:
+            assert sum(matches(spec, settings) for settings in arms.values()) <= 1, spec
+
+
+def test_the_recursion_is_what_clipping_and_torch_do() -> None:
+    """A scalar whose gradient is large and never changes its sign is at the bound in each step."""
+    scalar = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    optimizer = torch.optim.SGD([scalar], 1.6, momentum=0.9, nesterov=True)
+    for bound in islice(clipping.reach(repeat(1.6), 0.01), 100):
+        scalar.grad = torch.tensor(-1e6, dtype=torch.float64)
+        agc.clip_grads_([("scalar", scalar)], clipping=0.01)
+        optimizer.step()
+        assert scalar.item() == pytest.approx(bound, rel=1e-9)
+
+
+def test_steps_to_a_target() -> None:
+    rate, clip = 1.6, 0.01
+    steps = clipping.steps_to(0.1, rate, clip)
+    path = list(islice(clipping.reach(repeat(rate), clip), steps))
+    assert path[-2] < 0.1 <= path[-1]
+    assert clipping.steps_to(0.1, rate, 2 * clip) < steps
+
+
+def test_a_clipped_scalar_stays_below_the_bound_and_a_free_one_does_not() -> None:
+    rates = [1.6] * 12
+    bound = list(clipping.reach(rates, 0.01))
+    free, clipped = (clipping.watch(rates, unclipped) for unclipped in (FREE, ["fc.weight"]))
+    assert (clipped.scalars.abs().max(axis=1) <= [1.0001 * w for w in bound]).all()
+    assert (free.scalars.abs().max(axis=1) > bound).any()
+    assert not free.shares["name"].str.endswith("skip_gain").any()
+    assert clipped.shares["name"].str.endswith("skip_gain").any()
+    assert sorted(free.shares["step"].unique()) == list(range(1, 13))
+
+
+def test_how_skipinit_ended() -> None:
+    steady = pd.DataFrame([[0.1, -0.2], [0.25, -0.5]], index=[1, 2])
+    assert clipping.ending(steady) == "ended at 0.250, 0.500"
+    wild = pd.DataFrame([[0.1], [float("nan")]], index=[1, 2])
+    assert clipping.ending(wild) == "blew up at step 2 of 2"

@@ -1,0 +1,190 @@
+"""What was found, in words: every claim's sentences for every verdict, with its own numbers."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from IPython.display import HTML
+
+from nbrepro import claims
+from nbrepro.book import found
+from nbrepro.claims import checks
+from nbrepro.claims.findings import Answer, Finding
+from nbrepro.claims.rules import Check, Failures, Level, Measured, Ordered, Trained
+from nbrepro.claims.verdicts import TONE, Verdict
+from nbrepro.records.ledger import Record
+from nbrepro.spec import Spec
+
+WORDED = sorted(found.wordings())
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+#: A verdict of each tone that a rule's kind of evidence can have.
+WORDS = {
+    "trained": ("contradicted", "inconclusive", "reproduced at reduced scale", "reproduced"),
+    "measured": ("contradicted", "inconclusive", "reproduced"),
+    "ours": ("not found here", "inconclusive", "found here"),
+}
+
+
+def difference(at: int, answer: Answer = "yes", unit: Any = "points") -> Finding:
+    """A finding with numbers that no other has."""
+    effect = 0.111 + at / 10
+    return Finding(f"A{at} over B{at}", (7, 7), effect, effect - 0.02, effect + 0.03, answer, unit)
+
+
+def counted(at: int, arms: int, answer: Answer = "yes") -> Finding:
+    n, failed, survivors = (70 + at, 90 + at), (11 + at, 23 + at), (0.431, math.nan)
+    nan = (math.nan,) * 3
+    return Finding(
+        f"A{at} over B{at}",
+        n[:arms],
+        *nan,
+        answer,
+        "points",
+        failed=failed[:arms],
+        survivors=survivors[:arms],
+    )
+
+
+def outcomes(rule: Any) -> Iterator[tuple[Finding, ...]]:
+    """All kinds of findings that a rule can have: differences, and counts where runs fail."""
+    match rule:
+        case Ordered():
+            asked = len(rule.pairs) + len(rule.gains) or len(rule.rising) - 1
+            lasting = [counted(asked + n, 1) for n, _ in enumerate(rule.survives)]
+            yield (*(difference(n) for n in range(asked)), *lasting)
+            yield (*(counted(n, 2) for n in range(asked)), *lasting)
+        case Failures():
+            pairs = [counted(n, 2) for n, _ in enumerate(rule.pairs)]
+            yield (*pairs, *(counted(len(pairs) + n, 1) for n, _ in enumerate(rule.survives)))
+        case Level():
+            yield (difference(0, unit="%"),)
+            yield (counted(0, 1),)
+        case Measured():
+            yield tuple(difference(n, unit="×") for n, _ in enumerate(rule.cases))
+        case Check():
+            yield ()
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that take no time: each value is a number of its own."""
+
+    def summary(name: str) -> checks.Summary:
+        names = {k for c in claims.register().values() if isinstance(c.rule, Check)
+                 and c.rule.check == name for k in c.rule.bounds}  # fmt: skip
+        values = {
+            key: checks.Estimate(2.5 + at, 2.25 + at, 2.75 + at, 10)
+            for at, key in enumerate(sorted(names))
+        }
+        return checks.Summary(values, "")
+
+    monkeypatch.setattr(checks, "outcome", summary)
+
+
+@pytest.mark.parametrize("claim", WORDED)
+def test_every_verdict_on_a_claim_has_its_sentence(claim: str, made_up: None) -> None:
+    given = claims.get(claim)
+    headlines = {}
+    for findings in outcomes(given.rule):
+        for word in WORDS["ours" if given.by == "ours" else given.evidence]:
+            said = found.said(Verdict(given, word, findings, single=word))
+            text = found.conclusion(Verdict(given, word, findings, single=word))
+            assert not re.search(r"[{}]|\bnan\b", text), text
+            for sentence in said:
+                assert not sentence or sentence[-1] in ".?", text
+                assert not sentence or not sentence[0].islower(), text
+            headlines[TONE[word]] = said.headline
+            wording = found.wordings()[claim]
+            assert said.headline in (wording.holds, wording.fails, wording.open)
+            ours = "".join(map(str, findings)) + repr(found._fields(Verdict(given, word, findings)))
+            settings = str(wording)
+            for number in NUMBER.findall(text):
+                assert number in ours or number in settings or number in percents(given), text
+    assert len(set(headlines.values())) == 3, "three verdicts, three sentences"
+
+
+def percents(claim: claims.Claim) -> str:
+    """The values of a claim's check in all the forms that they may be given in."""
+    if not isinstance(claim.rule, Check):
+        return ""
+    values = checks.outcome(claim.rule.check).values.values()
+    return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f}" for v in values)
+
+
+def test_every_claim_that_training_decides_has_words_of_its_own() -> None:
+    trained = {c.id for c in claims.register().values() if isinstance(c.rule, Trained)}
+    assert trained - set(WORDED) == set()
+
+
+def test_the_numbers_are_those_of_the_scorecard() -> None:
+    given = claims.get("F2-d")
+    for finding in (difference(0), counted(0, 2)):
+        said = found.conclusion(Verdict(given, "reproduced at reduced scale", (finding,)))
+        assert finding.numbers in said
+
+
+def test_what_is_missing() -> None:
+    given = claims.get("F2-d")
+    open_ = replace(difference(0, "open"), needed=lambda _: 12, family=17)
+    verdict = Verdict(given, "inconclusive", (open_,), single="contradicted")
+    assert "12 seeds per arm" in found.missing(verdict)
+    assert "17 comparisons it would be contradicted" in found.missing(verdict)
+    single = replace(difference(0, "open"), n=(1, 1))
+    assert "single seed" in found.missing(Verdict(given, "inconclusive", (single,)))
+    hopeless = Verdict(given, "inconclusive", (difference(0, "open"),))
+    assert "unlikely" in found.missing(hopeless)
+    assert found.missing(Verdict(given, "contradicted", (difference(0, "no"),))) == ""
+
+
+def test_a_claim_that_was_not_run_says_so() -> None:
+    said = found.conclusion(Verdict(claims.get("ACC-4"), "not run", note="needs a GPU"))
+    assert said.startswith("Not run: ResNet-110 with only BatchNorm trained (8,288 parameters)")
+    assert said.endswith("reaches 69.5 %. Needs a GPU.")
+
+
+def test_with_a_pair_missing_no_number_is_put_in_the_place_of_another() -> None:
+    """F2-a names its two comparisons by place; with one of them not run, it names neither."""
+    given = claims.get("F2-a")
+    said = found.conclusion(Verdict(given, "inconclusive", (counted(1, 2, "open"),)))
+    assert said.startswith("Inconclusive: With AGC")
+    assert "batch size 1024" not in said
+    assert counted(1, 2).numbers in said
+
+
+def test_the_box_escapes_text_and_shows_verdict_and_figure() -> None:
+    verdict = Verdict(claims.get("F2-d"), "contradicted", (difference(0, "no"),))
+    figure = HTML("<figure>drawn</figure>")
+    box = found.found(verdict, "a < b", hero=figure).data
+    assert "a &lt; b" in box
+    assert "<figure>drawn</figure>" in box
+    assert found.said(verdict).details in box
+    assert 'class="verdict verdict-no">contradicted<' in box
+    assert "<figure" not in found.found("a").data
+
+
+def trained(accuracies: list[float], seed: int = 0, **settings: Any) -> list[Record]:
+    """Completed runs with these accuracies, with the seeds from ``seed`` on."""
+    base = Spec(model="cifar_nf_resnet20", dataset="cifar10", **settings)
+    return [
+        Record(base.replace(seed=seed + n), "completed", {"test_accuracy": accuracy}, [], {})
+        for n, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_two_arms_that_no_claim_compares() -> None:
+    first, second = {"clip": "agc"}, {"clip": "norm"}
+    records = [
+        *trained([0.41, 0.43, 0.45], clip="agc", clipping=0.01),
+        *trained([0.40, 0.40, 0.42], clip="norm", clipping=0.25),
+    ]
+    said = found.against(records, first, second)
+    assert said.startswith("+2.3 points [")
+    assert said.endswith("n = 3")
+    assert found.against(records, second, first).startswith("-2.3 points [")
+    records += trained([0.1], seed=3, clip="norm", clipping=0.25)
+    counted = "3 of 3 survive, at 43.0 %, against 3 of 4, at 40.7 %"
+    assert found.against(records, first, second) == counted
+    assert found.against([], first, second) == "no records yet"
