@@ -718,7 +718,7 @@ def test_cards(
 
 def test_a_loaded_folder_completes_its_card(make_tree: MakeTree) -> None:
     dataset = data.load("tiny", make_tree().parent)
-    assert dataset.card == data.Card("tiny", 3, 12, 6, 8)
+    assert dataset.card == data.Card("tiny", 3, 12, 6, 8, fingerprint=dataset.fingerprint)
     assert dataset.chance == pytest.approx(1 / 3)
 
 
@@ -845,6 +845,8 @@ def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
     assert dataset.train_labels.bincount().tolist() == [5_000] * 10
     assert dataset.test_labels.bincount().tolist() == [1_000] * 10
     assert dataset.classes == CIFAR_CLASSES
+    assert dataset.card == data.card("cifar10-jpeg")
+    assert data.shrink(dataset).card == data.card("cifar10-jpeg-16px")
     the_cache(tmp_path).unlink()
 
     frog, ship, spare = base / "train/frog/0000.jpg", base / "train/ship/0000.jpg", base / "spare"

@@ -69,6 +69,7 @@ class Dataset:
             train_images=len(self.train_images),
             test_images=len(self.test_images),
             side=height if height == width else None,
+            fingerprint=self.fingerprint,
         )
 
     def __repr__(self) -> str:
