@@ -262,7 +262,7 @@ SIGNED_ANEW: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no curve": (lambda b: b.update(curve=[]), "curve is empty, and the run is said to have c"),
     "curve of numbers": (lambda b: b.update(curve=[1]), "row 0 of curve is 1"),
     "no step": (lambda b: b["curve"][0].pop("step"), "row 0 of curve has no step"),
-    "nested": (lambda b: b["provenance"].update(x=nested(2)), "x of provenance is nested"),
+    "nested": (lambda b: b["provenance"].update(x=nested(4)), "x of provenance is nested"),
     "deep": (lambda b: b["provenance"].update(x=nested(500)), "x of provenance is nested"),
     "too deep": (lambda b: b["provenance"].update(x="DEEP"), "nested too deeply"),
     "provenance": (lambda b: b.update(provenance=None), "provenance is None; expected a mapping"),

@@ -38,7 +38,9 @@ def run(plan: list[Planned], ledger: Ledger, **options: Any) -> list[Record]:
 
 
 def contents(ledger: Ledger) -> dict[Path, tuple[bytes, int]]:
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in ledger.root.rglob("*.json")}
+    return {
+        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (ledger.root / "runs").glob("*.json")
+    }
 
 
 # --- experiments ---------------------------------------------------------------------------------
@@ -440,7 +442,7 @@ def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
 
 def recorded(item: Planned, accuracy: float = 0.4, **provenance: object) -> Record:
     metrics = {"test_accuracy": accuracy, "test_top5": 0.9}
-    curve = [{"epoch": n, "step": n, "test_accuracy": x} for n, x in enumerate((0.1, accuracy))]
+    curve = [{"epoch": 0, "step": 0, "test_accuracy": x} for x in (0.1, accuracy)]
     return Record(item.spec, "completed", metrics, curve, provenance)
 
 

@@ -144,9 +144,15 @@ def _check(body: dict[str, Any]) -> None:
     rates = ("seconds", "images_per_second")
     _check_numbers("provenance", {name: body["provenance"].get(name) for name in rates})
     for name, entry in body["provenance"].items():
-        parts = entry.values() if isinstance(entry, dict) else [entry]
-        if any(isinstance(part, dict | list) for part in parts):
-            raise ValueError(f"{name} of provenance is nested; expected a value, or values by name")
+        if not _is_shallow(entry, levels=3):
+            raise ValueError(f"{name} of provenance is nested too deeply to be read")
+
+
+def _is_shallow(entry: object, levels: int) -> bool:
+    if not isinstance(entry, dict | list):
+        return True
+    parts = entry.values() if isinstance(entry, dict) else entry
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
 def _check_numbers(where: str, row: dict[str, Any], needed: tuple[str, ...] = ()) -> None:
