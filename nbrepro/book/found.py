@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbrepro._suggest import unknown
+from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
 from nbrepro.book.tables import BY, SEEN, _render
 from nbrepro.claims.findings import Finding, Run, compare
@@ -163,6 +163,15 @@ class Claims:
         self._left: dict[str, list[Verdict]] = {}
         for verdict in verdicts:
             self._left.setdefault(verdict.claim.id, []).append(verdict)
+        self._deciding = {name: rows[0] for name, rows in self._left.items()}
+
+    def __getitem__(self, name: str) -> "Verdict":
+        """The verdict that decides a claim.
+
+        Raises:
+            ValueError: for a claim that is not one of the page.
+        """
+        return self._deciding[choose("claim of this page", name, self._deciding)]
 
     def __call__(self, *wanted: str) -> "HTML":
         """A table of these claims.
