@@ -18,7 +18,7 @@ from nbrepro.book.figures import runs_of
 from nbrepro.book.tables import BY, SEEN, _render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
-from nbrepro.claims.rules import Bounds, Check, Failures, Ordered, Rule, read
+from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
 from nbrepro.claims.verdicts import failed, value
 
 if TYPE_CHECKING:
@@ -269,11 +269,8 @@ class _Numbers:
 
 def _fields(verdict: "Verdict") -> dict[str, Any]:
     """What fields may name besides single findings: all, the least and the most, or values."""
-    rule = verdict.claim.rule
-    if isinstance(rule, Check):
-        from nbrepro.claims import checks
-
-        return dict(checks.outcome(rule.check).values)
+    if verdict.values:
+        return dict(verdict.values)
     ranked = sorted(verdict.findings, key=lambda f: -1 if math.isnan(f.effect) else f.effect)
     each = (f"{finding.label}: {_Numbers(finding)}" for finding in verdict.findings)
     return {

@@ -41,11 +41,16 @@ class Estimate:
     spread: float = math.nan
 
     @property
+    def quantile(self) -> float:
+        """How many standard errors the 95 % interval reaches to either side."""
+        return float(special.stdtrit(self.df, 1 - ALPHA / 2))
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Student's 95 % interval; a point if the values have no spread."""
         if self.error == 0:
             return self.mean, self.mean
-        half = float(special.stdtrit(self.df, 1 - ALPHA / 2)) * self.error
+        half = self.quantile * self.error
         return self.mean - half, self.mean + half
 
     def above(self, bound: float) -> float:
