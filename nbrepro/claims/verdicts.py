@@ -13,11 +13,12 @@ stand in for a data set beyond our means.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from operator import is_
+from typing import TYPE_CHECKING
 
 from nbrepro import experiments
 from nbrepro.claims import findings
@@ -46,6 +47,9 @@ from nbrepro.data.cards import base, card
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
+
+if TYPE_CHECKING:
+    from nbrepro.claims.checks import Estimate, Summary
 
 __all__ = [
     "TONE",
@@ -107,7 +111,8 @@ class Verdict:
         findings: the questions that could be asked.
         scale: profile, epochs and data in words; empty if no run was needed or made.
         note: what was left out, or what else a reader must know.
-        records: hashes of the records it rests on.
+        records: names of the records it rests on, without ending: hashes of runs, or a benchmark's.
+        values: what a check found, by name.
         single: what the verdict would be without the correction for many questions.
         value: whether the published values agree with ours; empty if that was not asked.
     """
@@ -120,6 +125,7 @@ class Verdict:
     records: tuple[str, ...] = ()
     single: str = ""
     value: str = ""
+    values: "Mapping[str, Estimate]" = field(default_factory=dict)
 
     @property
     def tone(self) -> str:
@@ -192,7 +198,10 @@ def judge(claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmar
 
 
 def judge_all(
-    claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmark] = ()
+    claim: Claim,
+    records: Sequence[Record],
+    benchmarks: Sequence[Benchmark] = (),
+    outcome: "Callable[[str], Summary] | None" = None,
 ) -> list[Verdict]:
     """The verdict on a claim at each scale that it was run at, the best first.
 
@@ -200,6 +209,12 @@ def judge_all(
     profile before ``quick``, and CIFAR-10's own pixels before compressed ones. Absolute accuracies
     and published values are CIFAR-10's: other data never decide about them. ``smoke`` runs never
     count.
+
+    Args:
+        claim: the claim.
+        records: all of a ledger.
+        benchmarks: all of a ledger.
+        outcome: what a check found, by its name; default it is computed.
 
     Raises:
         ValueError: if a check computes other values than its rule has bounds for.
@@ -210,7 +225,7 @@ def judge_all(
         case Counts() as rule:
             return [_judge_counts(claim, rule)]
         case Check() as rule:
-            return [_judge_check(claim, rule)]
+            return [_judge_check(claim, rule, outcome)]
         case Measured() as rule:
             return [_judge_measured(claim, rule, benchmarks)]
         case Ordered() | Level() | Failures() as rule:
@@ -408,41 +423,43 @@ def _ordered(
     runs = _recalled(records, rule.metric)
     present = [arm for arm in rule.rising if runs(arm)]
     pairs = [*rule.pairs, *(Pair(low, high) for low, high in pairwise(present))]
-    found = [
-        findings.compare(
-            comparison(pair.high, pair.low) + _of(rule.metric),
-            runs(pair.low),
-            runs(pair.high),
-            pair.between or rule.between,
-            _published(pair) if valued else None,
-        )
-        for pair in pairs
-        if runs(pair.low) and runs(pair.high)
-    ]
+    found = []
+    for pair in pairs:
+        if (low := runs(pair.low)) and (high := runs(pair.high)):
+            published = _published(pair) if valued else None
+            bounds = pair.between or rule.between
+            about = _pair(pair) + _of(rule.metric)
+            compared = findings.compare(about, low, high, bounds, published)
+            found.append(_named(compared, pair.high, pair.low))
     for gains in rule.gains:
-        low, high = ((runs(pair.low), runs(pair.high)) for pair in (gains.low, gains.high))
-        if set.intersection(*({run.seed for run in arm} for arm in (*low, *high))):
+        first, second = ((runs(pair.low), runs(pair.high)) for pair in (gains.low, gains.high))
+        if set.intersection(*({run.seed for run in arm} for arm in (*first, *second))):
             name = f"{_pair(gains.high)}, more than {_pair(gains.low)}"
-            found.append(findings.gain(name, low, high, rule.between))
-    found += [findings.survives(label(arm), runs(arm), 0.5) for arm in rule.survives if runs(arm)]
-    return found, _missing(rule, records)
+            compared = findings.gain(name, first, second, rule.between)
+            found.append(_named(compared, *reversed(gains.arms)))
+    return [*found, *_survivals(rule.survives, runs, 0.5)], _missing(rule, records)
 
 
 def _failures(rule: Failures, records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
     runs = _recalled(records)
-    found = [
-        findings.fails_more(
-            f"{label(pair.low)} fails more often than {label(pair.high)}",
-            runs(pair.low),
-            runs(pair.high),
-        )
-        for pair in rule.pairs
-        if runs(pair.low) and runs(pair.high)
+    found = []
+    for pair in rule.pairs:
+        if (low := runs(pair.low)) and (high := runs(pair.high)):
+            name = f"{label(pair.low)} fails more often than {label(pair.high)}"
+            found.append(_named(findings.fails_more(name, low, high), pair.low, pair.high))
+    return [*found, *_survivals(rule.survives, runs, rule.share)], _missing(rule, records)
+
+
+def _survivals(
+    arms: Sequence[Arm], runs: Callable[[Arm], list[Run]], share: float
+) -> list[Finding]:
+    return [
+        _named(findings.survives(label(arm), runs(arm), share), arm) for arm in arms if runs(arm)
     ]
-    found += [
-        findings.survives(label(arm), runs(arm), rule.share) for arm in rule.survives if runs(arm)
-    ]
-    return found, _missing(rule, records)
+
+
+def _named(finding: Finding, *arms: Arm) -> Finding:
+    return replace(finding, names=tuple(map(label, arms)))
 
 
 def _recalled(
@@ -507,7 +524,7 @@ def _level(
         if rule.times_chance and chance is not None:
             bounds = Bounds(rule.times_chance.low * chance, rule.times_chance.high * chance)
         if bounds:
-            found.append(findings.level(name, runs, bounds, published))
+            found.append(replace(findings.level(name, runs, bounds, published), names=(name,)))
     return found, missing
 
 
@@ -563,16 +580,18 @@ def _agreement(values: Sequence[Agreement]) -> str:
 # --- without runs --------------------------------------------------------------------------------
 
 
-def _judge_check(claim: Claim, rule: Check) -> Verdict:
+def _judge_check(
+    claim: Claim, rule: Check, outcome: "Callable[[str], Summary] | None" = None
+) -> Verdict:
     """Compute the values and compare each with its bounds."""
     from nbrepro.claims import checks
 
-    found = checks.outcome(rule.check)
+    found = (outcome or checks.outcome)(rule.check)
     try:
         answer = checks.answers(found, rule.bounds)
     except ValueError as error:
         raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
-    return Verdict(claim, _without_training(claim, answer), note=found.note)
+    return Verdict(claim, _without_training(claim, answer), note=found.note, values=found.values)
 
 
 def _without_training(claim: Claim, answer: Answer) -> str:
@@ -617,7 +636,8 @@ def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark
         where = " on a GPU" if gpu_only else ""
         return Verdict(claim, "not run", note=f"needs benchmarks/{rule.benchmark}.py{where}")
     verdict = _word(claim, [finding.answer for finding in found], whole=False)
-    return Verdict(claim, verdict, tuple(found), f"measured on {best.hardware}")
+    scale = f"measured on {best.hardware}"
+    return Verdict(claim, verdict, tuple(found), scale, records=(best.stem,))
 
 
 def _prints_as(count: int, text: str) -> bool:
