@@ -107,8 +107,7 @@ def parts() -> Arms:
 def units_table() -> "HTML":
     """Parameters of an NF-ResNet-8, and how many units each rule sees in them."""
     model = models.create("cifar_nf_resnet8")
-    names = ("stem.conv.weight", "stem.conv.gain", "stem.conv.bias", "blocks.0.skip_gain",
-             "fc.weight", "fc.bias")  # fmt: skip
+    names = ("stem.conv.weight", "stem.conv.gain", "blocks.0.skip_gain", "fc.weight")
     parameters: dict[str, nn.Parameter] = {name: model.get_parameter(name) for name in names}
     parameters["a gain in timm's shape"] = nn.Parameter(torch.ones(16, 1, 1, 1))
     rows = []

@@ -13,9 +13,9 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbrepro._suggest import unknown
+from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
-from nbrepro.book.tables import BY, SEEN, _render
+from nbrepro.book.tables import BY, SEEN, address, render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
@@ -110,9 +110,9 @@ def said(verdict: "Verdict") -> Said:
     wording = wordings().get(verdict.claim.id)
     if verdict.tone == "none":
         kind = verdict.verdict.capitalize()
-        return Said(f"{kind}: {_bare(verdict.claim)}", _sentence(verdict.note))
+        return Said(f"{kind}: {bare(verdict.claim)}", _sentence(verdict.note))
     if wording is None or not _fits(wording, verdict):
-        headline, numbers = _bare(verdict.claim), _sentence(verdict.ours)
+        headline, numbers = bare(verdict.claim), _sentence(verdict.ours)
         if verdict.tone != "yes":
             headline = f"{verdict.verdict.capitalize()}: {headline}"
     else:
@@ -149,7 +149,7 @@ def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
         (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
         for s in sentences
     ]
-    return _render("found", told=told, link=_link, hero=hero)
+    return render("found", told=told, link=address, hero=hero)
 
 
 class Claims:
@@ -163,6 +163,15 @@ class Claims:
         self._left: dict[str, list[Verdict]] = {}
         for verdict in verdicts:
             self._left.setdefault(verdict.claim.id, []).append(verdict)
+        self._deciding = {name: rows[0] for name, rows in self._left.items()}
+
+    def __getitem__(self, name: str) -> "Verdict":
+        """The verdict that decides a claim.
+
+        Raises:
+            ValueError: for a claim that is not one of the page.
+        """
+        return self._deciding[choose("claim of this page", name, self._deciding)]
 
     def __call__(self, *wanted: str) -> "HTML":
         """A table of these claims.
@@ -183,15 +192,15 @@ class Claims:
 
 
 def _claims(rows: "Sequence[Sequence[Verdict]]") -> "HTML":
-    return _render(
+    return render(
         "claims",
         head=("claim", "what we found", "verdict"),
         claims=[group for group in rows if group[0].claim.rule],
         untested=[group[0].claim for group in rows if not group[0].claim.rule],
         by=BY,
         seen=SEEN,
-        link=_link,
-        bare=_bare,
+        link=address,
+        bare=bare,
         details=_details,
     )
 
@@ -200,11 +209,7 @@ def _details(verdict: "Verdict") -> str:
     return " ".join(filter(None, (said(verdict).details, missing(verdict))))
 
 
-def _link(claim: "Claim") -> str:
-    return f"{claim.chapter}.html#{claim.id}"
-
-
-def _bare(claim: "Claim") -> str:
+def bare(claim: "Claim") -> str:
     """A claim's statement without the remarks in brackets behind it."""
     return re.sub(r"\s*\((?:[^()]|\([^()]*\))*\)\s*$", "", claim.statement)
 

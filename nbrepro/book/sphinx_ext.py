@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nbrepro.book import address
+from nbrepro.book import address, bibliography
 from nbrepro.book.build import find_root
 from nbrepro.book.standalone import standalone
 
@@ -69,6 +69,7 @@ def _tidy_pages(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", _configure)
+    bibliography.register()
     app.add_config_value("nbrepro_description", "", "env")
     app.connect("config-inited", address.configure)
     app.connect("html-page-context", address.add_tags)

@@ -79,12 +79,14 @@ class Ends:
 
     def __str__(self) -> str:
         """``47.9 [47.0, 48.8]``, or ``5 of 8 survive: 54.8``, or ``0 of 8 survive``."""
-        mean = "" if math.isnan(self.mean) else f"{self.mean:.1f}"
+        mean = "" if math.isnan(self.mean) else statistics.digits(self.mean)
         if self.failed:
             who = f"{len(self.survivors)} of {self.n} survive"
             return f"{who}: {mean}" if mean else who
         low, high = self.interval
-        return mean if math.isnan(low) else f"{mean} [{low:.1f}, {high:.1f}]"
+        if math.isnan(low):
+            return mean
+        return f"{mean} [{statistics.digits(low)}, {statistics.digits(high)}]"
 
 
 def ends(runs: Sequence[Record], by: str) -> dict[float, Ends]:
