@@ -226,10 +226,10 @@ def test_no_room_for_a_checkpoint(
     """A failed run that names the cause; the checkpoint before stays and is gone on from."""
     save = State.save
 
-    def full_from_the_second_on(self: State, path: Path, owner: str) -> None:
+    def full_from_the_second_on(self: State, path: Path, of: dict[str, Any]) -> None:
         full = room(int(share * path.stat().st_size)) if path.exists() else contextlib.nullcontext()
         with full:
-            save(self, path, owner)
+            save(self, path, of)
 
     with monkeypatch.context() as context:
         context.setattr(State, "save", full_from_the_second_on)

@@ -81,7 +81,8 @@ def rivals() -> Arms:
             f"norm of the whole gradient, {threshold:g}": {**NORM, **LARGE, "clipping": threshold}
             for threshold in THRESHOLDS
         },
-        **{f"LARS at rate {rate:g}": {**LARS, **LARGE, "lr": rate} for rate in (1.6, 6.4, 25.6)},
+        "LARS at rate 1.6": {**LARS, **LARGE, "scalar_lr": 0.0},
+        "LARS at rate 6.4, scalars at 0.4": {**LARS, **LARGE, "lr": 6.4, "scalar_lr": 0.4},
     }
 
 

@@ -35,7 +35,7 @@ EVIDENCE = {
     "verified": "code held against its description",
     "cited": "nothing of ours",
 }
-_SEEN = {
+SEEN = {
     "paper": "the paper",
     "figure": "read off its figure",
     "code": "its authors' code",
@@ -43,6 +43,8 @@ _SEEN = {
     "recalled": "recalled, seen nowhere",
 }
 _BY = {"paper": "", "review": "a review's claim", "ours": "our own finding"}
+#: What stands before the paper's name on a card.
+BY = {"paper": "", "review": "a published review of ", "ours": "beside "}
 _STANDS = {
     "agrees": "agrees with the paper",
     "partly": "agrees in part",
@@ -139,8 +141,8 @@ def claim_cards(claims: Iterable["Claim"]) -> "HTML":
         "claim_cards",
         tested=[claim for claim in claims if claim.rule],
         untested=[claim for claim in claims if not claim.rule],
-        by={"paper": "", "review": "a published review of ", "ours": "beside "},
-        seen=_SEEN,
+        by=BY,
+        seen=SEEN,
     )
 
 
@@ -214,7 +216,7 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
         head=("claim", "published", "ours, the least clear", "verdict, scale"),
         verdicts=rows,
         by=_BY,
-        seen=_SEEN,
+        seen=SEEN,
         page=_page,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbrepro.claims import verdicts
+from nbrepro.claims import findings, statistics, verdicts
 from nbrepro.claims.rules import (
     METRICS,
     Arm,
@@ -118,14 +118,43 @@ def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
         "scale": verdict.scale,
         "note": verdict.note,
         "findings": [_finding(finding) for finding in verdict.findings],
+        "values": _values(verdict),
         "runs": sorted(runs, key=lambda run: (run["arm"], run["seed"], run["file"])),
+        "benchmarks": [
+            f"benchmarks/{name}.json"
+            for name in verdict.records
+            if isinstance(claim.rule, Measured)
+        ],
     }
+
+
+def _values(verdict: Verdict) -> list[dict[str, Any]]:
+    """What a check found, with the bounds of the rule."""
+    rule = verdict.claim.rule
+    assert isinstance(rule, Check) or not verdict.values
+    return [
+        {
+            "name": name.replace("_", " "),
+            "mean": _known(value.mean),
+            "low": _known(value.low),
+            "high": _known(value.high),
+            "n": value.n,
+            "asked": _lies(rule.bounds[name]),
+            "in_words": f"{value:.4g}",
+        }
+        for name, value in verdict.values.items()
+        if isinstance(rule, Check)
+    ]
+
+
+def _known(number: float) -> float | None:
+    """A number as JSON has it."""
+    return number if math.isfinite(number) else None
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     numbers = {
-        name: None if math.isnan(number := getattr(finding, name)) else number
-        for name in ("effect", "low", "high", "p", "corrected")
+        name: _known(getattr(finding, name)) for name in ("effect", "low", "high", "p", "corrected")
     }
     return {
         "question": finding.label,
@@ -136,9 +165,66 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "unit": finding.unit,
         "test": finding.test,
         "failed": list(finding.failed),
+        "family": finding.family,
         "seeds_needed": finding.seeds_needed,
         "in_words": str(finding),
+        "arms": [
+            {"arm": name, "runs": [run._asdict() for run in runs]}
+            for name, runs in zip(finding.names, finding.arms, strict=True)
+        ],
+        "differences": _differences(finding),
+        "arithmetic": arithmetic(finding),
     }
+
+
+def _differences(finding: Finding) -> list[dict[str, Any]]:
+    """Seed by seed what was subtracted from what, where arms were compared like that."""
+    if finding.test != findings.PAIRED:
+        return []
+    arms = [{run.seed: run.accuracy for run in arm} for arm in finding.arms]
+    rows = []
+    for seed in sorted(set.intersection(*map(set, arms))):
+        values = [arm[seed] for arm in arms]
+        # Of two pairs the second pair's difference comes first.
+        difference = sum(sign * value for sign, value in zip((1, -1, -1, 1), values, strict=False))
+        rows.append({"seed": seed, "accuracies": values, "difference": difference})
+    return rows
+
+
+def arithmetic(finding: Finding) -> str:
+    """How the interval or the p value comes about, in words and numbers; empty for a ratio."""
+    estimate, unit = finding.estimate, finding.unit
+    if finding.failed:
+        counts = "; ".join(
+            f"{name}: {sum(run.failed for run in arm)} of {len(arm)} failed"
+            for name, arm in zip(finding.names, finding.arms, strict=True)
+        )
+        if not finding.test:
+            return f"{counts}; not tested, which takes {findings.FEWEST} seeds per arm"
+        return f"{counts}; {finding.test}: {finding.significance}"
+    if estimate is None:
+        return ""
+    sign = "+" if unit == "points" else ""
+    mean = f"mean {100 * estimate.mean:{sign}.2f} {unit}"
+    if math.isnan(finding.low):
+        return f"{mean}; a single seed gives no interval"
+    if finding.test == "Welch":
+        parts = [statistics.mean([run.accuracy for run in arm]) for arm in finding.arms]
+        told = " and ".join(
+            f"{100 * part.mean:.2f} % (standard deviation {100 * part.spread:.4f}, n = {len(arm)})"
+            for part, arm in zip(parts, finding.arms, strict=True)
+        )
+        spread = f"means {told}, difference {100 * estimate.mean:+.2f} {unit}"
+    else:
+        n = finding.n[0]
+        spread = f"{mean}, standard deviation {100 * estimate.spread:.4f}, n = {n}"
+    half = 100 * estimate.quantile * estimate.error
+    return (
+        f"{spread}; standard error {100 * estimate.error:.4f}, times Student's t for 95 % and "
+        f"{estimate.df:.3g} degrees of freedom, {estimate.quantile:.4f}: {half:.3f}; interval "
+        f"{100 * finding.low:{sign}.2f} to {100 * finding.high:{sign}.2f} {unit}; "
+        f"{finding.significance}"
+    )
 
 
 def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
@@ -150,8 +236,14 @@ def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
         "accuracy": verdicts.value(record, "test_accuracy"),
         "status": record.status,
         "failed": verdicts.failed(record),
+        "data": record.spec.dataset,
+        **{name: record.provenance.get(name) for name in _PROVENANCE},
         "file": f"runs/{record.spec.hash}.json",
     }
+
+
+#: What a report says of where a run comes from.
+_PROVENANCE = ("commit", "dirty", "finished", "seconds", "device", "threads")
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
@@ -169,6 +261,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         alone = found["uncorrected"]
         by_itself = "" if alone == found["answer"] else f" ({alone} by itself)"
         text.append(f"  {found['answer']}{by_itself}: {found['in_words']}")
+        if found["arithmetic"]:
+            text.append(f"    {found['arithmetic']}")
+    for value in report["values"]:
+        over = f" over {value['n']} seeds" if value["n"] > 1 else ""
+        text.append(
+            f"  value: {value['name']} {value['in_words']}{over}; {value['asked']}, if true"
+        )
     if report["uncorrected"] != report["verdict"]:
         text.append(f"  without the correction for many questions: {report['uncorrected']}")
     if report["value"]:

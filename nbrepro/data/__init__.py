@@ -11,12 +11,14 @@ from nbrepro.data.cards import SMALL, Card, base, card
 if TYPE_CHECKING:
     from nbrepro.data.batches import Batches
     from nbrepro.data.datasets import MEAN, STD, Dataset, load, shrink
-    from nbrepro.data.folder import DataError, default_root, tree_digest
+    from nbrepro.data.decode import DataError
+    from nbrepro.data.folder import default_root, tree_digest
 else:
     _HOMES = {
         "batches": ("Batches",),
         "datasets": ("MEAN", "STD", "Dataset", "load", "shrink"),
-        "folder": ("DataError", "default_root", "tree_digest"),
+        "decode": ("DataError",),
+        "folder": ("default_root", "tree_digest"),
     }
 
     def __getattr__(name: str) -> object:

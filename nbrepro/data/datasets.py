@@ -15,6 +15,7 @@ original's, hence the name, and its contents are checked against a known digest.
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,10 @@ import torch
 from torch import Tensor
 
 from nbrepro.data import cards, folder
-from nbrepro.data.folder import DataError, default_root
+from nbrepro.data.decode import DataError
+from nbrepro.data.folder import default_root
+
+log = logging.getLogger("nbrepro")
 
 #: Normalization of the BatchNorm-only study's code: ImageNet statistics, on CIFAR-10 too.
 MEAN = (0.485, 0.456, 0.406)
@@ -65,6 +69,7 @@ class Dataset:
             train_images=len(self.train_images),
             test_images=len(self.test_images),
             side=height if height == width else None,
+            fingerprint=self.fingerprint,
         )
 
     def __repr__(self) -> str:
@@ -101,10 +106,7 @@ def shrink(dataset: Dataset) -> Dataset:
     """The first fifth of every class, each image at half its side (means of 2×2 pixels).
 
     CIFAR-10 becomes 10,000 training and 2,000 test images of 16×16: small enough for sweeps of
-    optimizer settings on a CPU.
-
-    Raises:
-        DataError: if a class has fewer than five images, too few to keep a fifth.
+    optimizer settings on a CPU. Of a class with fewer than five images one is kept, with a warning.
     """
     parts = []
     share = cards.SMALL_SHARE
@@ -113,14 +115,18 @@ def shrink(dataset: Dataset) -> Dataset:
         ("test", dataset.test_images, dataset.test_labels),
     ):
         indices = [(labels == c).nonzero()[:, 0] for c in range(len(dataset.classes))]
-        for label, index in zip(dataset.classes, indices, strict=True):
-            if len(index) < share:
-                raise DataError(
-                    f"{dataset.name}{cards.SMALL}: class {label!r} has {len(index)} {part} images; "
-                    f"the small form keeps one in {share} of each class. Add images, or use "
-                    f"{dataset.name} as it is"
-                )
-        first = torch.cat([index[: len(index) // share] for index in indices])
+        few = [
+            f"{name} ({len(index)})"
+            for name, index in zip(dataset.classes, indices, strict=True)
+            if len(index) < share
+        ]
+        if few:
+            log.warning(
+                "%s%s keeps one in %d images of a class, but one %s image of each class that has "
+                "fewer than %d: %s",
+                dataset.name, cards.SMALL, share, part, share, ", ".join(few),
+            )  # fmt: skip
+        first = torch.cat([index[: max(1, len(index) // share)] for index in indices])
         kept = images[first].permute(0, 3, 1, 2).float()
         small = torch.nn.functional.avg_pool2d(kept, 2).round().byte().permute(0, 2, 3, 1)
         parts.append((small.numpy(), labels[first].numpy()))

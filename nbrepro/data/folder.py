@@ -3,11 +3,13 @@
 A tree is ``<root>/<name>/{train,test}/<class>/<image>``; ``val`` is accepted for ``test``, and
 folders inside a class are searched too. Images may have any size, square or not, but all the same:
 batches are cut from one tensor, which must fit into memory (3 bytes per pixel). Nothing is resized
-here, since the method would affect the results.
+here, since the method would affect the results. :mod:`nbrepro.data.decode` says how files become
+pixels.
 """
 
 import contextlib
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from nbrepro._files import cache_folder, replacing
+from nbrepro.data.decode import SUFFIXES, DataError, decode, is_image
+
+log = logging.getLogger("nbrepro")
 
 #: uint8 images ``[N, H, W, 3]`` and their labels ``[N]``.
 Part = tuple[np.ndarray, np.ndarray]
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+# Part of a cached file's name: another number whenever decoding gives other pixels.
+_DECODING = 2
 _TEST_FOLDERS = ("test", "val")
+_ENDINGS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,6 @@ _KNOWN_TREES = {
         digest="3f8acc60b8946a2f",
     ),
 }
-
-
-class DataError(Exception):
-    """A data set is missing or wrong; the message names the file and the remedy."""
 
 
 def default_root() -> Path:
@@ -76,7 +79,7 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
     classes = sorted(listing["train"])
     _check_tree(name, base, listing, classes, test_folder)
 
-    stamp = hashlib.sha256(str(base.resolve()).encode())
+    stamp = hashlib.sha256(f"{_DECODING} {base.resolve()}".encode())
     for files in listing.values():
         for paths in files.values():
             for path in paths:
@@ -103,11 +106,23 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
 
 
 def _list(folder: Path) -> dict[str, list[Path]]:
-    """Class name → its image files, sorted; folders inside a class are searched too."""
+    """Class name → its image files, sorted; folders inside a class are searched too.
+
+    Other files are left out, with a warning that names the first; hidden ones without.
+    """
+    classes = {entry: sorted(entry.rglob("*")) for entry in folder.iterdir() if entry.is_dir()}
+    others = [path for path in folder.iterdir() if path.is_file()]
+    others += [p for inside in classes.values() for p in inside if not is_image(p) and p.is_file()]
+    others = sorted(path for path in others if not path.name.startswith("."))
+    if others:
+        log.warning(
+            "%s: %d files are left out, the first is %s; expected images in folders of classes, "
+            "with names that end in %s",
+            folder, len(others), others[0].relative_to(folder), _ENDINGS,
+        )  # fmt: skip
     return {
-        entry.name: sorted(p for p in entry.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir()
+        entry.name: [path for path in inside if is_image(path)]
+        for entry, inside in sorted(classes.items())
     }
 
 
@@ -122,7 +137,7 @@ def _check_tree(
         raise DataError(f"{name}: {base / 'train'} holds no class folders")
     for part, files in listing.items():
         for empty in (c for c in files if not files[c]):
-            raise DataError(f"{name}: {base / part / empty} holds no .jpg, .jpeg or .png file")
+            raise DataError(f"{name}: {base / part / empty} holds no {_ENDINGS} file")
     odd = sorted(set(listing["train"]) ^ set(listing[test_folder]))
     if odd:
         raise DataError(
@@ -171,18 +186,10 @@ def _decode(
     classes: list[str],
     shape: tuple[int, ...] | None,
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    from PIL import Image, UnidentifiedImageError
-
     images, labels = [], []
     for label, class_name in enumerate(classes):
         for path in files[class_name]:
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(image.convert("RGB"))
-            except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-                raise DataError(
-                    f"{name}: {path} cannot be decoded ({error}); restore or delete this file"
-                ) from error
+            pixels = np.asarray(decode(path))
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise DataError(

@@ -1,7 +1,8 @@
 """What an experiment is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nbrepro._suggest import choose
 from nbrepro.data import cards
@@ -23,6 +24,9 @@ class Experiment:
         seeds: profile → how many replicates.
         stands_in: whether it stands in for a data set beyond our means (then no verdict says more
             than "at reduced scale").
+        published: the paper's recipe, for readers: setting → value, by the names of
+            :class:`~nbrepro.spec.Spec`, or ``precision``, ``device`` and ``replicates``; ``None``
+            where it is that of a Spec's defaults.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Experiment:
     arms: Callable[[str], list[Spec]]
     seeds: dict[str, int]
     stands_in: bool = False
+    published: Mapping[str, Any] | None = None
 
     def specs(
         self, profile: str, dataset: str | None = None, seeds: int | None = None
