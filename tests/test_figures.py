@@ -18,6 +18,7 @@ from nbrepro.book import captions, figures, style
 from nbrepro.book.figures import Chart
 from nbrepro.book.figures.measured import slower
 from nbrepro.claims import register
+from nbrepro.records.features import Clamp, Features
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
@@ -409,6 +410,16 @@ def test_histograms_say_how_many_gamma_are_small() -> None:
     assert "ResNet-14: 4 γ, -0.002 to 1, 50% below 0.01" in figure.alt
 
 
+def test_accuracy_without_small_gamma_is_a_line_per_run() -> None:
+    clamped = (Clamp(0.0, 0.0, 0.6), Clamp(0.01, 0.25, 0.5))
+    runs = [Features("a", (), (), clamped), Features("b", (), (), clamped[:1])]
+    figure = figures.zeroed({"batchnorm": runs, "all": []})
+    lines = [(xs(line), ys(line)) for line in marked(figure, "o")]
+    assert lines == [([0, 25], [60, 50]), ([0], [60])]
+    assert names(figure) == ["BatchNorm only"]
+    assert "BatchNorm only, run 1: 0 % zero: 60.0, 25 % zero: 50.0" in figure.alt
+
+
 # --- timings ---
 
 
@@ -509,6 +520,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         lambda: figures.survival([], ARMS),
         lambda: figures.equal_parameters(trained("all")),
         lambda: figures.k_sweep(trained("batchnorm")),
+        lambda: figures.zeroed({"batchnorm": []}),
         lambda: figures.stored([], lambda spec: 1),
         lambda: figures.sweep(trained("all"), {"never run": ARMS["never run"]}, by="lr"),
     ],
