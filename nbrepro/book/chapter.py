@@ -138,7 +138,7 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
     return Chapter(name, **{key: given[key] for key in known})
 
 
-def _ledger() -> "Ledger":
+def ledger() -> "Ledger":
     """The ledger that ships with the book.
 
     A page without evidence must not look like one whose claims were never tested, so a ledger that
@@ -146,13 +146,13 @@ def _ledger() -> "Ledger":
     """
     from nbrepro.records.ledger import Ledger
 
-    ledger = Ledger()
-    if not ledger.root.is_dir():
+    found = Ledger()
+    if not found.root.is_dir():
         raise FileNotFoundError(
-            f"no ledger at {ledger.root.absolute()}; run this in a clone of the book, or set "
+            f"no ledger at {found.root.absolute()}; run this in a clone of the book, or set "
             "NBREPRO_RESULTS to the folder results/ of one"
         )
-    return ledger
+    return found
 
 
 def recorded(experiment: str | None = None) -> "list[Record]":
@@ -167,7 +167,7 @@ def recorded(experiment: str | None = None) -> "list[Record]":
     """
     from nbrepro.claims import verdicts
 
-    records, damaged = _ledger().scan()
+    records, damaged = ledger().scan()
     if damaged:
         raise RuntimeError("damaged records in the ledger:\n" + "\n".join(map(str, damaged)))
     if experiment is None:
@@ -184,7 +184,7 @@ def measured(benchmark: str | None = None) -> "list[Benchmark]":
     """
     from nbrepro.records import timings
 
-    found = timings.read(_ledger().root)
+    found = timings.read(ledger().root)
     return [timing for timing in found if benchmark in (None, timing.name)]
 
 
