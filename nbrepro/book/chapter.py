@@ -8,6 +8,7 @@ import inspect
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,17 +74,28 @@ class Chapter:
         return [verdict for rows in _judged(self.claims) for verdict in rows]
 
     def evidence(self) -> "list[Record]":
-        """The recorded runs that the chapter's verdicts rest on: the best scale there is."""
+        """The recorded runs that the chapter's figures show: those of the best scale.
+
+        That is the first at which two arms have two seeds, so that something can be compared: a
+        single run with the whole recipe must not hide all others. Else the one with most runs.
+        """
         from nbrepro import experiments
         from nbrepro.claims import verdicts
 
         records = recorded()
-        for profile, dataset in verdicts.scales(records):
-            for experiment in experiments.select(self.name):
-                found = verdicts.of_scale(records, experiment.name, profile, dataset)
-                if found:
-                    return found
-        return []
+        found = [
+            verdicts.of_scale(records, experiment.name, profile, dataset)
+            for profile, dataset in verdicts.scales(records)
+            for experiment in experiments.select(self.name)
+        ]
+        comparable = (runs for runs in found if _replicated_arms(runs) > 1)
+        return next(comparable, max(found, key=len, default=[]))
+
+
+def _replicated_arms(records: "Iterable[Record]") -> int:
+    """How many arms have two seeds or more."""
+    seeds = Counter(record.spec.replace(seed=0) for record in records)
+    return sum(count > 1 for count in seeds.values())
 
 
 def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
