@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from nbrepro import models
 from nbrepro._suggest import choose
 from nbrepro.claims.tables import printed
 from nbrepro.data import DataError
+from nbrepro.data.decode import SUFFIXES, decode, is_image
 from nbrepro.data.preprocess import Preprocess
 from nbrepro.models import nfnet, pretrained
 
@@ -68,14 +68,6 @@ class Accuracy:
     images: int
 
 
-def _open(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be decoded ({error}); restore or delete it") from error
-
-
 def evaluate(
     model: nn.Module,
     data: str | Path,
@@ -106,10 +98,11 @@ def evaluate(
 
     device = torch.device(device)
     try:
-        images = ImageFolder(data, Preprocess(pixels), loader=_open)
+        images = ImageFolder(data, Preprocess(pixels), loader=decode, is_valid_file=is_image)
     except OSError as error:
         raise DataError(
-            f"{data} is not a tree of images, <class>/<image>.jpg or .png: {error}"
+            f"{data} is not a tree of images, <class>/<image> with names that end in "
+            f"{', '.join(SUFFIXES)}: {error}"
         ) from error
     loader = torch.utils.data.DataLoader(
         images, batch_size, num_workers=workers, pin_memory=device.type == "cuda"

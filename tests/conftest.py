@@ -23,6 +23,8 @@ MakeTree = Callable[..., Path]
 
 #: What starts processes, a cluster or a browser, builds pages or takes seconds: files, and tests.
 SLOW = (
+    "test_address.py::test_with_an_address_every_page_links_to_its_source_and_previews_are_absolute",
+    "test_address.py::test_without_an_address_there_is_no_dead_button_and_no_half_address",
     "test_agc.py::test_two_processes_end_as_one",
     "test_augment.py::test_stronger_magnitudes_blank_more_images_and_small_images_first",
     "test_benchmarks.py",
@@ -32,6 +34,7 @@ SLOW = (
     "test_claims.py::test_every_claim_gets_a_verdict_without_records",
     "test_cli.py",
     "test_sweep.py",
+    "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
     "test_ledger.py::test_no_flipped_bit_is_believed",
     "test_ledger.py::test_no_shortened_record_is_believed",
@@ -44,6 +47,7 @@ SLOW = (
     "test_pretrained.py",
     "test_runner.py",
     "test_slurm.py",
+    "test_standalone.py::test_the_one_file_works_alone_and_gives_equal_results",
     "test_training.py::test_two_processes_equal_one",
     "test_two_processes.py",
 )

@@ -28,7 +28,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def copy_of_the_book(target: Path) -> Path:
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "LICENSE"):
         shutil.copy(ROOT / name, target / name)
     for name in ("book", "results"):
         skip = shutil.ignore_patterns("_build", ".*")

@@ -68,30 +68,23 @@ def outcomes(rule: Any) -> Iterator[tuple[Finding, ...]]:
             yield ()
 
 
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks that take no time: each value is a number of its own."""
-
-    def summary(name: str) -> checks.Summary:
-        names = {k for c in claims.register().values() if isinstance(c.rule, Check)
-                 and c.rule.check == name for k in c.rule.bounds}  # fmt: skip
-        values = {
-            key: checks.Estimate(2.5 + at, 2.25 + at, 2.75 + at, 10)
-            for at, key in enumerate(sorted(names))
-        }
-        return checks.Summary(values, "")
-
-    monkeypatch.setattr(checks, "outcome", summary)
+def made_up(rule: Any) -> dict[str, checks.Estimate]:
+    """What a check might find: each value is a number of its own."""
+    names = sorted(rule.bounds) if isinstance(rule, Check) else ()
+    return {
+        key: checks.Estimate(2.5 + at, 2.25 + at, 2.75 + at, 10) for at, key in enumerate(names)
+    }
 
 
 @pytest.mark.parametrize("claim", WORDED)
-def test_every_verdict_on_a_claim_has_its_sentence(claim: str, made_up: None) -> None:
+def test_every_verdict_on_a_claim_has_its_sentence(claim: str) -> None:
     given = claims.get(claim)
+    values = made_up(given.rule)
     headlines = {}
     for findings in outcomes(given.rule):
         for word in WORDS["ours" if given.by == "ours" else given.evidence]:
-            said = found.said(Verdict(given, word, findings, single=word))
-            text = found.conclusion(Verdict(given, word, findings, single=word))
+            verdict = Verdict(given, word, findings, single=word, values=values)
+            said, text = found.said(verdict), found.conclusion(verdict)
             assert not re.search(r"[{}]|\bnan\b", text), text
             for sentence in said:
                 assert not sentence or sentence[-1] in ".?", text
@@ -99,19 +92,16 @@ def test_every_verdict_on_a_claim_has_its_sentence(claim: str, made_up: None) ->
             headlines[TONE[word]] = said.headline
             wording = found.wordings()[claim]
             assert said.headline in (wording.holds, wording.fails, wording.open)
-            ours = "".join(map(str, findings)) + repr(found._fields(Verdict(given, word, findings)))
+            ours = "".join(map(str, findings)) + repr(found._fields(verdict))
             settings = str(wording)
             for number in NUMBER.findall(text):
-                assert number in ours or number in settings or number in percents(given), text
+                assert number in ours or number in settings or number in percents(values), text
     assert len(set(headlines.values())) == 3, "three verdicts, three sentences"
 
 
-def percents(claim: claims.Claim) -> str:
-    """The values of a claim's check in all the forms that they may be given in."""
-    if not isinstance(claim.rule, Check):
-        return ""
-    values = checks.outcome(claim.rule.check).values.values()
-    return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f}" for v in values)
+def percents(values: dict[str, checks.Estimate]) -> str:
+    """The values of a check in all the forms that they may be given in."""
+    return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f}" for v in values.values())
 
 
 def test_every_claim_that_training_decides_has_words_of_its_own() -> None:
@@ -188,3 +178,32 @@ def test_two_arms_that_no_claim_compares() -> None:
     counted = "3 of 3 survive, at 43.0 %, against 3 of 4, at 40.7 %"
     assert found.against(records, first, second) == counted
     assert found.against([], first, second) == "no records yet"
+
+
+def test_a_page_shows_each_claim_once_and_then_the_rest() -> None:
+    open_ = Verdict(claims.get("F2-d"), "inconclusive", (difference(0, "open"),), scale="quick")
+    further = Verdict(claims.get("F2-d"), "contradicted", (difference(1, "no"),))
+    cited = Verdict(claims.get("F2-g"), "cited only")
+    page = found.Claims([open_, further, Verdict(claims.get("M-13"), "not run"), cited])
+    assert page["F2-d"] == open_
+    first, rest = page("F2-d").data, page.rest().data
+    assert re.findall('id="(.*?)"', first) == ["F2-d"]
+    assert re.findall('id="(.*?)"', rest) == ["M-13", "F2-g"]
+    assert found.said(open_).details in first
+    assert found.missing(open_) in first
+    assert "does not decide" in first
+    assert claims.get("F2-g").needs.split(".")[0] in rest
+    with pytest.raises(ValueError, match="'F2-d'"):
+        page("F2-d")
+    with pytest.raises(ValueError, match="did you mean 'F2-d'"):
+        page["F2-dd"]
+
+
+def test_remarks_of_ours_stand_apart_from_what_the_paper_says() -> None:
+    """The claim reads as the paper's sentence; our thresholds are folded beneath it."""
+    claim = claims.get("F2-b")
+    row = found.Claims([Verdict(claim, "not run")])("F2-b").data
+    sentence, folded = row.split("<details", 1)
+    assert "The larger the batch, and so the rate, the smaller λ must be." in sentence
+    assert "(Ours" not in sentence
+    assert "(Ours, for our variant" in folded

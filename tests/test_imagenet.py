@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from nbrepro import imagenet, models
 from nbrepro.data import MEAN, STD, DataError
+from nbrepro.data.decode import decode
 from nbrepro.data.preprocess import Preprocess, resize
 from nbrepro.imagenet import PRINTED, Accuracy, evaluate, main, report
 from nbrepro.models import nfnet, pretrained
@@ -106,6 +107,27 @@ def test_top1_and_top5(tmp_path: Path) -> None:
 def test_same_with_workers(colours: Path) -> None:
     model = Channels([1, 2, 0])
     assert evaluate(model, colours, 8, batch_size=2, workers=1) == evaluate(model, colours, 8)
+
+
+def test_files_become_pixels_as_in_training(tmp_path: Path) -> None:
+    """16 bits used to be white here; an animation gave its first frame."""
+    (tmp_path / "class").mkdir()
+    path = tmp_path / "class" / "deep.png"
+    Image.fromarray((np.arange(81, dtype=np.uint16) * 800).reshape(9, 9)).save(path)
+    seen: list[Tensor] = []
+
+    class Seeing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.extend(x)
+            return torch.zeros(len(x), 1)
+
+    assert evaluate(Seeing(), tmp_path, 16).top1 == 1
+    assert torch.equal(seen[0], Preprocess(16)(decode(path)))
+    assert seen[0].std() > 0.1
+    frames = [Image.new("L", (9, 9), level) for level in (0, 200)]
+    frames[0].save(tmp_path / "class" / "moving.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=r"moving\.gif is an animation of 2 frames"):
+        evaluate(Seeing(), tmp_path, 16)
 
 
 def test_bad_trees(colours: Path, tmp_path: Path) -> None:

@@ -7,17 +7,18 @@ was found into a page, so no page says it otherwise than the records do.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
-from nbrepro.book.tables import _render
+from nbrepro.book.tables import BY, SEEN, address, render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
-from nbrepro.claims.rules import Bounds, Check, Failures, Ordered, Rule, read
+from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
 from nbrepro.claims.verdicts import failed, value
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def said(verdict: "Verdict") -> Said:
     wording = wordings().get(verdict.claim.id)
     if verdict.tone == "none":
         kind = verdict.verdict.capitalize()
-        return Said(f"{kind}: {_bare(verdict.claim)}", _sentence(verdict.note))
+        return Said(f"{kind}: {bare(verdict.claim)}", _sentence(verdict.note))
     if wording is None or not _fits(wording, verdict):
-        headline, numbers = _bare(verdict.claim), _sentence(verdict.ours)
+        headline, numbers = bare(verdict.claim), _sentence(verdict.ours)
         if verdict.tone != "yes":
             headline = f"{verdict.verdict.capitalize()}: {headline}"
     else:
@@ -148,18 +149,67 @@ def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
         (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
         for s in sentences
     ]
-    return _render("found", told=told, link=_link, hero=hero)
+    return render("found", told=told, link=address, hero=hero)
+
+
+class Claims:
+    """The claims of a page beside what was found, in several places, each claim once.
+
+    Args:
+        verdicts: of the page; several of one claim are rows of their own, the first decides.
+    """
+
+    def __init__(self, verdicts: "Iterable[Verdict]") -> None:
+        self._left: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            self._left.setdefault(verdict.claim.id, []).append(verdict)
+        self._deciding = {name: rows[0] for name, rows in self._left.items()}
+
+    def __getitem__(self, name: str) -> "Verdict":
+        """The verdict that decides a claim.
+
+        Raises:
+            ValueError: for a claim that is not one of the page.
+        """
+        return self._deciding[choose("claim of this page", name, self._deciding)]
+
+    def __call__(self, *wanted: str) -> "HTML":
+        """A table of these claims.
+
+        Raises:
+            ValueError: for a claim that is not one of the page, or has its place already.
+        """
+        for name in wanted:
+            if name not in self._left:
+                raise ValueError(unknown("claim without a place yet", name, self._left))
+        return _claims([self._left.pop(name) for name in wanted])
+
+    def rest(self) -> "HTML":
+        """All others of the page; those without a rule folded, with what a test would take."""
+        left = list(self._left.values())
+        self._left = {}
+        return _claims(left)
+
+
+def _claims(rows: "Sequence[Sequence[Verdict]]") -> "HTML":
+    return render(
+        "claims",
+        head=("claim", "what we found", "verdict"),
+        claims=[group for group in rows if group[0].claim.rule],
+        untested=[group[0].claim for group in rows if not group[0].claim.rule],
+        by=BY,
+        seen=SEEN,
+        link=address,
+        bare=bare,
+        details=_details,
+    )
 
 
 def _details(verdict: "Verdict") -> str:
     return " ".join(filter(None, (said(verdict).details, missing(verdict))))
 
 
-def _link(claim: "Claim") -> str:
-    return f"{claim.chapter}.html#{claim.id}"
-
-
-def _bare(claim: "Claim") -> str:
+def bare(claim: "Claim") -> str:
     """A claim's statement without the remarks in brackets behind it."""
     return re.sub(r"\s*\((?:[^()]|\([^()]*\))*\)\s*$", "", claim.statement)
 
@@ -215,11 +265,8 @@ class _Numbers:
 
 def _fields(verdict: "Verdict") -> dict[str, Any]:
     """What fields may name besides single findings: all, the least and the most, or values."""
-    rule = verdict.claim.rule
-    if isinstance(rule, Check):
-        from nbrepro.claims import checks
-
-        return dict(checks.outcome(rule.check).values)
+    if verdict.values:
+        return dict(verdict.values)
     ranked = sorted(verdict.findings, key=lambda f: -1 if math.isnan(f.effect) else f.effect)
     each = (f"{finding.label}: {_Numbers(finding)}" for finding in verdict.findings)
     return {

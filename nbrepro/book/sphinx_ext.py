@@ -4,6 +4,9 @@ MathJax is served from the site: what is needed of the package ``sphinx-mathjax-
 3) is copied; where that package is missing the default, a content delivery network, stays. The
 theme's font preloads are taken out: from a file they are blocked and fill the console with errors,
 and the fonts load without them. So is the second copy of a script that sphinx-thebe declares twice.
+
+What links elsewhere show of a page comes from :mod:`nbrepro.book.address`, the download ``agc.py``
+from :mod:`nbrepro.book.standalone`.
 """
 
 import importlib.util
@@ -11,6 +14,10 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+from nbrepro.book import address, bibliography
+from nbrepro.book.build import find_root
+from nbrepro.book.standalone import standalone
 
 _NEEDED = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
@@ -40,6 +47,13 @@ def _copy(app: Any, error: Exception | None) -> None:
             shutil.copy(source / name, target / name)
 
 
+def _write_downloads(app: Any, error: Exception | None) -> None:
+    if error or app.builder.format != "html":
+        return
+    licence = (find_root(Path(app.srcdir)) / "LICENSE").read_text(encoding="utf-8")
+    Path(app.outdir, "_static", "agc.py").write_text(standalone(licence), encoding="utf-8")
+
+
 _FONT_PRELOAD = re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>')
 _THEBE = re.compile(r"(<script>const THEBE_JS_URL.*?</script>)(.*?)\1", re.DOTALL)
 
@@ -55,6 +69,11 @@ def _tidy_pages(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", _configure)
+    bibliography.register()
+    app.add_config_value("nbrepro_description", "", "env")
+    app.connect("config-inited", address.configure)
+    app.connect("html-page-context", address.add_tags)
     app.connect("build-finished", _copy)
+    app.connect("build-finished", _write_downloads)
     app.connect("build-finished", _tidy_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -218,14 +218,22 @@ def outcome(name: str) -> Summary:
     Raises:
         ValueError: for an unknown name, with the nearest right one.
     """
-    kept = cache_folder() / f"check-{name}-{_digest()}.json"
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        values, note = json.loads(kept.read_text(encoding="utf-8"))
+        values, note = json.loads(_kept(name).read_text(encoding="utf-8"))
         return Summary({key: Estimate(*value) for key, value in values.items()}, str(note))
     found = compute(name)
-    with suppress(OSError), replacing(kept) as file:
-        file.write(json.dumps(found).encode())
+    keep(name, found)
     return found
+
+
+def keep(name: str, found: Summary) -> None:
+    """Put what a check found into the cache folder, where :func:`outcome` looks first."""
+    with suppress(OSError), replacing(_kept(name)) as file:
+        file.write(json.dumps(found).encode())
+
+
+def _kept(name: str) -> Path:
+    return cache_folder() / f"check-{name}-{_digest()}.json"
 
 
 #: What a finding can depend on, below ``nbrepro``.
@@ -239,7 +247,14 @@ SOURCES = (
 
 @cache
 def _digest() -> str:
-    digest = hashlib.sha256(f"{version('torch')} {platform.machine()}".encode())
+    text = f"{version('torch')} {platform.machine()} {sources()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def sources() -> str:
+    """The digest of all files that a finding can depend on."""
+    digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(path for pattern in SOURCES for path in package.glob(pattern)):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())

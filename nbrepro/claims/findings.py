@@ -13,10 +13,12 @@ import numpy as np
 
 from nbrepro.claims import statistics
 from nbrepro.claims.rules import Bounds
-from nbrepro.claims.statistics import ALPHA, Estimate
+from nbrepro.claims.statistics import ALPHA, Estimate, digits
 
 #: Failures are tested from so many seeds per arm on.
 FEWEST = 5
+#: The test of two arms that share seeds.
+PAIRED = "Student, paired by seed"
 
 Answer: TypeAlias = Literal["yes", "no", "open"]
 Agreement: TypeAlias = Literal["consistent", "differs", "open"]
@@ -56,6 +58,10 @@ class Finding:
         published: what the paper prints, for readers; empty if it was not asked.
         value: whether ours agrees with that.
         needed: seeds per arm that would settle it at a level, see :attr:`seeds_needed`.
+        arms: the runs that were compared: both arms of a pair, what the effect is subtracted from
+            first; of two pairs all four, those of the second pair first.
+        names: of the arms for readers, as far as they are known.
+        estimate: what the interval was computed from; ``None`` where failures are counted.
     """
 
     label: str
@@ -75,6 +81,9 @@ class Finding:
     published: str = ""
     value: Agreement | Literal[""] = ""
     needed: Callable[[float], int | None] = field(default=_never, compare=False, repr=False)
+    arms: tuple[tuple[Run, ...], ...] = field(default=(), compare=False, repr=False)
+    names: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    estimate: Estimate | None = field(default=None, compare=False, repr=False)
 
     @property
     def answer(self) -> Answer:
@@ -97,8 +106,7 @@ class Finding:
             return ", against ".join(self._counted())
         if self.unit == "×":
             return f"×{self.effect:.2f}"
-        sign = "+" if self.unit == "points" else ""
-        return f"{100 * self.effect:{sign}.1f} {self.unit}"
+        return f"{digits(100 * self.effect, self._form)} {self.unit}"
 
     @property
     def numbers(self) -> str:
@@ -107,17 +115,20 @@ class Finding:
             return self.amount
         if self.unit == "×":
             return f"{self.amount} [{self.low:.2f}, {self.high:.2f}]"
-        sign = "+" if self.unit == "points" else ""
-        return f"{self.amount} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+        low, high = (digits(100 * end, self._form) for end in (self.low, self.high))
+        return f"{self.amount} [{low}, {high}]"
+
+    @property
+    def _form(self) -> str:
+        return "+.1f" if self.unit == "points" else ".1f"
 
     def _counted(self) -> Iterator[str]:
         """``6 of 8 survive, at 42.5 %`` of each arm, the word for it in the first only."""
         arms = zip(self.n, self.failed, self.survivors, strict=True)
         for at, (n, failed, mean) in enumerate(arms):
             does = "" if at else f" {self.counted}"
-            yield f"{n - failed} of {n}{does}" + (
-                "" if math.isnan(mean) else f", at {100 * mean:.1f} %"
-            )
+            mean_of_them = "" if math.isnan(mean) else f", at {digits(100 * mean)} %"
+            yield f"{n - failed} of {n}{does}{mean_of_them}"
 
     @property
     def seeds(self) -> str:
@@ -173,11 +184,12 @@ def compare(
     shared = sorted(first.keys() & second.keys())
     if len(shared) > 1:
         estimate = statistics.paired([first[s] for s in shared], [second[s] for s in shared])
-        n, test = (len(shared), len(shared)), "Student, paired by seed"
+        n, test = (len(shared), len(shared)), PAIRED
     else:
         estimate = statistics.welch([r.accuracy for r in low], [r.accuracy for r in high])
         n, test = (len(high), len(low)), "Welch"
-    return _valued(_student(label, n, estimate, bounds, "points", test), published)
+    finding = _student(label, n, estimate, bounds, "points", test)
+    return _valued(replace(finding, arms=_kept(high, low)), published)
 
 
 def gain(
@@ -194,6 +206,7 @@ def gain(
     arms = [{run.seed: run for run in arm} for arm in (*low, *high)]
     shared = sorted(set.intersection(*(set(arm) for arm in arms)))
     runs = [[arm[seed] for seed in shared] for arm in arms]
+    four = _kept(runs[3], runs[2], runs[1], runs[0])
     n = (len(shared),) * 2
     if any(run.failed for arm in runs for run in arm):
         # The same test, with what it counts put in the place of failures.
@@ -203,13 +216,15 @@ def gain(
         )
         found = fails_more(label, more, less)
         lost = tuple(n - rescued for n, rescued in zip(found.n, found.failed, strict=True))
-        return replace(found, failed=lost, survivors=(math.nan,) * 2, counted="rescued")
+        nobody = (math.nan,) * 2
+        return replace(found, failed=lost, survivors=nobody, counted="rescued", arms=four)
     differences = [
         [b.accuracy - a.accuracy for a, b in zip(*pair, strict=True)]
         for pair in (runs[:2], runs[2:])
     ]
     estimate = statistics.paired(*differences)
-    return _student(label, n, estimate, bounds, "points", "Student, paired by seed")
+    finding = _student(label, n, estimate, bounds, "points", PAIRED)
+    return replace(finding, arms=four)
 
 
 def level(
@@ -220,7 +235,7 @@ def level(
         return _valued(_counts(label, (runs,)), published)
     estimate = statistics.mean([run.accuracy for run in runs])
     finding = _student(label, (len(runs),), estimate, bounds, "%", "Student")
-    return _valued(finding, published)
+    return _valued(replace(finding, arms=_kept(runs)), published)
 
 
 def fails_more(
@@ -317,6 +332,7 @@ def _student(
         unit=unit,
         test=test if not math.isnan(low) else "",
         needed=partial(_seeds, estimate, ends, test != "Welch"),
+        estimate=estimate,
         **_decided("yes", yes) if inside else _decided("no", no),
     )
 
@@ -349,7 +365,12 @@ def _counts(label: str, arms: Sequence[Sequence[Run]]) -> Finding:
         "points" if len(arms) > 1 else "%",
         failed=tuple(_failures(arm)[0] for arm in arms),
         survivors=tuple(_mean(arm) for arm in arms),
+        arms=_kept(*arms),
     )
+
+
+def _kept(*arms: Sequence[Run]) -> tuple[tuple[Run, ...], ...]:
+    return tuple(map(tuple, arms))
 
 
 def _failures(runs: Sequence[Run]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbrepro.claims import verdicts
+from nbrepro.claims import arithmetic, verdicts
 from nbrepro.claims.rules import (
     METRICS,
     Arm,
@@ -93,13 +93,15 @@ def _lies(bounds: Bounds, scale: float = 1, unit: str = "") -> str:
     return f"is {low}" if bounds.low == bounds.high else f"lies between {low} and {high}"
 
 
-def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
+def report(rows: Sequence[Verdict], records: Sequence[Record]) -> dict[str, Any]:
     """All of a verdict as JSON types; numbers that are not known are ``None``.
 
     Args:
-        verdict: the verdict.
-        records: of the ledger that it was computed from.
+        rows: of one claim, see :func:`nbrepro.claims.verdicts.judge_all`: the first one counts, the
+            others are named.
+        records: of the ledger that they were computed from.
     """
+    verdict, *others = rows
     claim, used = verdict.claim, set(verdict.records)
     runs = [_run(claim.rule, record) for record in records if record.spec.hash in used]
     return {
@@ -111,6 +113,7 @@ def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
         "published": [{"value": q.value, "seen": q.seen} for q in claim.quoted],
         "evidence": claim.evidence,
         "rule": in_words(claim.rule),
+        "metric": METRICS[_metric(claim.rule)] if isinstance(claim.rule, Trained) else None,
         "verdict": verdict.verdict,
         "uncorrected": verdict.single or verdict.verdict,
         "value": verdict.value,
@@ -118,14 +121,44 @@ def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
         "scale": verdict.scale,
         "note": verdict.note,
         "findings": [_finding(finding) for finding in verdict.findings],
+        "others": [{"verdict": v.verdict, "scale": v.scale, "note": v.note} for v in others],
+        "values": _values(verdict),
         "runs": sorted(runs, key=lambda run: (run["arm"], run["seed"], run["file"])),
+        "benchmarks": [
+            f"benchmarks/{name}.json"
+            for name in verdict.records
+            if isinstance(claim.rule, Measured)
+        ],
     }
+
+
+def _values(verdict: Verdict) -> list[dict[str, Any]]:
+    """What a check found, with the bounds of the rule."""
+    rule = verdict.claim.rule
+    assert isinstance(rule, Check) or not verdict.values
+    return [
+        {
+            "name": name.replace("_", " "),
+            "mean": _known(value.mean),
+            "low": _known(value.low),
+            "high": _known(value.high),
+            "n": value.n,
+            "asked": _lies(rule.bounds[name]),
+            "in_words": f"{value:.4g}",
+        }
+        for name, value in verdict.values.items()
+        if isinstance(rule, Check)
+    ]
+
+
+def _known(number: float) -> float | None:
+    """A number as JSON has it."""
+    return number if math.isfinite(number) else None
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     numbers = {
-        name: None if math.isnan(number := getattr(finding, name)) else number
-        for name in ("effect", "low", "high", "p", "corrected")
+        name: _known(getattr(finding, name)) for name in ("effect", "low", "high", "p", "corrected")
     }
     return {
         "question": finding.label,
@@ -136,22 +169,41 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "unit": finding.unit,
         "test": finding.test,
         "failed": list(finding.failed),
+        "family": finding.family,
         "seeds_needed": finding.seeds_needed,
         "in_words": str(finding),
+        "arms": [
+            {"arm": name, "runs": [run._asdict() for run in runs]}
+            for name, runs in zip(finding.names, finding.arms, strict=True)
+        ],
+        "differences": arithmetic.differences(finding),
+        "arithmetic": arithmetic.steps(finding),
     }
+
+
+def _metric(rule: Trained) -> str:
+    return "test_accuracy" if isinstance(rule, Failures) else rule.metric
 
 
 def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
     assert isinstance(rule, Trained)
+    metric = _metric(rule)
     named = dict.fromkeys(label(arm) for arm in rule.arms if arm.matches(record.spec))
     return {
         "arm": " = ".join(named),
         "seed": record.spec.seed,
+        "value": verdicts.value(record, metric) if verdicts.has(record, metric) else None,
         "accuracy": verdicts.value(record, "test_accuracy"),
         "status": record.status,
         "failed": verdicts.failed(record),
+        "data": record.spec.dataset,
+        **{name: record.provenance.get(name) for name in _PROVENANCE},
         "file": f"runs/{record.spec.hash}.json",
     }
+
+
+#: What a report says of where a run comes from.
+_PROVENANCE = ("commit", "dirty", "finished", "seconds", "device", "threads")
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
@@ -169,6 +221,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         alone = found["uncorrected"]
         by_itself = "" if alone == found["answer"] else f" ({alone} by itself)"
         text.append(f"  {found['answer']}{by_itself}: {found['in_words']}")
+        if found["arithmetic"]:
+            text.append(f"    {'; '.join(found['arithmetic'])}")
+    for value in report["values"]:
+        over = f" over {value['n']} seeds" if value["n"] > 1 else ""
+        text.append(
+            f"  value: {value['name']} {value['in_words']}{over}; {value['asked']}, if true"
+        )
     if report["uncorrected"] != report["verdict"]:
         text.append(f"  without the correction for many questions: {report['uncorrected']}")
     if report["value"]:
@@ -177,6 +236,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         text.append(f"  {report['seeds_needed']} seeds per arm would probably settle it")
     if report["note"]:
         text.append(f"  note: {report['note']}")
+    text += [f"  beside it: {v['verdict']} ({v['scale']})" for v in report["others"]]
     return text
 
 

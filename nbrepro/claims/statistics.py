@@ -41,11 +41,16 @@ class Estimate:
     spread: float = math.nan
 
     @property
+    def quantile(self) -> float:
+        """How many standard errors the 95 % interval reaches to either side."""
+        return float(special.stdtrit(self.df, 1 - ALPHA / 2))
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Student's 95 % interval; a point if the values have no spread."""
         if self.error == 0:
             return self.mean, self.mean
-        half = float(special.stdtrit(self.df, 1 - ALPHA / 2)) * self.error
+        half = self.quantile * self.error
         return self.mean - half, self.mean + half
 
     def above(self, bound: float) -> float:
@@ -108,6 +113,15 @@ def welch(low: Sequence[float], high: Sequence[float]) -> Estimate:
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95 % interval of the mean; not-a-numbers for fewer than two values."""
     return mean(values).interval
+
+
+def digits(number: float, form: str = ".1f") -> str:
+    """A number as readers see it.
+
+    What lies halfway between two last digits falls on the same side on every page, whether a mean
+    was taken of fractions or of percents.
+    """
+    return format(round(number, 9), form)
 
 
 def fisher(failures_a: int, n_a: int, failures_b: int, n_b: int) -> float:

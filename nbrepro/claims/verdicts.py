@@ -13,11 +13,12 @@ stand in for a data set beyond our means.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from operator import is_
+from typing import TYPE_CHECKING
 
 from nbrepro import experiments
 from nbrepro.claims import findings
@@ -43,9 +44,13 @@ from nbrepro.claims.rules import (
 from nbrepro.claims.statistics import interval
 from nbrepro.claims.tables import printed
 from nbrepro.data.cards import base, card
+from nbrepro.records import fingerprints
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
+
+if TYPE_CHECKING:
+    from nbrepro.claims.checks import Estimate, Summary
 
 __all__ = [
     "TONE",
@@ -56,6 +61,7 @@ __all__ = [
     "comparison",
     "failed",
     "feeds",
+    "has",
     "interval",
     "judge",
     "judge_all",
@@ -107,9 +113,11 @@ class Verdict:
         findings: the questions that could be asked.
         scale: profile, epochs and data in words; empty if no run was needed or made.
         note: what was left out, or what else a reader must know.
-        records: hashes of the records it rests on.
+        records: names of the records it rests on, without ending: hashes of runs, or a benchmark's.
+        values: what a check found, by name.
         single: what the verdict would be without the correction for many questions.
         value: whether the published values agree with ours; empty if that was not asked.
+        profile: of the runs it rests on.
     """
 
     claim: Claim
@@ -120,6 +128,8 @@ class Verdict:
     records: tuple[str, ...] = ()
     single: str = ""
     value: str = ""
+    profile: str = ""
+    values: "Mapping[str, Estimate]" = field(default_factory=dict)
 
     @property
     def tone(self) -> str:
@@ -192,14 +202,24 @@ def judge(claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmar
 
 
 def judge_all(
-    claim: Claim, records: Sequence[Record], benchmarks: Sequence[Benchmark] = ()
+    claim: Claim,
+    records: Sequence[Record],
+    benchmarks: Sequence[Benchmark] = (),
+    outcome: "Callable[[str], Summary] | None" = None,
 ) -> list[Verdict]:
     """The verdict on a claim at each scale that it was run at, the best first.
 
     CIFAR-10 comes before other data; then what has two seeds or more everywhere; then the ``full``
     profile before ``quick``, and CIFAR-10's own pixels before compressed ones. Absolute accuracies
-    and published values are CIFAR-10's: other data never decide about them. ``smoke`` runs never
-    count.
+    and published values are CIFAR-10's: other data never decide about them. Other data are also
+    those that only bear its name, by their fingerprint (:mod:`nbrepro.records.fingerprints`).
+    ``smoke`` runs never count.
+
+    Args:
+        claim: the claim.
+        records: all of a ledger.
+        benchmarks: all of a ledger.
+        outcome: what a check found, by its name; default it is computed.
 
     Raises:
         ValueError: if a check computes other values than its rule has bounds for.
@@ -210,7 +230,7 @@ def judge_all(
         case Counts() as rule:
             return [_judge_counts(claim, rule)]
         case Check() as rule:
-            return [_judge_check(claim, rule)]
+            return [_judge_check(claim, rule, outcome)]
         case Measured() as rule:
             return [_judge_measured(claim, rule, benchmarks)]
         case Ordered() | Level() | Failures() as rule:
@@ -259,12 +279,38 @@ def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
 def of_scale(
     records: Sequence[Record], experiment: str, profile: str, dataset: str
 ) -> list[Record]:
-    """The records of a profile of an experiment on one data set; failed runs are left out.
+    """The records of a profile of an experiment on one data set.
 
-    An experiment is a view: a run counts whichever experiment it was made for.
+    Failed runs are left out, and runs on other data of the same name (see
+    :func:`nbrepro.records.fingerprints.meant`). An experiment is a view: a run counts whichever
+    experiment it was made for.
     """
+    (_, counted), *_ = _by_data(
+        _of_grid(records, experiment, profile, dataset), fingerprints.meant(records)
+    )
+    return counted
+
+
+def _of_grid(
+    records: Sequence[Record], experiment: str, profile: str, dataset: str
+) -> list[Record]:
     grid = {spec.hash for spec in _grid(experiment, profile, dataset)}
     return [r for r in records if r.status != "failed" and _replicated(r.spec) in grid]
+
+
+def _by_data(
+    records: Sequence[Record], meant: Mapping[str, str]
+) -> Iterator[tuple[str | None, list[Record]]]:
+    """Records that may be pooled: first those of the data meant by their name, with ``None``.
+
+    Then, per name and fingerprint, those of other data.
+    """
+    groups: dict[tuple[str, str] | None, list[Record]] = {None: []}
+    for record in records:
+        name, data = record.spec.dataset, fingerprints.fingerprint(record)
+        groups.setdefault(None if data == meant[name] else (name, data), []).append(record)
+    for key, group in groups.items():
+        yield key and key[1], group
 
 
 def value(record: Record, metric: str) -> float:
@@ -274,12 +320,21 @@ def value(record: Record, metric: str) -> float:
     return record.metrics[metric]
 
 
+def has(record: Record, metric: str) -> bool:
+    """Whether a run has a metric; those made before it was kept have not."""
+    return metric == "untrained_accuracy" or metric in record.metrics
+
+
 def failed(record: Record) -> bool:
-    """Whether a run diverged, or ended below twice the accuracy of guessing."""
+    """Whether a run diverged, or ended below twice the accuracy of guessing.
+
+    A network of which only a part is trained may be able to do no better: it fails only if it
+    diverges.
+    """
+    if record.status == "diverged" or record.spec.train != "all":
+        return record.status == "diverged"
     chance = card(record.spec.dataset).chance
-    return record.status == "diverged" or (
-        chance is not None and value(record, "test_accuracy") < 2 * chance
-    )
+    return chance is not None and value(record, "test_accuracy") < 2 * chance
 
 
 @cache
@@ -302,13 +357,24 @@ class _Row:
 
     profile: str
     dataset: str
+    other: str | None  # the fingerprint of data that only bear this name
     findings: list[Finding]
     missing: list[str]
     records: list[Record]
+    apart: int  # runs that are not among the records, since they are on other data
+
+    @property
+    def theirs(self) -> bool:
+        """Whether these are the data of the papers' small networks."""
+        return _is_theirs(self.dataset, self.other)
 
     @property
     def rank(self) -> tuple[bool, bool]:
-        return self.dataset not in CIFAR10, any(min(f.n) < 2 for f in self.findings)
+        return not self.theirs, any(min(f.n) < 2 for f in self.findings)
+
+
+def _is_theirs(dataset: str, other: str | None) -> bool:
+    return dataset in CIFAR10 and other is None
 
 
 def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Verdict]:
@@ -333,7 +399,7 @@ def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> li
 def _decided(rule: Rule | None, rows: Sequence[_Row]) -> bool:
     """Whether the best row may decide: if there is one, on the data that the rule asks for."""
     assert isinstance(rule, Trained)
-    return bool(rows) and (rows[0].dataset in CIFAR10 or not _bound(rule))
+    return bool(rows) and (rows[0].theirs or not _bound(rule))
 
 
 #: The rows of a paper's claims for the records seen last: whoever judges one claim judges more.
@@ -365,29 +431,35 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
     assert claim.experiment is not None
     rows: list[_Row] = []
     seen = set()
+    meant = fingerprints.meant(records)
     for profile, dataset in scales(records):
         if profile not in rule.profiles:
             continue
-        if isinstance(rule, Level) and _bound(rule) and dataset not in CIFAR10:
-            continue
-        chosen = of_scale(records, claim.experiment, profile, dataset)
-        used = [r for r in chosen if feeds(r.spec, claim)]
-        hashes = frozenset(r.spec.hash for r in used)
-        if not used or hashes in seen:  # where every arm uses small images, both names mean them
-            continue
-        seen.add(hashes)
-        whole = profile == "full" and dataset in CIFAR10
-        valued = whole and not experiments.get(claim.experiment).stands_in
-        match rule:
-            case Ordered():
-                found, missing = _ordered(rule, used, valued)
-            case Level():
-                grid = _grid(claim.experiment, profile, dataset)
-                found, missing = _level(rule, used, grid, valued)
-            case Failures():
-                found, missing = _failures(rule, used)
-        if found:
-            rows.append(_Row(profile, dataset, found, missing, used))
+        chosen = _of_grid(records, claim.experiment, profile, dataset)
+        fed = [r for r in chosen if feeds(r.spec, claim)]
+        for other, used in _by_data(fed, meant):
+            theirs = _is_theirs(dataset, other)
+            if isinstance(rule, Level) and _bound(rule) and not theirs:
+                continue
+            hashes = frozenset(r.spec.hash for r in used)
+            # Where every arm uses small images, both names mean them.
+            if not used or hashes in seen:
+                continue
+            seen.add(hashes)
+            valued = (
+                profile == "full" and theirs and not experiments.get(claim.experiment).stands_in
+            )
+            match rule:
+                case Ordered():
+                    found, missing = _ordered(rule, used, valued)
+                case Level():
+                    grid = _grid(claim.experiment, profile, dataset)
+                    found, missing = _level(rule, used, grid, valued)
+                case Failures():
+                    found, missing = _failures(rule, used)
+            if found:
+                apart = len(fed) - len(used)
+                rows.append(_Row(profile, dataset, other, found, missing, used, apart))
     return sorted(rows, key=lambda row: row.rank)
 
 
@@ -397,7 +469,7 @@ def _runs(records: Sequence[Record], arm: Arm, metric: str = "test_accuracy") ->
     return [
         Run(r.spec.seed, value(r, metric), final and failed(r))
         for r in records
-        if arm.matches(r.spec) and (metric == "untrained_accuracy" or metric in r.metrics)
+        if arm.matches(r.spec) and has(r, metric)
     ]
 
 
@@ -408,41 +480,43 @@ def _ordered(
     runs = _recalled(records, rule.metric)
     present = [arm for arm in rule.rising if runs(arm)]
     pairs = [*rule.pairs, *(Pair(low, high) for low, high in pairwise(present))]
-    found = [
-        findings.compare(
-            comparison(pair.high, pair.low) + _of(rule.metric),
-            runs(pair.low),
-            runs(pair.high),
-            pair.between or rule.between,
-            _published(pair) if valued else None,
-        )
-        for pair in pairs
-        if runs(pair.low) and runs(pair.high)
-    ]
+    found = []
+    for pair in pairs:
+        if (low := runs(pair.low)) and (high := runs(pair.high)):
+            published = _published(pair) if valued else None
+            bounds = pair.between or rule.between
+            about = _pair(pair) + _of(rule.metric)
+            compared = findings.compare(about, low, high, bounds, published)
+            found.append(_named(compared, pair.high, pair.low))
     for gains in rule.gains:
-        low, high = ((runs(pair.low), runs(pair.high)) for pair in (gains.low, gains.high))
-        if set.intersection(*({run.seed for run in arm} for arm in (*low, *high))):
+        first, second = ((runs(pair.low), runs(pair.high)) for pair in (gains.low, gains.high))
+        if set.intersection(*({run.seed for run in arm} for arm in (*first, *second))):
             name = f"{_pair(gains.high)}, more than {_pair(gains.low)}"
-            found.append(findings.gain(name, low, high, rule.between))
-    found += [findings.survives(label(arm), runs(arm), 0.5) for arm in rule.survives if runs(arm)]
-    return found, _missing(rule, records)
+            compared = findings.gain(name, first, second, rule.between)
+            found.append(_named(compared, *reversed(gains.arms)))
+    return [*found, *_survivals(rule.survives, runs, 0.5)], _missing(rule, records)
 
 
 def _failures(rule: Failures, records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
     runs = _recalled(records)
-    found = [
-        findings.fails_more(
-            f"{label(pair.low)} fails more often than {label(pair.high)}",
-            runs(pair.low),
-            runs(pair.high),
-        )
-        for pair in rule.pairs
-        if runs(pair.low) and runs(pair.high)
+    found = []
+    for pair in rule.pairs:
+        if (low := runs(pair.low)) and (high := runs(pair.high)):
+            name = f"{label(pair.low)} fails more often than {label(pair.high)}"
+            found.append(_named(findings.fails_more(name, low, high), pair.low, pair.high))
+    return [*found, *_survivals(rule.survives, runs, rule.share)], _missing(rule, records)
+
+
+def _survivals(
+    arms: Sequence[Arm], runs: Callable[[Arm], list[Run]], share: float
+) -> list[Finding]:
+    return [
+        _named(findings.survives(label(arm), runs(arm), share), arm) for arm in arms if runs(arm)
     ]
-    found += [
-        findings.survives(label(arm), runs(arm), rule.share) for arm in rule.survives if runs(arm)
-    ]
-    return found, _missing(rule, records)
+
+
+def _named(finding: Finding, *arms: Arm) -> Finding:
+    return replace(finding, names=tuple(map(label, arms)))
 
 
 def _recalled(
@@ -507,7 +581,7 @@ def _level(
         if rule.times_chance and chance is not None:
             bounds = Bounds(rule.times_chance.low * chance, rule.times_chance.high * chance)
         if bounds:
-            found.append(findings.level(name, runs, bounds, published))
+            found.append(replace(findings.level(name, runs, bounds, published), names=(name,)))
     return found, missing
 
 
@@ -515,7 +589,7 @@ def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
     assert claim.experiment is not None
     found = findings.corrected(row.findings, others)
     stands_in = experiments.get(claim.experiment).stands_in
-    original = card(row.dataset).original and row.dataset in CIFAR10
+    original = card(row.dataset).original and row.theirs
     whole = row.profile == "full" and original and not row.missing and not stands_in
     verdict = _word(claim, [f.answer for f in found], whole)
     single = _word(claim, [f.single for f in found], whole)
@@ -536,11 +610,28 @@ def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
         notes.append("the value agrees with the paper's, the direction does not")
     if row.missing:
         notes.append(f"not run: {', '.join(row.missing)}")
+    if row.apart and row.other is None:
+        notes.append(f"not counted: {row.apart} runs on other data of the same name")
+    names = {r.spec.dataset: fingerprints.fingerprint(r) for r in row.records}
+    other = {data for name, data in names.items() if fingerprints.is_other(name, data)}
     epochs = sorted({r.spec.epochs for r in row.records})
-    on = " and ".join(sorted({r.spec.dataset for r in row.records}))
+    on = " and ".join(sorted(names))
     scale = f"{row.profile}: {' or '.join(map(str, epochs))} epochs on {on}"
+    if row.other is not None or other:
+        of = " and ".join(map(fingerprints.called, sorted(other) or [row.other or ""]))
+        scale += f", not the data meant by that name ({of})"
     hashes = tuple(sorted(r.spec.hash for r in row.records))
-    return Verdict(claim, verdict, tuple(found), scale, "; ".join(notes), hashes, single, agreement)
+    return Verdict(
+        claim,
+        verdict,
+        tuple(found),
+        scale,
+        "; ".join(notes),
+        hashes,
+        single,
+        agreement,
+        row.profile,
+    )
 
 
 def _word(claim: Claim, answers: Sequence[Answer], whole: bool) -> str:
@@ -563,16 +654,18 @@ def _agreement(values: Sequence[Agreement]) -> str:
 # --- without runs --------------------------------------------------------------------------------
 
 
-def _judge_check(claim: Claim, rule: Check) -> Verdict:
+def _judge_check(
+    claim: Claim, rule: Check, outcome: "Callable[[str], Summary] | None" = None
+) -> Verdict:
     """Compute the values and compare each with its bounds."""
     from nbrepro.claims import checks
 
-    found = checks.outcome(rule.check)
+    found = (outcome or checks.outcome)(rule.check)
     try:
         answer = checks.answers(found, rule.bounds)
     except ValueError as error:
         raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
-    return Verdict(claim, _without_training(claim, answer), note=found.note)
+    return Verdict(claim, _without_training(claim, answer), note=found.note, values=found.values)
 
 
 def _without_training(claim: Claim, answer: Answer) -> str:
@@ -617,7 +710,8 @@ def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark
         where = " on a GPU" if gpu_only else ""
         return Verdict(claim, "not run", note=f"needs benchmarks/{rule.benchmark}.py{where}")
     verdict = _word(claim, [finding.answer for finding in found], whole=False)
-    return Verdict(claim, verdict, tuple(found), f"measured on {best.hardware}")
+    scale = f"measured on {best.hardware}"
+    return Verdict(claim, verdict, tuple(found), scale, records=(best.stem,))
 
 
 def _prints_as(count: int, text: str) -> bool:

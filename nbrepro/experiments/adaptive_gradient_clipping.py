@@ -71,4 +71,18 @@ EXPERIMENT = Experiment(
     arms=_arms,
     seeds={"smoke": 1, "quick": 3, "full": 5},
     stands_in=True,
+    published={
+        "model": "NF-ResNet-50 and NF-ResNet-200, and BatchNorm twins",
+        "dataset": "ImageNet",
+        "epochs": 90,
+        "warmup_epochs": "5 (code)",
+        "batch_size": "256 to 4096",
+        "lr": "0.1 for 256 images, in proportion",
+        "optimizer": "nesterov",
+        "weight_decay": "0.0001 (code)",
+        "label_smoothing": "0.1",
+        "clip": "agc or none; rivals in words only",
+        "clipping": "0.01, 0.02, 0.04, 0.08, 0.16; the best for each batch size",
+        "replicates": "5, of which the best 4 are averaged",
+    },
 )

@@ -1,7 +1,8 @@
 """What an experiment is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nbrepro._suggest import choose
 from nbrepro.data import cards
@@ -23,6 +24,9 @@ class Experiment:
         seeds: profile → how many replicates.
         stands_in: whether it stands in for a data set beyond our means (then no verdict says more
             than "at reduced scale").
+        published: the paper's recipe, for readers: setting → value, by the names of
+            :class:`~nbrepro.spec.Spec`, or ``precision``, ``device`` and ``replicates``; ``None``
+            where it is that of a Spec's defaults.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Experiment:
     arms: Callable[[str], list[Spec]]
     seeds: dict[str, int]
     stands_in: bool = False
+    published: Mapping[str, Any] | None = None
 
     def specs(
         self, profile: str, dataset: str | None = None, seeds: int | None = None
@@ -39,8 +44,8 @@ class Experiment:
 
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
-            dataset: instead of the arms' own (an arm with a small form uses the small form of this
-                one); ``smoke`` always uses the embedded digits.
+            dataset: instead of the arms' own (an arm on a part of its own uses the same part of
+                this one); ``smoke`` always uses the embedded digits.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -52,9 +57,5 @@ class Experiment:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
         if dataset is not None and profile != "smoke":
-            whole = cards.base(dataset)
-            arms = [
-                arm.replace(dataset=whole + cards.SMALL if cards.is_small(arm.dataset) else dataset)
-                for arm in arms
-            ]
+            arms = [arm.replace(dataset=cards.same_part(arm.dataset, dataset)) for arm in arms]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

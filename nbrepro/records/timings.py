@@ -43,6 +43,11 @@ class Benchmark:
     rows: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
 
+    @property
+    def stem(self) -> str:
+        """Name of its file, without ending."""
+        return _stem(self.name, self.hardware)
+
 
 def rounds(
     cases: Mapping[str, Callable[[], float]], n: int, seed: int = 0
@@ -107,24 +112,29 @@ def write(
         "rows": rows,
         "provenance": {**provenance(), "threads": torch.get_num_threads()},
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    path = (Path(root) if root else default_root()) / FOLDER / f"{name}-{slug}.json"
+    path = (Path(root) if root else default_root()) / FOLDER / f"{_stem(name, hardware)}.json"
     with replacing(path) as file:
         text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
         file.write(f"{text}\n".encode())
     return path
 
 
+def _stem(name: str, hardware: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+    return f"{name}-{slug}"
+
+
 def read(root: str | Path | None = None) -> list[Benchmark]:
-    """All benchmarks of the ledger.
+    """All benchmarks of the ledger; none if it has no folder of them.
 
     Raises:
         ValueError: for a file that no benchmark wrote, or that was altered since, naming it.
+        OSError: if the folder cannot be read, naming it.
     """
-    return [
-        _read(path)
-        for path in sorted(((Path(root) if root else default_root()) / FOLDER).glob("*.json"))
-    ]
+    folder = (Path(root) if root else default_root()) / FOLDER
+    if not folder.exists():
+        return []
+    return [_read(path) for path in sorted(folder.iterdir()) if path.suffix == ".json"]
 
 
 def _read(path: Path) -> Benchmark:
