@@ -34,6 +34,7 @@ SLOW = (
     "test_claims.py::test_every_claim_gets_a_verdict_without_records",
     "test_cli.py",
     "test_sweep.py",
+    "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
     "test_ledger.py::test_no_flipped_bit_is_believed",
     "test_ledger.py::test_no_shortened_record_is_believed",

@@ -139,11 +139,8 @@ def register() -> dict[str, Claim]:
         ValueError: naming file, claim and what is wrong, if anything is.
     """
     claims: dict[str, Claim] = {}
-    folder = files(__package__)
-    for paper in sorted(f.name for f in folder.iterdir() if f.joinpath("claims.yaml").is_file()):
-        file = f"{paper}/claims.yaml"
-        text = folder.joinpath(file).read_text(encoding="utf-8")
-        for claim in read_claims(parse(text, file), file):
+    for file, document in _documents().items():
+        for claim in read_claims(document, file):
             if claim.id in claims:
                 other = claims[claim.id].paper.short
                 raise ValueError(f"{file}: {claim.id}: the id is that of a claim of {other} too")
@@ -153,6 +150,27 @@ def register() -> dict[str, Claim]:
             at = f"{claim.paper.folder}/claims.yaml: {claim.id}"
             raise ValueError(f"{at}: also names {other}, which is a claim itself; leave it out")
     return claims
+
+
+@cache
+def texts() -> dict[str, str]:
+    """The files of the register, such as ``nfnets/claims.yaml``, and what stands in them."""
+    papers = (f for f in files(__package__).iterdir() if f.joinpath("claims.yaml").is_file())
+    return {
+        f"{paper.name}/claims.yaml": paper.joinpath("claims.yaml").read_text(encoding="utf-8")
+        for paper in sorted(papers, key=lambda paper: paper.name)
+    }
+
+
+@cache
+def _documents() -> dict[str, Any]:
+    return {file: parse(text, file) for file, text in texts().items()}
+
+
+def as_written(claim: Claim) -> dict[str, Any]:
+    """A claim's entry in the register, its anchors resolved; shared, so not to be changed."""
+    entries = _documents()[f"{claim.paper.folder}/claims.yaml"]["claims"]
+    return next(entry for entry in entries if entry["id"] == claim.id)
 
 
 def get(claim_id: str) -> Claim:

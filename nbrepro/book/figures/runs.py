@@ -31,13 +31,8 @@ def runs_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Reco
 
 
 def survived(record: Record) -> bool:
-    """Whether a run trained: it did not diverge and is not left below twice chance.
-
-    A network of which only a part is trained may rightly be near chance; it fails if it diverges.
-    """
-    if record.spec.train == "all":
-        return not verdicts.failed(record)
-    return record.status != "diverged"
+    """Whether a run trained, by the same rule as in verdicts."""
+    return not verdicts.failed(record)
 
 
 @dataclass(frozen=True)
