@@ -105,6 +105,14 @@ def against(
     return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
 
 
+def records_of(*verdicts: "Verdict") -> "list[Record]":
+    """The records that these verdicts rest on, each once: what a figure of them shows."""
+    from nbrepro.book.chapter import recorded
+
+    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
+    return [record for record in recorded() if record.spec.hash in wanted]
+
+
 def said(verdict: "Verdict") -> Said:
     """What a conclusion comes to, and its numbers."""
     wording = wordings().get(verdict.claim.id)
