@@ -5,8 +5,8 @@
 
 Each run is done anew, in a ledger of its own, with as many threads as it was recorded with. A run
 is promised to repeat to the last digit on the same kind of processor and the same build of torch;
-whether it does so across versions of this package is what the table shows. Ten take ten minutes on
-one core of the processor that they were recorded on.
+whether it does so across versions of this package is what the table shows. The ten take about ten
+minutes on one core of the processor that they were recorded on.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SAMPLE = {
 
 
 def compared(stored: Record, again: Record) -> str:
-    """``the same``, or what differs first. Metrics that the record did not have yet do not count."""
+    """``the same``, or what differs first. Metrics that are newer than the record do not count."""
     for row, other in zip(stored.curve, again.curve, strict=False):
         if row != other:
             return f"another curve from epoch {row['epoch']:g} on"
@@ -67,10 +67,8 @@ def rerun(stored: Record, data_root: Path | None = None) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The table of the page *Running it anywhere*."""
-    lines = [
-        "| record | kind of run | at commit | epochs | again |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    head = ("record", "kind of run", "at commit", "epochs", "again")
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for run, row in rows.items():
         cells = f"`{run}`", SAMPLE[run], f"`{row['recorded']}`", str(row["epochs"]), row["found"]
         lines.append(f"| {' | '.join(cells)} |")
