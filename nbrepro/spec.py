@@ -20,7 +20,7 @@ from nbrepro._suggest import choose, unknown
 WEIGHT_INITS = ("kaiming_normal", "kaiming_uniform", "orthogonal", "binary")
 BATCHNORM_INITS = ("uniform", "fixed", "oneone", "positivenegative")
 SCHEDULES = ("step", "cosine", "constant")
-AUGMENTATIONS = ("crop-flip", "none")
+AUGMENTATIONS = ("crop-flip", "resized-crop", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 OPTIMIZERS = ("sgd", "nesterov", "lars")
 DECAYED = ("all", "weights")
@@ -42,7 +42,9 @@ class Spec:
         batchnorm_init: one of :data:`BATCHNORM_INITS`.
         dataset: name for :func:`nbrepro.data.load`; of a folder its name alone, never a path, which
             would tell of the machine and give one data set two names.
-        augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
+        augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror),
+            ``resized-crop`` (random boxes of image files at the side that the data set's name
+            gives, mirror: the ImageNet recipe, see :mod:`nbrepro.data.files`) or ``none``.
         mixup: α of MixUp's Beta distribution; 0 for none. With CutMix, each acts on half a batch.
         cutmix: α of CutMix's Beta distribution; 0 for none.
         randaugment: magnitude of RandAugment with four layers (10 is the scale's top); 0 for none.

@@ -346,7 +346,7 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
         return present
     check_unclipped(spec)
     check_device(options.device)
-    dataset = data.load(spec.dataset, options.data_root, download=options.download)
+    dataset = data.load_for(spec, options.data_root, download=options.download)
     checkpoint = options.ledger.work / f"{spec.hash}.pt"
     try:
         with _malloc.kept():
@@ -360,6 +360,8 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
             )
     except loop.Interrupted as stop:
         raise Left(str(stop)) from stop
+    except data.DataError:
+        raise
     except Exception:
         error = traceback.format_exc()
         record = failed(spec, error, data_fingerprint=dataset.fingerprint)
