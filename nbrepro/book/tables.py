@@ -53,6 +53,8 @@ _STANDS = {
     "own": "the reviewer's own",
 }
 _NO_RECORDS = "No records yet."
+#: Letters of a cell that is compared with others of its column.
+_SHORT = 14
 
 
 @cache
@@ -90,6 +92,8 @@ class Cell(NamedTuple):
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> "HTML":
     """A table in the style of the book.
 
+    On a phone each row becomes a card, but for tables of short cells, whose columns are compared.
+
     Args:
         head: titles of the columns.
         rows: cells; what is no :class:`Cell` is shown as text.
@@ -100,7 +104,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "")
     """
     cells = [[c if isinstance(c, Cell) else Cell(str(c)) for c in row] for row in rows]
     labelled = [list(zip(head, row, strict=True)) for row in cells]
-    return render("table", head=head, rows=labelled, note=note)
+    short = all(len(cell.text + cell.aside) <= _SHORT for row in cells for cell in row[1:])
+    kind = "numeric" if short else ""
+    return render("table", head=head, rows=labelled, note=note, kind=kind)
 
 
 def _nothing(note: str) -> "HTML":
