@@ -221,10 +221,10 @@ def test_the_threshold_moves_the_veil_and_says_what_is_left(show: Show) -> None:
             value = tab.locator(f'[data-part="{part}"]').get_attribute(attribute)
             assert f'{attribute}="{value}"' in expected
         curve = CURVES["affine"]
-        left = f"{100 * curve.off(threshold):.0f} % off, {100 * curve.accuracy(threshold):.1f} %"
+        left = f"{100 * curve.off(threshold):.0f}\u00a0% off, {100 * curve.accuracy(threshold):.1f}\u00a0%"
         assert tab.locator('[data-part="said"]').first.text_content() == left
-        said = tab.locator('[role="status"]').inner_text()
-        assert f"|γ| < {threshold:g} set to zero. affine: {left}." in said
+        said = tab.locator('[role="status"]').text_content()
+        assert f"|γ| < {threshold:g} set to zero. affine: {left};" in said
 
 
 # --- the map of runs ---
