@@ -288,8 +288,12 @@ def test_the_threshold_moves_over_all_that_was_measured() -> None:
     html = interactive.gamma_threshold(CURVES, start=0.05).data
     assert "[0.0, 0.01, 0.03, 0.1]" in html
     found = data(html)
-    assert found["said"][0] == ["0\u00a0% off, 60.0\u00a0%", "25\u00a0% off, 55.0\u00a0%", "50\u00a0% off, 55.0\u00a0%",
-                                "50\u00a0% off, 30.0\u00a0%"]  # fmt: skip
+    assert [said.replace("\u00a0", " ") for said in found["said"][0]] == [
+        "0 % off, 60.0 %",
+        "25 % off, 55.0 %",
+        "50 % off, 55.0 %",
+        "50 % off, 30.0 %",
+    ]
     assert found["x"] == sorted(found["x"])
     assert "<output>0.03</output>" in html
     assert "affine: at a threshold of 0.01, 25\u00a0% off, 55.0\u00a0%" in html

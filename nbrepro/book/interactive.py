@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book import drawings
-from nbrepro.book.tables import render
+from nbrepro.book.tables import address, render
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -351,10 +351,11 @@ def rate_map(
     )
     return figure(
         drawn,
-        takeaway="Every run, by its learning rate and by what holds its gradients.",
+        takeaway="Which runs survive which learning rate.",
         caption=(
-            "Columns are learning rates; within a cell the best run comes first. The fuller a dot, the higher the test accuracy; a cross diverged. "
-            "Choose a dot to see the run, its record and the claims that rest on it."
+            "Runs by learning rate (columns) and by what holds their gradients (rows), within a "
+            "cell the best first. The fuller a dot, the higher the test accuracy; a cross "
+            "diverged. Choose a dot to see the run, its record and the claims that rest on it."
         ),
         alt=f"A table of dots, learning rates {', '.join(f'{rate:g}' for rate in rates)}. "
         + " ".join(_row_in_words(name, runs) for name, runs in rows.items()),
@@ -371,7 +372,8 @@ def _cell(
 ) -> Iterable[_Dot]:
     """The runs of one arm and rate as lines of dots, the best first; empty at chance, full best."""
     in_order = sorted(runs, key=lambda run: (-run.metrics["test_accuracy"], run.spec.seed))
-    middle = (min(across, len(runs)) - 1) / 2
+    lines = math.ceil(len(runs) / across)
+    wide = math.ceil(len(runs) / max(lines, 1))  # lines of equal length
     chance, best = scale
     for number, run in enumerate(in_order):
         accuracy, diverged = run.metrics["test_accuracy"], run.status == "diverged"
@@ -379,8 +381,8 @@ def _cell(
         ended = "diverged" if diverged else f"{100 * accuracy:.1f} %"
         yield _Dot(
             run.spec.hash,
-            at[0] + (number % across - middle) * _PITCH,
-            at[1] + number // across * _PITCH,
+            at[0] + (number % wide - (wide - 1) / 2) * _PITCH,
+            at[1] + number // wide * _PITCH,
             round(max(0.0, fill), 2),
             diverged,
             f"{name}, rate {run.spec.lr:g}, seed {run.spec.seed}: {ended}",
@@ -391,7 +393,7 @@ def _claims(runs: set[str], judged: "Iterable[Verdict]") -> dict[str, list[tuple
     """Run → the claims that rest on it, each with the address of its page."""
     found: dict[str, list[tuple[str, str]]] = {}
     for verdict in judged:
-        link = (verdict.claim.id, f"claims/{verdict.claim.id}.html")
+        link = (verdict.claim.id, address(verdict.claim.id))
         for run in runs.intersection(verdict.records):
             if link not in found.setdefault(run, []):
                 found[run].append(link)
