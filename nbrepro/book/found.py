@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbrepro.book.figures import runs_of
-from nbrepro.book.tables import _render
+from nbrepro.book.tables import address, render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
@@ -109,9 +109,9 @@ def said(verdict: "Verdict") -> Said:
     wording = wordings().get(verdict.claim.id)
     if verdict.tone == "none":
         kind = verdict.verdict.capitalize()
-        return Said(f"{kind}: {_bare(verdict.claim)}", _sentence(verdict.note))
+        return Said(f"{kind}: {bare(verdict.claim)}", _sentence(verdict.note))
     if wording is None or not _fits(wording, verdict):
-        headline, numbers = _bare(verdict.claim), _sentence(verdict.ours)
+        headline, numbers = bare(verdict.claim), _sentence(verdict.ours)
         if verdict.tone != "yes":
             headline = f"{verdict.verdict.capitalize()}: {headline}"
     else:
@@ -148,18 +148,14 @@ def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
         (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
         for s in sentences
     ]
-    return _render("found", told=told, link=_link, hero=hero)
+    return render("found", told=told, link=address, hero=hero)
 
 
 def _details(verdict: "Verdict") -> str:
     return " ".join(filter(None, (said(verdict).details, missing(verdict))))
 
 
-def _link(claim: "Claim") -> str:
-    return f"{claim.chapter}.html#{claim.id}"
-
-
-def _bare(claim: "Claim") -> str:
+def bare(claim: "Claim") -> str:
     """A claim's statement without the remarks in brackets behind it."""
     return re.sub(r"\s*\((?:[^()]|\([^()]*\))*\)\s*$", "", claim.statement)
 

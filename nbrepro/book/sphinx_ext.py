@@ -9,6 +9,7 @@ and the fonts load without them. So is the second copy of a script that sphinx-t
 import importlib.util
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,22 @@ def _tidy_pages(app: Any, error: Exception | None) -> None:
         page.write_text(_THEBE.sub(r"\1\2", _FONT_PRELOAD.sub("", text)), encoding="utf-8")
 
 
+def _pages_of_claims(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    from nbrepro.book import evidence  # here, so that other builders need not wait for it
+
+    yield from evidence.pages(app)
+
+
+def _outdated(app: Any, *_: Any) -> list[str]:
+    """One page that is always read again: else nothing is done where only records changed."""
+    return [app.config.root_doc]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", _configure)
+    app.connect("env-get-outdated", _outdated)
+    app.connect("html-collect-pages", _pages_of_claims)
     app.connect("build-finished", _copy)
     app.connect("build-finished", _tidy_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
