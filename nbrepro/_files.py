@@ -32,12 +32,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(part, 0o644)
         os.replace(part, path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part)
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            # On a full disk torch.save raises an error of its own that does not say so.
-            raise error.__context__ from None
         raise
     _write_out(path.parent)
 

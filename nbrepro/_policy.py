@@ -1,39 +1,60 @@
 """The grammar of freezing policies, such as ``batchnorm+output``; ``freezing`` applies them."""
 
+from typing import NamedTuple
+
 from nbrepro._suggest import choose
 
-GROUPS = ("batchnorm", "gamma", "beta", "output", "shortcut", "other", "all")
+GROUPS = ("batchnorm", "gamma", "beta", "affine", "output", "shortcut", "other", "all")
+
+#: Kinds of policies that pick single weights of the convolutions: ``random:k``, ``scattered:k``.
+DRAWN = ("random", "scattered")
 
 
-def parse(train: str) -> tuple[set[str], int]:
-    """Split a policy into its groups and the k of ``random:k`` (0 if absent).
+class Policy(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        groups: whole groups of parameters.
+        drawn: one of :data:`DRAWN`, or nothing.
+        k: weights per output channel of every convolution; 0 if none are drawn.
+    """
+
+    groups: frozenset[str]
+    drawn: str
+    k: int
+
+
+def parse(train: str) -> Policy:
+    """Read a policy.
 
     Raises:
-        ValueError: for an unknown group or a k that is not a positive whole number.
+        ValueError: for an unknown group, a k that is not a positive whole number, or weights drawn
+            twice.
     """
-    groups, k = set(), 0
+    groups, drawn, k = set(), "", 0
     for part in train.split("+"):
-        if part.startswith("random:"):
-            text = part.removeprefix("random:")
-            if not text.isdecimal() or int(text) < 1:
-                raise ValueError(
-                    f"{part!r}: k must be a whole number of at least 1, as in random:2"
-                )
-            if k:
-                raise ValueError(f"{train!r}: random:k is given twice")
-            k = int(text)
-        else:
-            groups.add(choose("group to train", part, [*GROUPS, "random:k"]))
+        kind, colon, text = part.partition(":")
+        if kind not in DRAWN or not colon:
+            known = [*GROUPS, *(f"{kind}:k" for kind in DRAWN)]
+            groups.add(choose("group to train", part, known))
+            continue
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"{part!r}: k must be a whole number of at least 1, as in {kind}:2")
+        if k:
+            raise ValueError(f"{train!r}: weights are drawn twice; leave out {part} or the other")
+        drawn, k = kind, int(text)
     if k and "all" in groups:
-        raise ValueError(f"{train!r}: with all parameters trained, random:{k} selects nothing more")
-    return groups, k
+        raise ValueError(
+            f"{train!r}: with all parameters trained, {drawn}:{k} selects nothing more"
+        )
+    return Policy(frozenset(groups), drawn, k)
 
 
 def canonical(train: str) -> str:
-    """The policy with each group once: ``random:k`` first, then in the order of :data:`GROUPS`.
+    """The policy with each group once: what is drawn first, then in the order of :data:`GROUPS`.
 
     Raises:
         ValueError: as :func:`parse` does.
     """
-    groups, k = parse(train)
-    return "+".join([f"random:{k}"] * bool(k) + sorted(groups, key=GROUPS.index))
+    groups, drawn, k = parse(train)
+    return "+".join([f"{drawn}:{k}"] * bool(k) + sorted(groups, key=GROUPS.index))

@@ -272,6 +272,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> None:
     from nbrepro import sweep
+    from nbrepro.records.fingerprints import remarks
 
     _, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
@@ -302,6 +303,8 @@ def _status(options: argparse.Namespace) -> None:
     _print(table)
     more = f", and {unknown_cost} runs whose cost is not measured yet" if unknown_cost else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
+    for remark in remarks(records):
+        print(f"note: {remark}", file=sys.stderr)
     for entry in damaged:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
 
@@ -332,14 +335,15 @@ def _verify(options: argparse.Namespace) -> int:
     from nbrepro.claims import verdicts
     from nbrepro.claims.report import drift, lines, report
     from nbrepro.records import timings
+    from nbrepro.records.fingerprints import remarks
     from nbrepro.records.ledger import Ledger
 
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
     records, damaged = ledger.scan()
     measured = timings.read(ledger.root)
-    judged = [verdicts.judge(claim, records, measured) for claim in chosen]
-    reports = [report(verdict, records) for verdict in judged]
+    judged = [verdicts.judge_all(claim, records, measured) for claim in chosen]
+    reports = [report(rows, records) for rows in judged]
     if options.json:
         print(json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False))
     else:
@@ -347,12 +351,15 @@ def _verify(options: argparse.Namespace) -> int:
         for entry in reports:
             print("\n".join(lines(entry)[: None if whole else 1]))
         print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
-    if not ledger.root.exists():
-        print(f"there is no ledger {ledger.root} here; name one with --results", file=sys.stderr)
+    for remark in remarks(records):
+        print(f"note: {remark}", file=sys.stderr)
     problems = [f"damaged: {entry}" for entry in damaged]
     page = ledger.root.parent / "book" / "scorecard.ipynb"
     if options.all and page.exists():
-        problems += [f"the book is out of date: {entry}" for entry in drift(judged, page)]
+        problems += [
+            f"the book is out of date: {entry}"
+            for entry in drift((rows[0] for rows in judged), page)
+        ]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -2,16 +2,30 @@
 
 Groups (arXiv 2003.00152, Table 1 counts them the same way):
 
-=============  ====================================================================================
-``batchnorm``  every γ and β, those inside shortcuts included
-``gamma``      the scales γ only
-``beta``       the shifts β only
-``output``     weight and bias of the last linear layer
-``shortcut``   weights of the projections inside modules named ``shortcut`` or ``downsample``
-``other``      every parameter that is in none of the groups above
-``all``        everything
-``random:k``   k weights of every output channel of every convolution, drawn without replacement
-=============  ====================================================================================
+===============  ==================================================================================
+``batchnorm``    every γ and β, those inside shortcuts included
+``gamma``        the scales γ only
+``beta``         the shifts β only
+``affine``       what stands in for γ and β in a normalizer-free network, see below
+``output``       weight and bias of the last linear layer
+``shortcut``     all but BatchNorm inside modules named ``shortcut`` or ``downsample``: projections
+``other``        every parameter that is in none of the groups above
+``all``          everything
+``random:k``     k weights of every output channel of every convolution, drawn without replacement
+``scattered:k``  as many weights of every convolution, drawn from the layer as a whole
+===============  ==================================================================================
+
+The arms of arXiv 2003.00152 are ``batchnorm``, alone or with ``output`` and ``shortcut``,
+``other+output+shortcut`` (γ and β frozen as they start, all else trained), ``random:2`` (as many
+numbers as BatchNorm has) and ``scattered:2`` (without an equal share for every channel).
+
+``affine`` answers that paper's question of what to train without BatchNorm: gains and biases of
+convolutions with scaled weight standardization (:class:`nbrepro.layers.ScaledStdConv2d`), and the
+SkipInit scalars of residual blocks, without which, frozen at zero, no gain inside a branch would
+have any effect. Gains and biases of projections are left to ``shortcut``: in the BatchNorm twin of
+an NF-ResNet (``bn_nf_resnet50``, ``bn_cifar_nf_resnet20`` ...) projections have no BatchNorm of
+their own either, so that ``affine`` trains exactly as many numbers as ``batchnorm`` does in the
+twin, plus one SkipInit scalar per block where the network has them.
 
 Join them with ``+``: ``freeze(model, train="batchnorm+output")``. Works on any ``nn.Module``.
 """
@@ -30,6 +44,7 @@ from torch.optim.optimizer import (
 )
 
 from nbrepro._policy import GROUPS, parse
+from nbrepro.layers import ResidualBlock, ScaledStdConv2d
 
 _SHORTCUT_NAMES = {"shortcut", "downsample"}
 
@@ -76,6 +91,10 @@ def _groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, set[str]]]:
                 groups = {"output"}
             elif _SHORTCUT_NAMES & set(path.split(".")):
                 groups = {"shortcut"}
+            elif (isinstance(module, ScaledStdConv2d) and leaf in ("gain", "bias")) or (
+                isinstance(module, ResidualBlock) and leaf == "skip_gain"
+            ):
+                groups = {"affine"}
             else:
                 groups = {"other"}
             yield f"{path}.{leaf}" if path else leaf, parameter, groups | {"all"}
@@ -97,17 +116,19 @@ def freeze(
 
     Frozen parameters get ``requires_grad=False``: no gradient is computed for them, and an
     optimizer that is given only the trainable ones can neither move nor decay them. Under
-    ``random:k`` the gradient of the other weights is set to zero, and after every ``torch.optim``
-    step they are restored bit for bit, so that neither weight decay nor momentum moves them. The
-    whole weight gradient has to be computed, so this saves no time. The restriction belongs to the
-    layers: it also holds in copies of the model and for weights loaded with ``assign=True``.
+    ``random:k`` and ``scattered:k`` the gradient of the other weights is set to zero, and after
+    every ``torch.optim`` step they are restored bit for bit, so that neither weight decay nor
+    momentum moves them. The whole weight gradient has to be computed, so this saves no time. The
+    restriction belongs to the layers: it also holds in copies of the model and for weights loaded
+    with ``assign=True``.
 
     Calling it again replaces the earlier policy.
 
     Args:
         model: any module.
         train: groups joined with ``+``, see the table at the top of this module.
-        seed: draws the positions of ``random:k``; the same seed gives the same positions.
+        seed: draws the positions of ``random:k`` or ``scattered:k``; the same seed gives the same
+            positions.
         statistics: if false, BatchNorm layers normalize with their stored running statistics in
             training mode too, and never update them.
 
@@ -118,25 +139,27 @@ def freeze(
         ValueError: for an unknown group, a group without parameters in this model, or a k larger
             than a convolution's fan-in.
     """
-    wanted, k = parse(train)
+    wanted, drawn, k = parse(train)
     layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)]
     convolutions = {layer.weight for layer in layers}
     generator = torch.Generator().manual_seed(seed)
     names: list[str] = []
     masks: dict[Tensor, Tensor] = {}
-    counts = dict.fromkeys([*GROUPS, "random"], 0)
+    counts = dict.fromkeys([*GROUPS, *[drawn] * bool(drawn)], 0)
     for name, parameter, groups in _groups(model):
         if groups & wanted:
             trained = parameter.numel()
         elif k and parameter in convolutions:
-            masks[parameter] = _draw(name, parameter, k, generator)
-            groups, trained = {"random", "all"}, k * parameter.shape[0]
+            masks[parameter] = _draw(name, parameter, drawn, k, generator)
+            groups, trained = {drawn, "all"}, k * parameter.shape[0]
         else:
             continue
         names.append(name)
         for group in groups:
             counts[group] += trained
-    absent = [group for group in [*sorted(wanted), *(["random"] if k else [])] if not counts[group]]
+    absent = [
+        group for group in [*sorted(wanted), *([drawn] if drawn else [])] if not counts[group]
+    ]
     if absent:
         raise ValueError(
             f"nothing to train: this model has no {' and no '.join(absent)} parameters"
@@ -154,8 +177,6 @@ def freeze(
             if isinstance(module, _BatchNorm):
                 hook = module.register_forward_pre_hook(_use_stored_statistics)
                 module.__dict__["_nbrepro_stored"] = hook
-    if not k:
-        del counts["random"]
     total = sum(parameter.numel() for parameter in model.parameters())
     shares = {group: number / total for group, number in counts.items()}
     return FreezeReport(train, tuple(names), counts, shares, total)
@@ -165,14 +186,21 @@ def _use_stored_statistics(module: nn.Module, _: Any) -> None:
     module.eval()
 
 
-def _draw(name: str, weight: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """A mask shaped like ``weight`` that is true at k positions of every output channel."""
+def _draw(name: str, weight: Tensor, drawn: str, k: int, generator: torch.Generator) -> Tensor:
+    """A mask shaped like ``weight``, true at k positions of every output channel (``random``).
+
+    ``scattered``: at as many positions of the whole weight, each equally likely.
+    """
     channels, fan_in = weight.shape[0], weight[0].numel()
     if k > fan_in:
-        raise ValueError(f"random:{k} asks for more weights than {name} has per channel ({fan_in})")
-    positions = torch.rand(channels, fan_in, generator=generator).argsort(dim=1)[:, :k]
-    mask = torch.zeros(channels, fan_in, dtype=torch.bool).scatter_(1, positions, True)
-    return mask.view(weight.shape)
+        raise ValueError(
+            f"{drawn}:{k} asks for more weights than {name} has per channel ({fan_in})"
+        )
+    rows, picked = (channels, k) if drawn == "random" else (1, k * channels)
+    positions = torch.rand(rows, weight.numel() // rows, generator=generator)
+    positions = positions.argsort(dim=1)[:, :picked]
+    mask = torch.zeros(rows, weight.numel() // rows, dtype=torch.bool)
+    return mask.scatter_(1, positions, True).view(weight.shape)
 
 
 def _restrict(layer: nn.Module, mask: Tensor) -> None:
@@ -216,7 +244,7 @@ class _Masked:
 def _watch_optimizers() -> None:
     """Hook into the steps of all optimizers, so that :func:`freeze` need not be given one.
 
-    Only masked weights are touched. Nothing is registered before the first ``random:k``.
+    Only masked weights are touched. Nothing is registered before weights are first drawn.
     """
     register_optimizer_step_pre_hook(_before_step)
     register_optimizer_step_post_hook(_after_step)

@@ -34,7 +34,7 @@ class Spec:
     Attributes:
         model: name for :func:`nbrepro.models.create`.
         train: policy for :func:`nbrepro.freezing.freeze`. The order of its parts does not matter:
-            it is stored with ``random:k`` first, then the groups in that module's order.
+            it is stored with what is drawn first, then the groups in that module's order.
         statistics: whether BatchNorm layers use batch statistics and update the running ones.
         weight_init: one of :data:`WEIGHT_INITS`.
         batchnorm_init: one of :data:`BATCHNORM_INITS`.

@@ -1,8 +1,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -23,6 +24,8 @@ MakeTree = Callable[..., Path]
 
 #: What starts processes, a cluster or a browser, builds pages or takes seconds: files, and tests.
 SLOW = (
+    "test_address.py::test_with_an_address_every_page_links_to_its_source_and_previews_are_absolute",
+    "test_address.py::test_without_an_address_there_is_no_dead_button_and_no_half_address",
     "test_agc.py::test_two_processes_end_as_one",
     "test_augment.py::test_stronger_magnitudes_blank_more_images_and_small_images_first",
     "test_benchmarks.py",
@@ -32,7 +35,9 @@ SLOW = (
     "test_claims.py::test_every_claim_gets_a_verdict_without_records",
     "test_cli.py",
     "test_sweep.py",
+    "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
+    "test_interactive_in_browser.py",
     "test_ledger.py::test_no_flipped_bit_is_believed",
     "test_ledger.py::test_no_shortened_record_is_believed",
     "test_ledger.py::test_two_writers_at_once",
@@ -44,6 +49,7 @@ SLOW = (
     "test_pretrained.py",
     "test_runner.py",
     "test_slurm.py",
+    "test_standalone.py::test_the_one_file_works_alone_and_gives_equal_results",
     "test_training.py::test_two_processes_equal_one",
     "test_two_processes.py",
 )
@@ -143,3 +149,20 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: install it to test pages in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *quiet]
+        )
+        yield running
+        running.close()

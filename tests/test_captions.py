@@ -145,12 +145,22 @@ def test_the_style_sheet_has_the_colours_of_the_figures() -> None:
     assert style.variables() in CSS.read_text(encoding="utf-8")
 
 
+def test_the_style_sheet_closes_what_it_opens() -> None:
+    depth = 0
+    for sign in re.findall("[{}]", CSS.read_text(encoding="utf-8")):
+        depth += 1 if sign == "{" else -1
+        assert depth in (0, 1, 2), "a rule stands within another one; @media alone may hold rules"
+    assert depth == 0
+
+
 def test_methods_differ_by_more_than_colour() -> None:
     names = list(style.METHODS)
-    studies = names[: names.index("BatchNorm")], names[names.index("BatchNorm") :]
+    first = [names.index(name) for name in ("batchnorm", "BatchNorm", "plain")]
+    studies = [names[a:b] for a, b in zip(first, [*first[1:], None], strict=True)]
     for study in studies:
         looks = [(style.METHODS[name].marker, style.METHODS[name].light) for name in study]
         assert len({marker for marker, _ in looks}) == len(study)
+        assert not {"x", "X", "+", "D", "d"} & {marker for marker, _ in looks}
 
 
 def test_a_method_keeps_its_style_and_strangers_get_free_ones() -> None:
@@ -158,4 +168,10 @@ def test_a_method_keeps_its_style_and_strangers_get_free_ones() -> None:
     assert (one, three) == (style.METHODS["agc"], style.METHODS["BatchNorm"])
     assert two.light not in (one.light, three.light)
     assert style.of(["random:2"]) == [style.METHODS["random"]]
-    assert len({s.light for s in style.of(["agc", "agc", "agc"])}) == 3
+
+
+def test_arms_of_one_method_share_its_colour_alone() -> None:
+    looks = style.of(["agc", "BatchNorm", "agc", "agc"])
+    assert looks[0] == style.METHODS["agc"]
+    assert len({look.light for look in looks}) == 2
+    assert len({(look.light, look.marker) for look in looks}) == 4

@@ -34,6 +34,7 @@ from nbrepro.claims.verdicts import (
     judge_all,
     label,
 )
+from nbrepro.data import card
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
@@ -398,6 +399,60 @@ def test_small_forms_are_rows_of_their_own() -> None:
     first, second = judge_all(claims.get("ACC-20"), [*small, *theirs])
     assert TONE[first.verdict] == "yes"
     assert second.scale == "full: 160 epochs on cifar10-16px"
+
+
+def of_data(found: list[Record], fingerprint: str) -> list[Record]:
+    """The same runs on the data with this fingerprint."""
+    return [dataclasses.replace(r, provenance={"data_fingerprint": fingerprint}) for r in found]
+
+
+def reseeded(found: list[Record], first: int) -> list[Record]:
+    return [dataclasses.replace(r, spec=r.spec.replace(seed=r.spec.seed + first)) for r in found]
+
+
+def test_runs_on_different_data_of_one_name_are_never_pooled() -> None:
+    """Rising on three seeds, falling on three others: pooled they would say nothing."""
+    claim = claims.get("ACC-20")
+    known = card("cifar10-jpeg").fingerprint
+    assert known
+    rising = of_data(records(by_depth(0.3, 0.4), dataset="cifar10-jpeg"), known)
+    falling = of_data(reseeded(records(by_depth(0.4, 0.3), dataset="cifar10-jpeg"), 10), "other")
+    more = of_data(reseeded(records(by_depth(0.4, 0.3), dataset="cifar10-jpeg"), 20), "other")
+    first, second = judge_all(claim, [*falling, *more, *rising])
+    assert first.verdict == "reproduced at reduced scale"
+    assert set(first.records) == {r.spec.hash for r in rising}, "the card knows them"
+    assert first.scale == "quick: 8 epochs on cifar10-jpeg"
+    assert "not counted: 12 runs on other data of the same name" in first.note
+    assert second.verdict == "contradicted"
+    assert set(second.records) == {r.spec.hash for r in (*falling, *more)}
+    assert second.scale == (
+        "quick: 8 epochs on cifar10-jpeg, not the data meant by that name (fingerprint other)"
+    )
+    quick = verdicts.of_scale([*falling, *rising], "training_only_batchnorm", "quick", "cifar10")
+    assert quick == []
+    for found in ([*falling, *rising], [*rising, *falling]):
+        counted = verdicts.of_scale(found, "training_only_batchnorm", "quick", "cifar10-jpeg")
+        assert counted == rising, "pages draw what counts"
+
+
+def test_where_the_card_knows_nothing_most_records_count() -> None:
+    claim = leveled(between=Bounds(0.3, 1))
+    many = of_data(records({FOURTEEN: around(0.4)}), "a")
+    few = of_data(reseeded(records({FOURTEEN: around(0.1)}), 10)[:2], "b")
+    (row,) = judge_all(claim, [*few, *many])  # absolute accuracies: others are no row
+    assert row.verdict == "reproduced at reduced scale"
+    assert set(row.records) == {r.spec.hash for r in many}
+    first, second = judge_all(leveled(times_chance=Bounds(3, math.inf)), [*few, *many])
+    assert [first.verdict, second.verdict] == ["reproduced at reduced scale", "contradicted"]
+    assert second.scale.endswith("(fingerprint b)")
+
+
+def test_other_data_than_the_card_knows_are_named() -> None:
+    """They count if there are no others; another decoder may have read the same files."""
+    found = of_data(records(by_depth(0.3, 0.4), dataset="cifar10-jpeg"), "other")
+    (row,) = judge_all(claims.get("ACC-20"), found)
+    assert row.verdict == "reproduced at reduced scale"
+    assert row.scale.endswith("not the data meant by that name (fingerprint other)")
 
 
 def test_small_images_by_design_are_no_row_of_their_own() -> None:

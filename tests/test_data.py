@@ -6,8 +6,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import warnings
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +23,14 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import functional as TF
 
 from nbrepro import data
-from nbrepro.data import MEAN, STD, Batches, DataError, Dataset, folder
+from nbrepro.data import MEAN, STD, Batches, DataError, Dataset, cards, folder
+from nbrepro.data.decode import decode
 from nbrepro.experiments import Experiment
 from nbrepro.spec import Spec
 
 CIFARS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+TINY = ARCHIVE.with_name("tiny-imagenet-50.tar.xz")
 CIFAR_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -157,12 +163,6 @@ def test_images_may_have_any_one_size(make_tree: MakeTree) -> None:
     assert images.shape == (2, 3, 70, 50)
 
 
-def test_grey_image_gets_three_channels(make_tree: MakeTree) -> None:
-    base = make_tree()
-    Image.new("L", (8, 8), 77).save(base / "train" / "cat" / "00.png")
-    assert data.load("tiny", base.parent).train_images[0].unique().tolist() == [77]
-
-
 def test_data_folder_comes_from_the_environment(
     make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +283,212 @@ def test_trees_of_one_name_in_two_places(make_tree: MakeTree, tmp_path: Path) ->
     assert first.fingerprint != second.fingerprint
 
 
+def test_files_that_are_left_out_are_named(
+    make_tree: MakeTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = make_tree()
+    for name in ("notes.txt", "cat/boxes.txt", "dog/00.tif", "cat/.hidden"):
+        (base / "train" / name).write_text("no image")
+    assert len(data.load("tiny", base.parent).train_labels) == 12
+    (message,) = caplog.messages
+    assert message.startswith(f"{base / 'train'}: 3 files are left out, the first is cat/boxes.txt")
+
+
+# --- how a file becomes pixels ------------------------------------------------------------------
+
+
+#: Type of colour in a PNG → channels.
+COLOURS = {0: 1, 4: 2, 2: 3, 6: 4}
+
+
+def png(path: Path, pixels: np.ndarray, colour: int, bits: int) -> None:
+    """Write rows of pixels as a PNG: Pillow reads more of its forms than it writes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + check
+
+    height, width = len(pixels), 8 * pixels[0].nbytes // (bits * COLOURS[colour])
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, colour, 0, 0, 0])
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    image = decode(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    """``[16, 16, 4]``, with every value from 0 to 255 at some place of every channel."""
+    generator = np.random.default_rng(0)
+    values = np.stack([generator.permutation(256) for _ in range(4)], axis=1)
+    return values.reshape(16, 16, 4).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4], ids=["grey", "grey, alpha", "RGB", "RGBA"])
+def test_16_bits_keep_their_upper_byte(tmp_path: Path, noise: np.ndarray, channels: int) -> None:
+    lower = np.roll(noise, 7, axis=0)
+    values = noise.astype(int) * 256 + lower
+    big_endian = values[..., :channels].astype(">u2")
+    png(tmp_path / "deep.png", big_endian, [0, 4, 2, 6][channels - 1], 16)
+    colours = noise[..., :3] if channels > 2 else np.repeat(noise[..., :1], 3, axis=2)
+    assert np.array_equal(pixels_of(tmp_path / "deep.png"), colours)
+
+
+def test_16_bits_in_a_tree(make_tree: MakeTree) -> None:
+    """The whole way: it used to be white."""
+    base = make_tree()
+    ramp = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    Image.fromarray(ramp).save(base / "train" / "cat" / "00.png")
+    image = data.load("tiny", base.parent).train_images[0].numpy()
+    assert np.array_equal(image, np.repeat((ramp >> 8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_of_grey_span_the_whole_range(tmp_path: Path, bits: int) -> None:
+    values = np.arange(64).reshape(8, 8) % 2**bits
+    planes = [values >> bit & 1 for bit in reversed(range(bits))]
+    rows = np.packbits(np.stack(planes, axis=2).reshape(8, -1), axis=1)
+    png(tmp_path / "few.png", rows, 0, bits)
+    expected = values * 255 // (2**bits - 1)
+    assert np.array_equal(pixels_of(tmp_path / "few.png"), np.repeat(expected[..., None], 3, 2))
+
+
+def palette(noise: np.ndarray, *, transparent: bytes | int | None = None) -> Image.Image:
+    """An image with a palette; Pillow's own conversion looks its colours up."""
+    image = Image.fromarray(noise[..., 0])
+    image.putpalette(np.roll(noise, 3, axis=1)[..., :3].tobytes())
+    if transparent is not None:
+        image.info["transparency"] = transparent
+    return image
+
+
+MODES = {
+    "grey": (".png", lambda x: Image.fromarray(x[..., 0])),
+    "grey, alpha": (".png", lambda x: Image.fromarray(np.ascontiguousarray(x[..., :2]))),
+    "grey, a colour is transparent": (".png", lambda x: Image.fromarray(x[..., 0])),
+    "1 bit": (".png", lambda x: Image.fromarray(x[..., 0]).convert("1")),
+    "palette": (".png", palette),
+    "palette of a GIF": (".gif", palette),
+    "palette, an entry is transparent": (".png", lambda x: palette(x, transparent=9)),
+    "palette, entries in part": (".png", lambda x: palette(x, transparent=bytes(range(256)))),
+    "palette of a GIF, transparent": (".gif", lambda x: palette(x, transparent=9)),
+    "RGB": (".bmp", lambda x: Image.fromarray(np.ascontiguousarray(x[..., :3]))),
+    "RGBA": (".png", Image.fromarray),
+    "RGBA of a WebP": (".webp", Image.fromarray),
+    "CMYK": (".jpg", lambda x: Image.fromarray(x, "CMYK")),
+    "YCbCr": (".jpg", lambda x: Image.fromarray(np.ascontiguousarray(x[..., :3]), "YCbCr")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+@pytest.mark.parametrize("mode", MODES)
+def test_pixels_are_those_of_pillows_own_conversion(
+    tmp_path: Path, noise: np.ndarray, mode: str
+) -> None:
+    suffix, make = MODES[mode]
+    options: dict[str, Any] = {"transparency": 9} if mode == "grey, a colour is transparent" else {}
+    if suffix == ".webp":
+        options |= {"lossless": True, "exact": True}
+    make(noise).save(tmp_path / f"image{suffix}", **options)
+    with warnings.catch_warnings(), Image.open(tmp_path / f"image{suffix}") as image:
+        warnings.simplefilter("ignore")  # of palettes with transparent entries
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(pixels_of(tmp_path / f"image{suffix}"), expected)
+    assert len(np.unique(expected)) > 1
+
+
+def test_transparent_pixels_show_their_colour(tmp_path: Path, noise: np.ndarray) -> None:
+    Image.fromarray(noise).save(tmp_path / "image.png")
+    assert np.array_equal(pixels_of(tmp_path / "image.png"), noise[..., :3])
+    image = palette(noise, transparent=bytes(256))
+    colours = np.frombuffer(bytes(image.getpalette()), np.uint8).reshape(-1, 3)
+    image.save(tmp_path / "image.png")
+    assert np.array_equal(pixels_of(tmp_path / "image.png"), colours[noise[..., 0]])
+
+
+def test_cmyk_becomes_light_not_ink(tmp_path: Path) -> None:
+    for name, ink, light in (("white", 0, 255), ("black", 255, 0)):
+        Image.new("CMYK", (8, 8), (ink, ink, ink, 0)).save(tmp_path / f"{name}.jpg")
+        assert abs(pixels_of(tmp_path / f"{name}.jpg").astype(int) - light).max() < 8
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_orientation_in_exif_is_not_applied(
+    tmp_path: Path, noise: np.ndarray, orientation: int
+) -> None:
+    """As torchvision and TensorFlow read ImageNet."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise[:8, :, :3].copy()).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(pixels_of(tmp_path / "turned.png"), noise[:8, :, :3])
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        decode(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_an_animation_is_refused(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 100, 200)]
+    path = tmp_path / f"moving{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert "is an animation of 3 frames; expected a single image" in refused(path)
+    frames[1].save(path, save_all=True)  # a single frame is an image
+    assert abs(pixels_of(path).astype(int) - [100, 0, 0]).max() < 8
+
+
+def test_a_photograph_with_previews_is_the_photograph(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (8, 8), (level, level, level)) for level in (50, 200)]
+    pictures[0].save(tmp_path / "a.mpo", save_all=True, append_images=pictures[1:])
+    path = (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == 2
+    assert abs(pixels_of(path).astype(int) - 50).max() < 3
+
+
+@pytest.mark.parametrize("times", [0.9, 1.5, 3.0])
+def test_an_image_beyond_pillows_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float
+) -> None:
+    """From the limit on, not only from twice the limit, where Pillow itself refuses."""
+    Image.new("L", (10, 9)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(90 / times))
+    if times < 1:
+        assert pixels_of(tmp_path / "huge.png").shape == (9, 10, 3)
+    else:
+        message = refused(tmp_path / "huge.png")
+        assert "is too large" in message
+        assert f"Expected at most {int(90 / times)} pixels" in message
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".jpg", ".png", ".webp"])
+def test_a_truncated_file_is_refused(tmp_path: Path, noise: np.ndarray, suffix: str) -> None:
+    """Wherever it ends; the last few bytes hold no pixels."""
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(noise[..., :3].copy()).save(path)
+    content = path.read_bytes()
+    for length in range(0, int(0.9 * len(content)), 7):
+        path.write_bytes(content[:length])
+        assert "cannot be decoded" in refused(path), length
+
+
+def test_other_formats_are_not_even_tried(tmp_path: Path) -> None:
+    """An ending does not make an image; some of Pillow's formats start programs."""
+    path = tmp_path / "figure.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    assert "expected a whole image in one of the formats BMP, GIF, JPEG, PNG" in refused(path)
+    assert "cannot be decoded" in refused(tmp_path / "absent.png")
+
+
 # --- what is wrong with a tree is said, with the file and the remedy ----------------------------
 
 
@@ -320,7 +526,7 @@ def test_empty_class(make_tree: MakeTree, part: str) -> None:
         file.unlink()
     message = error("tiny", base.parent)
     assert str(base / part / "dog") in message
-    assert ".jpg, .jpeg or .png" in message
+    assert ".bmp, .gif, .jpeg, .jpg, .png or .webp" in message
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -500,6 +706,15 @@ def test_the_card_of_the_digits_is_what_is_loaded(digits: Dataset) -> None:
         ("digits-16px", 10, None, None, 4),  # classes of unequal size
         ("my-folder", None, None, None, None),
         ("my-folder-16px", None, None, None, None),
+        ("my-folder@48-16px", None, None, None, 24),
+        ("my-folder@48-classes2to4", 3, None, None, 48),
+        ("cifar10-jpeg-classes0to4", 5, 25_000, 5_000, 32),
+        ("cifar10-classes5to9-16px", 5, 5_000, 1_000, 16),
+        ("cifar100-classes0to19", 20, 10_000, 2_000, 32),
+        ("digits-classes0to4", 5, None, None, 8),  # classes of unequal size, again
+        ("tiny-imagenet-50", 50, 25_000, 2_500, 64),
+        ("tiny-imagenet-50@32", 50, 25_000, 2_500, 32),
+        ("tiny-imagenet-50@32-classes0to9", 10, 5_000, 500, 32),
     ],
 )
 def test_cards(
@@ -514,7 +729,7 @@ def test_cards(
 
 def test_a_loaded_folder_completes_its_card(make_tree: MakeTree) -> None:
     dataset = data.load("tiny", make_tree().parent)
-    assert dataset.card == data.Card("tiny", 3, 12, 6, 8)
+    assert dataset.card == data.Card("tiny", 3, 12, 6, 8, fingerprint=dataset.fingerprint)
     assert dataset.chance == pytest.approx(1 / 3)
 
 
@@ -546,21 +761,105 @@ def test_the_small_form_is_the_first_fifth_at_half_the_side(digits: Dataset) -> 
         assert torch.equal(kept[0], mean.round().byte())
 
 
-@pytest.mark.parametrize(("counts", "named"), [((5, 4), "'dog' has 4 test"), ((5, 5), "")])
-def test_the_small_form_drops_no_class(
-    make_tree: MakeTree, counts: tuple[int, int], named: str
+@pytest.mark.parametrize("few", [1, 4, 5])
+def test_the_small_form_drops_no_class_and_names_the_small_ones(
+    make_tree: MakeTree, caplog: pytest.LogCaptureFixture, few: int
 ) -> None:
     base = make_tree(classes=("cat", "dog"))
     for part in ("train", "test"):
-        for class_name, count in zip(("cat", "dog"), counts, strict=True):
-            for number in range(count if part == "test" else 5):
+        for class_name in ("cat", "dog"):
+            for number in range(few if (part, class_name) == ("test", "dog") else 10):
                 Image.new("RGB", (8, 8)).save(base / part / class_name / f"{number:02}.png")
-    if named:
-        message = error("tiny-16px", base.parent)
-        assert f"tiny-16px: class {named} images" in message
-        assert "use tiny as it is" in message
-    else:
-        assert data.load("tiny-16px", base.parent).train_labels.tolist() == [0, 1]
+            for left_over in sorted((base / part / class_name).iterdir())[few:]:
+                if (part, class_name) == ("test", "dog"):
+                    left_over.unlink()
+    small = data.load("tiny-16px", base.parent)
+    assert small.train_labels.tolist() == [0, 0, 1, 1]
+    assert small.test_labels.tolist() == [0, 0, 1]
+    named = "tiny-16px keeps one in 5 images of a class, but one test image of each class that has"
+    expected = [f"{named} fewer than 5: dog ({few})"] if few < 5 else []
+    assert caplog.messages == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10",
+        "a-classes0to4",
+        "a@32-classes10to19-16px",
+        "a@b",
+        "a@0",
+        "a-classes01to2",
+        "-16px",
+    ],
+)
+def test_a_name_is_its_parts(name: str) -> None:
+    parts = cards.parse(name)
+    assert str(parts) == name
+    assert cards.parse(str(parts)) == parts
+    assert cards.parse(cards.base(name)) == parts._replace(classes=None, small=False)
+
+
+def test_some_classes_are_a_data_set_of_their_own(digits: Dataset) -> None:
+    low, high = (data.load(f"digits-classes{part}") for part in ("0to4", "5to9"))
+    assert (low.classes, high.classes) == (tuple("01234"), tuple("56789"))
+    assert low.chance == high.chance == data.card("digits-classes5to9").chance == 0.2
+    for part in ("train", "test"):
+        images, labels = (getattr(digits, f"{part}_{what}") for what in ("images", "labels"))
+        for dataset, first in ((low, 0), (high, 5)):
+            kept = (labels >= first) & (labels < first + 5)
+            assert torch.equal(getattr(dataset, f"{part}_images"), images[kept])
+            assert torch.equal(getattr(dataset, f"{part}_labels"), labels[kept] - first)
+    assert len({low.fingerprint, high.fingerprint, digits.fingerprint}) == 3
+    assert low.card == replace(data.card(low.name), train_images=719, test_images=182)
+
+
+def test_the_parts_of_a_name_follow_each_other() -> None:
+    """A fifth of some classes is the same as some classes of a fifth."""
+    part, small = data.load("digits-classes2to4-16px"), data.load("digits-16px")
+    kept = (small.train_labels >= 2) & (small.train_labels <= 4)
+    assert torch.equal(part.train_images, small.train_images[kept])
+    assert part.name == "digits-classes2to4-16px"
+    assert part.card.side == 4
+
+
+@pytest.mark.parametrize("classes", ["5to10", "4to4", "4to2", "10to12"])
+def test_classes_that_are_not_there(classes: str) -> None:
+    message = error(f"digits-classes{classes}", Path("absent"))
+    assert message.startswith(f"digits-classes{classes}: digits has the classes 0 to 9; expected")
+    assert message.endswith("as in digits-classes0to5")
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 16), (16, 35)], ids=["square", "wide", "tall"])
+def test_a_tree_at_another_side_has_means_of_areas(
+    make_tree: MakeTree, size: tuple[int, int]
+) -> None:
+    base = make_tree(side=8)
+    generator = np.random.default_rng(1)
+    pixels = generator.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(base / "train" / "cat" / "00.png")
+    assert "or write tiny@" in error("tiny", base.parent)
+    dataset = data.load("tiny@4", base.parent)
+    left, top = (size[0] - 16) // 2, (size[1] - 16) // 2
+    square = pixels[top : top + 16, left : left + 16].reshape(4, 4, 4, 4, 3)
+    # Pillow rounds twice, after each direction: up to half a level each time
+    assert np.abs(dataset.train_images[0].numpy() - square.mean((1, 3))).max() <= 1
+    assert dataset.train_images.shape == (12, 4, 4, 3)
+    assert (dataset.name, dataset.card.side) == ("tiny@4", 4)
+    assert data.load("tiny@4-16px", base.parent).card.side == 2
+    assert data.load("tiny@16", base.parent).train_images.shape == (12, 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100"])
+def test_only_trees_are_resized(name: str) -> None:
+    assert error(f"{name}@16", Path("absent")).endswith(f"write {name} without @16")
+
+
+def test_an_arm_keeps_its_classes() -> None:
+    own = "cifar10-classes0to4-16px"
+    assert cards.same_part(own, "cifar100") == "cifar100-classes0to4-16px"
+    assert cards.same_part(own, "tiny@32") == "tiny@32-classes0to4-16px"
+    assert cards.same_part("cifar10", "tiny@32-classes0to9") == "tiny@32-classes0to9"
 
 
 def test_an_arm_keeps_its_small_form() -> None:
@@ -609,7 +908,7 @@ def test_known_tree_with_altered_files(
         for part in ("train", "test")
     }
     digest = data.tree_digest(base, listing)
-    tree = folder._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
+    tree = folder._Tree(8, {"train": 4, "test": 2}, digest, ("cat", "dog", "emu"))
     monkeypatch.setitem(folder._KNOWN_TREES, "tiny", tree)
     assert len(data.load("tiny", base.parent).train_labels) == 12
     shutil.copy(base / "train" / "cat" / "00.png", base / "train" / "cat" / "01.png")
@@ -627,6 +926,26 @@ def roomy_folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.skipif(not TINY.is_file(), reason=f"needs {TINY.name} beside the project")
+def test_tiny_imagenet_50_at_another_side(roomy_folder: Path) -> None:
+    base = roomy_folder / "tiny-imagenet-50"
+    with tarfile.open(TINY) as archive:
+        archive.extractall(base, filter="data")
+    dataset = data.load("tiny-imagenet-50@32", roomy_folder)
+    assert dataset.card == data.card("tiny-imagenet-50@32")
+    assert dataset.train_labels.bincount().tolist() == [500] * 50
+    assert dataset.test_labels.bincount().tolist() == [50] * 50
+    first = np.asarray(decode(min((base / "train" / dataset.classes[0]).rglob("*.JPEG"))), int)
+    columns = (first[:, ::2] + first[:, 1::2] + 1) // 2
+    assert np.array_equal(dataset.train_images[0], (columns[::2] + columns[1::2] + 1) // 2)
+    part = data.load("tiny-imagenet-50@32-classes0to9", roomy_folder)
+    assert part.card == data.card(part.name)
+    assert torch.equal(part.train_images, dataset.train_images[:5000])
+    moved = min((base / "val" / dataset.classes[0]).rglob("*.JPEG"))
+    moved.write_bytes(max(moved.parent.iterdir()).read_bytes())
+    assert "differs from the archive" in error("tiny-imagenet-50@32", roomy_folder)
+
+
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"needs {ARCHIVE.name} beside the project")
 def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
     base = roomy_folder / "cifar10-jpeg"
@@ -638,6 +957,8 @@ def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
     assert dataset.train_labels.bincount().tolist() == [5_000] * 10
     assert dataset.test_labels.bincount().tolist() == [1_000] * 10
     assert dataset.classes == CIFAR_CLASSES
+    assert dataset.card == data.card("cifar10-jpeg")
+    assert data.shrink(dataset).card == data.card("cifar10-jpeg-16px")
     the_cache(tmp_path).unlink()
 
     frog, ship, spare = base / "train/frog/0000.jpg", base / "train/ship/0000.jpg", base / "spare"

@@ -49,7 +49,8 @@ def record(spec: Spec, status: str = "completed", **provenance: Any) -> Record:
     failed = status == "failed"
     metrics = {} if failed else {"test_accuracy": 0.5}
     error = "Traceback ..." if failed else None
-    return Record(spec, status, metrics, [], {"seconds": 1.5, **provenance}, error)
+    curve = [{"epoch": 0, "step": 0, **metrics}]
+    return Record(spec, status, metrics, curve, {"seconds": 1.5, **provenance}, error)
 
 
 def run(specs: list[Spec], ledger: Ledger, **options: Any) -> list[Record]:
@@ -226,10 +227,10 @@ def test_no_room_for_a_checkpoint(
     """A failed run that names the cause; the checkpoint before stays and is gone on from."""
     save = State.save
 
-    def full_from_the_second_on(self: State, path: Path, owner: str) -> None:
+    def full_from_the_second_on(self: State, path: Path, of: dict[str, Any]) -> None:
         full = room(int(share * path.stat().st_size)) if path.exists() else contextlib.nullcontext()
         with full:
-            save(self, path, owner)
+            save(self, path, of)
 
     with monkeypatch.context() as context:
         context.setattr(State, "save", full_from_the_second_on)
@@ -323,7 +324,7 @@ def test_no_run_is_begun_for_a_ledger_that_cannot_be_written(
     options = ("--profile", "smoke", "--results", "results", *workers)
     assert cli.main(["run", "training_only_batchnorm", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("nbrepro: the ledger results cannot be written (")
+    assert line.startswith(f"nbrepro: the ledger {tmp_path}/results cannot be written (")
     assert files(tmp_path) == {"results"}
 
 

@@ -37,6 +37,8 @@ POLICIES = {
     "other+shortcut+output": OTHER | SHORTCUT | OUTPUT,
     "random:2": CONVOLUTIONS,
     "random:2+output": CONVOLUTIONS | OUTPUT,
+    "scattered:2": CONVOLUTIONS,
+    "scattered:2+batchnorm": CONVOLUTIONS | GAMMA | BETA,
 }
 
 MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
@@ -107,7 +109,7 @@ def test_trained_names(model: nn.Module, train: str) -> None:
 
 
 @pytest.mark.parametrize("all_parameters", [False, True], ids=["trainable", "all"])
-@pytest.mark.parametrize("train", [p for p in POLICIES if "random" not in p])
+@pytest.mark.parametrize("train", [p for p in POLICIES if ":" not in p])
 def test_only_what_is_trained_moves(model: nn.Module, train: str, all_parameters: bool) -> None:
     """Momentum and weight decay included, even if the optimizer is given every parameter."""
     freeze(model, train)
@@ -124,6 +126,7 @@ def test_counts_and_shares(model: nn.Module) -> None:
         "batchnorm": 672,
         "gamma": 336,
         "beta": 336,
+        "affine": 0,
         "output": 650,
         "shortcut": 0,
         "other": 0,
@@ -172,6 +175,89 @@ def test_random_moves_exactly_k_weights_a_channel(model: nn.Module, optimizer: s
             assert bool((moved.flatten(1).sum(1) == k).all()), name
         else:
             assert not moved.any(), name
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_scattered_moves_as_many_weights_per_layer_unevenly(
+    model: nn.Module, optimizer: str
+) -> None:
+    freeze(model, "scattered:2")
+    before = parameters_of(model)
+    take_steps(model, OPTIMIZERS[optimizer])
+    shares = []
+    for name, parameter in model.named_parameters():
+        moved = parameter != before[name]
+        if parameter.ndim == 4:
+            assert int(moved.sum()) == 2 * len(parameter), name
+            shares += moved.flatten(1).sum(1).tolist()
+        else:
+            assert not moved.any(), name
+    # nearly binomial: channels with none, e^-2 of them, and with more than two
+    assert 0.07 < shares.count(0) / len(shares) < 0.2
+    assert max(shares) > 4
+
+
+def test_scattered_weights_are_equally_likely() -> None:
+    layer = nn.Conv2d(5, 4, 1, bias=False)
+    picked = torch.zeros(4, 5, 1, 1)
+    for seed in range(2000):
+        freeze(layer, "scattered:2", seed=seed)
+        layer(torch.ones(1, 5, 1, 1)).sum().backward()
+        picked += layer.weight.grad != 0
+        layer.zero_grad()
+    share, error = 8 / 20, (8 / 20 * 12 / 20 / 2000) ** 0.5
+    assert float((picked / 2000 - share).abs().max()) < 4 * error
+
+
+def test_scattered_counts_are_those_of_random(model: nn.Module) -> None:
+    random, scattered = (freeze(model, train).counts for train in ("random:3", "scattered:3"))
+    assert scattered["scattered"] == random["random"] == scattered["all"]
+    assert "random" not in scattered
+
+
+NF = "cifar_nf_resnet8"
+
+
+def test_affine_is_gains_biases_and_skip_scalars() -> None:
+    model = models.create(NF)
+    parameters = dict(model.named_parameters())
+    affine = {
+        name
+        for name in parameters
+        if name.endswith((".gain", ".bias", ".skip_gain")) and "shortcut" not in name
+    } - {"fc.bias"}
+    assert set(freeze(model, "affine").names) == affine
+    assert not affine & set(freeze(model, "other+output+shortcut").names)
+    freeze(model, "affine")
+    before = parameters_of(model)
+    take_steps(model)
+    assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} == affine
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("cifar_nf_resnet20x2", 9), ("cifar_nf_resnet29b", 9), ("nf_resnet50", 16)]
+)
+def test_affine_counts_as_many_as_batchnorm_in_the_twin(name: str, blocks: int) -> None:
+    with torch.device("meta"):
+        free = freezing.count(models.create(name, skip_gain=None))
+        whole = freezing.count(models.create(name))
+        twin = freezing.count(models.create(f"bn_{name}"))
+    assert free["affine"] == twin["batchnorm"] > 0
+    assert free["other"] == twin["other"]
+    assert free["output"] == twin["output"]
+    assert whole["affine"] == free["affine"] + blocks
+
+
+def test_skip_scalars_are_what_lets_gains_in_branches_count() -> None:
+    """Frozen at zero they would leave the branches without effect: why affine trains them."""
+    model = models.create(NF)
+    freeze(model, "affine")
+    take_steps(model, steps=2)
+    before = parameters_of(model)
+    take_steps(model, steps=1)
+    assert not torch.equal(model.get_parameter("blocks.0.branch.conv1.gain"),
+                           before["blocks.0.branch.conv1.gain"])  # fmt: skip
+    assert all(float(block.skip_gain.detach()) != 0 for block in model.blocks)
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -334,12 +420,17 @@ def test_statistics_can_be_switched_on_again(model: nn.Module) -> None:
         ("", "unknown group"),
         ("batchnorm+", "unknown group"),
         ("random:28", "conv.weight has per channel \\(27\\)"),
+        ("scattered:28", "scattered:28 asks .* conv.weight has per channel \\(27\\)"),
+        ("scattered:0", "k must be a whole number of at least 1, as in scattered:2"),
+        ("scattered", "unknown group"),
         ("random:0", "k must be a whole number of at least 1"),
         ("random:-1", "k must be"),
         ("random:two", "k must be"),
         ("random:", "k must be"),
         ("random", "unknown group"),
-        ("random:2+random:4", "random"),
+        ("random:2+random:4", "weights are drawn twice; leave out random:4"),
+        ("random:2+scattered:2", "weights are drawn twice"),
+        ("all+scattered:2", "scattered:2 selects nothing more"),
         ("all+random:2", "selects nothing more"),
     ],
 )
@@ -355,7 +446,9 @@ def test_errors_leave_the_model_as_it_was(model: nn.Module, train: str, message:
     assert all((moved[n] > 0) == (n in CONVOLUTIONS | OUTPUT) for n in moved), moved
 
 
-@pytest.mark.parametrize("train", ["batchnorm", "shortcut", "random:2", "output+gamma"])
+@pytest.mark.parametrize(
+    "train", ["batchnorm", "affine", "shortcut", "random:2", "scattered:2", "output+gamma"]
+)
 def test_nothing_to_train(train: str) -> None:
     linear = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     with pytest.raises(ValueError, match="nothing to train: this model has no"):
@@ -393,6 +486,7 @@ def test_torchvision_resnet18() -> None:
         ("all", "all"),
         ("output+batchnorm", "batchnorm+output"),
         ("output+gamma+random:02+output", "random:2+gamma+output"),
+        ("affine+scattered:3+output", "scattered:3+affine+output"),
     ],
 )
 def test_one_policy_has_one_canonical_name(written: str, canonical: str) -> None:

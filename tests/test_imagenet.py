@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from nbrepro import imagenet, models
 from nbrepro.data import MEAN, STD, DataError
+from nbrepro.data.decode import decode
 from nbrepro.data.preprocess import Preprocess, resize
 from nbrepro.imagenet import PRINTED, Accuracy, evaluate, main, report
 from nbrepro.models import nfnet, pretrained
@@ -108,6 +109,27 @@ def test_same_with_workers(colours: Path) -> None:
     assert evaluate(model, colours, 8, batch_size=2, workers=1) == evaluate(model, colours, 8)
 
 
+def test_files_become_pixels_as_in_training(tmp_path: Path) -> None:
+    """16 bits used to be white here; an animation gave its first frame."""
+    (tmp_path / "class").mkdir()
+    path = tmp_path / "class" / "deep.png"
+    Image.fromarray((np.arange(81, dtype=np.uint16) * 800).reshape(9, 9)).save(path)
+    seen: list[Tensor] = []
+
+    class Seeing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.extend(x)
+            return torch.zeros(len(x), 1)
+
+    assert evaluate(Seeing(), tmp_path, 16).top1 == 1
+    assert torch.equal(seen[0], Preprocess(16)(decode(path)))
+    assert seen[0].std() > 0.1
+    frames = [Image.new("L", (9, 9), level) for level in (0, 200)]
+    frames[0].save(tmp_path / "class" / "moving.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=r"moving\.gif is an animation of 2 frames"):
+        evaluate(Seeing(), tmp_path, 16)
+
+
 def test_bad_trees(colours: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -170,6 +192,30 @@ def test_weights_of_timm_are_recognised(tmp_path: Path, monkeypatch: pytest.Monk
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"lacks fc\.weight"):
         imagenet.load("nfnet_f0", tmp_path / "other.pth")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_of_ones_own_that_no_network_was_trained_to(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that names the tensor, from the command line too; weights in float64 are rounded."""
+    model = models.create("cifar_nfnet_f0", num_classes=3)
+    state = model.state_dict()
+    arguments = ["--model", "cifar_nfnet_f0", "--data", str(colours), "--device", "cpu"]
+    arguments += ["--workers", "0", "--weights"]
+    nan = {name: tensor.clone() for name, tensor in state.items()}
+    nan["fc.weight"][0, 0] = float("nan")
+    for name, wrong, message in (
+        ("half.pth", {n: t.half() for n, t in state.items()}, "has type torch.float16, expected"),
+        ("whole.pth", {n: t.int() for n, t in state.items()}, "has type torch.int32, expected"),
+        ("nan.pth", nan, "fc.weight has values that are not finite"),
+    ):
+        torch.save(wrong, tmp_path / name)
+        assert main([*arguments, str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    torch.save({name: tensor.double() for name, tensor in state.items()}, tmp_path / "double.pth")
+    loaded = imagenet.load("cifar_nfnet_f0", tmp_path / "double.pth")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
 def test_report_stands_next_to_the_paper() -> None:

@@ -78,25 +78,74 @@ def test_scan_finds_every_run_once(ledger: Ledger) -> None:
     assert ledger.find(make(seed=2).spec) is None
 
 
-def test_empty_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Ledger(tmp_path).scan() == ([], [])
-    assert Ledger(tmp_path).find(make().spec) is None
-    monkeypatch.chdir(tmp_path)
-    assert Ledger().scan() == ([], [])  # nobody has named a folder, and there is none yet
+def test_empty_ledger(ledger: Ledger) -> None:
+    assert ledger.find(make().spec) is None
+    ledger.check_writable()
+    assert ledger.scan() == ([], [])
+    assert ledger.find(make().spec) is None
 
 
-@pytest.mark.parametrize("how", ["argument", "environment"])
+@pytest.mark.parametrize("how", ["argument", "environment", "nobody named it"])
 @pytest.mark.parametrize("fault", ["missing", "a file"])
-def test_a_named_ledger_that_cannot_be_read_is_no_empty_one(
+def test_a_ledger_that_is_not_there_is_no_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, fault: str
 ) -> None:
-    root = tmp_path / "mine"
+    root = tmp_path / "results"
     if fault == "a file":
         root.touch()
-    monkeypatch.setenv("NBREPRO_RESULTS", str(root))
-    ledger = Ledger() if how == "environment" else Ledger(root)
+    if how == "environment":
+        monkeypatch.setenv("NBREPRO_RESULTS", str(root))
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger(root) if how == "argument" else Ledger()
     with pytest.raises(OSError, match=re.escape(f"the ledger {root} cannot be read (No")):
         ledger.scan()
+
+
+def forbidding(folder: Path, listing: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def listed(path: Any = ".") -> Any:
+        if Path(path).resolve() == folder:
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    return listed
+
+
+@pytest.mark.parametrize("hidden", [".", "runs"])
+def test_a_ledger_that_may_not_be_read_is_no_empty_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    ledger.write(make())
+    folder = (ledger.root / hidden).resolve()
+    for name in ("listdir", "scandir"):  # the superuser may read everything
+        monkeypatch.setattr(os, name, forbidding(folder, getattr(os, name)))
+    with pytest.raises(OSError, match=re.escape(f"ledger {folder} cannot be read (Permission")):
+        ledger.scan()
+
+
+@pytest.mark.parametrize(
+    ("named", "hint"),
+    [
+        ("results/runs", "did you mean {}/results?"),
+        (".", "did you mean results?"),
+        ("book", "name another with --results"),
+    ],
+)
+def test_a_folder_beside_the_ledger_is_no_empty_one(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, hint: str
+) -> None:
+    ledger.write(make())
+    ledger.work.mkdir()
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path)
+    expected = f"{tmp_path / named} is no ledger: it has no folder runs with records; "
+    with pytest.raises(OSError, match=re.escape(expected)) as caught:
+        Ledger(tmp_path / named if "{}" in hint else named).scan()
+    assert hint.format(tmp_path) in str(caught.value)
+
+
+def test_a_ledger_of_timings_has_no_records(ledger: Ledger) -> None:
+    (ledger.root / "benchmarks").mkdir(parents=True)
+    assert ledger.scan() == ([], [])
 
 
 def test_locks_and_checkpoints_go_with_the_ledger(
@@ -113,7 +162,7 @@ def test_numbers_that_are_not_finite_become_null(ledger: Ledger, value: float) -
     record = make(
         status="diverged",
         metrics={"test_loss": value, "test_accuracy": 0.1},
-        curve=[{"epoch": 1, "train_loss": value}],
+        curve=[{"epoch": 1, "step": 9, "train_loss": value, "test_accuracy": 0.1}],
     )
 
     def refuse(constant: str) -> None:
@@ -124,7 +173,7 @@ def test_numbers_that_are_not_finite_become_null(ledger: Ledger, value: float) -
     found = ledger.find(record.spec)
     assert found is not None
     assert found.metrics == {"test_loss": None, "test_accuracy": 0.1}
-    assert found.curve == [{"epoch": 1, "train_loss": None}]
+    assert found.curve == [{"epoch": 1, "step": 9, "train_loss": None, "test_accuracy": 0.1}]
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -192,6 +241,59 @@ def test_damaged_record_is_replaced_by_a_new_run(ledger: Ledger) -> None:
     path.write_text("{")
     ledger.write(make())
     assert ledger.scan() == ([make()], [])
+
+
+def nested(depth: int) -> dict[str, Any]:
+    deep: dict[str, Any] = {}
+    for _ in range(depth):
+        deep = {"deeper": deep}
+    return deep
+
+
+SIGNED_ANEW: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no metrics": (lambda b: b.update(metrics={}), "metrics has no test_accuracy"),
+    "metrics in a list": (lambda b: b.update(metrics=[1]), "metrics is [1]; expected a mapping"),
+    "a text": (lambda b: b["metrics"].update(test_loss="low"), "test_loss of metrics is 'low'"),
+    "a truth value": (lambda b: b["metrics"].update(test_loss=True), "test_loss of metrics is T"),
+    "not a number": (lambda b: b["metrics"].update(test_loss=math.nan), "test_loss of metrics"),
+    "huge": (lambda b: b["metrics"].update(test_loss=10**400), "test_loss of metrics is 1000"),
+    "accurate": (lambda b: b["metrics"].update(test_accuracy=47.56), "number between 0 and 1"),
+    "no accuracy": (lambda b: b["metrics"].update(test_accuracy=None), "has no test_accuracy"),
+    "no curve": (lambda b: b.update(curve=[]), "curve is empty, and the run is said to have c"),
+    "curve of numbers": (lambda b: b.update(curve=[1]), "row 0 of curve is 1"),
+    "no step": (lambda b: b["curve"][0].pop("step"), "row 0 of curve has no step"),
+    "nested": (lambda b: b["provenance"].update(x=nested(4)), "x of provenance is nested"),
+    "deep": (lambda b: b["provenance"].update(x=nested(500)), "x of provenance is nested"),
+    "too deep": (lambda b: b["provenance"].update(x="DEEP"), "nested too deeply"),
+    "provenance": (lambda b: b.update(provenance=None), "provenance is None; expected a mapping"),
+    "speed": (lambda b: b["provenance"].update(images_per_second="9"), "images_per_second of"),
+    "error": (lambda b: b.update(error=7), "error is 7; expected text or null"),
+    "status": (lambda b: b.update(status="done"), "status is 'done', not completed or diverged"),
+    "spec": (lambda b: b.update(spec=["cifar_resnet14"]), "spec is ['cifar_resnet14']"),
+    "setting": (lambda b: b["spec"].update(lrr=1), "unknown setting 'lrr'; did you mean 'lr'?"),
+    "no model": (lambda b: b["spec"].pop("model"), "model"),
+    "other settings": (lambda b: b["spec"].update(lr=0.2), "is not the spec's"),
+    "entry": (lambda b: b.update(note="fine"), "unknown entry 'note'"),
+    "no provenance": (lambda b: b.pop("provenance"), "provenance is missing"),
+    "experiment": (lambda b: b.update(schema=1), "experiment is missing"),
+}
+
+
+@pytest.mark.parametrize("change", SIGNED_ANEW)
+def test_a_right_digest_makes_no_record(ledger: Ledger, change: str) -> None:
+    """Whoever can write a file can sign it too; what is no record is refused in one line."""
+    alter, reason = SIGNED_ANEW[change]
+    path = ledger.write(make())
+    body = json.loads(path.read_text())
+    del body["digest"]
+    alter(body)
+    text = json.dumps(body | {"digest": ledger_module._digest(body)})
+    path.write_text(text.replace('"DEEP"', '{"deeper":' * 50_000 + "{}" + "}" * 50_000))
+    assert ledger.find(make().spec) is None
+    records, (damaged,) = ledger.scan()
+    assert records == []
+    assert reason in damaged.reason
+    assert "\n" not in damaged.reason
 
 
 def test_no_flipped_bit_is_believed(ledger: Ledger) -> None:
@@ -308,7 +410,7 @@ def test_migration_keeps_the_older_of_two_equal_records(ledger: Ledger, older: s
 
 def test_migration_does_not_choose_between_different_curves(ledger: Ledger) -> None:
     earlier(ledger.root, "a")
-    left = earlier(ledger.root, "b", make(curve=[{"epoch": 0, "test_accuracy": 0.2}]))
+    left = earlier(ledger.root, "b", make(curve=[{"epoch": 0, "step": 0, "test_accuracy": 0.2}]))
     done = migrate(ledger.root)
     assert done.returncode == 1
     assert f"{left}: another curve than" in done.stderr

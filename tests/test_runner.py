@@ -38,7 +38,9 @@ def run(plan: list[Planned], ledger: Ledger, **options: Any) -> list[Record]:
 
 
 def contents(ledger: Ledger) -> dict[Path, tuple[bytes, int]]:
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in ledger.root.rglob("*.json")}
+    return {
+        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (ledger.root / "runs").glob("*.json")
+    }
 
 
 # --- experiments ---------------------------------------------------------------------------------
@@ -208,10 +210,11 @@ def test_a_run_whose_epochs_do_not_fit_is_not_started(
 ) -> None:
     """At the speed recorded on this device; at that of another one nothing is known."""
     cpu = device_name(torch.device("cpu"))
-    epoch = {"epoch": 1.0, "step": 100.0}
+    measured = {"test_accuracy": 0.1}
+    epoch = {"epoch": 1.0, "step": 100.0, **measured}
     for seed, device, rate in ((1, "another", 0.001), (2, cpu, 1000.0)):
         how = {"images_per_second": rate, "device": device, "finished": f"2026-0{seed}"}
-        ledger.write(Record(quickly.replace(seed=seed), "completed", {}, [epoch], how))
+        ledger.write(Record(quickly.replace(seed=seed), "completed", measured, [epoch], how))
     long = quickly.replace(epochs=5)  # 50 s per epoch of 100 steps, if the record were true
     assert run(planned(ledger, long), ledger, time_budget=40) == []
     assert "not started; an epoch takes about 50 s, and" in caplog.text
@@ -428,7 +431,8 @@ def test_estimate(quickly: Spec) -> None:
 
 def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
     experiment = Experiment("study", "chapter", "title", lambda _: [quickly], {"quick": 3})
-    ledger.write(Record(quickly.replace(seed=1), "completed", {}, [], {}))
+    measured = {"epoch": 0, "step": 0, "test_accuracy": 0.1}
+    ledger.write(Record(quickly.replace(seed=1), "completed", measured, [measured], {}))
     plan = sweep.plan([experiment], "quick", ledger, dataset="digits")
     assert [p.missing for p in plan] == [True, False, True]
 
@@ -438,7 +442,7 @@ def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:
 
 def recorded(item: Planned, accuracy: float = 0.4, **provenance: object) -> Record:
     metrics = {"test_accuracy": accuracy, "test_top5": 0.9}
-    curve = [{"test_accuracy": 0.1}, metrics]
+    curve = [{"epoch": 0, "step": 0, "test_accuracy": x} for x in (0.1, accuracy)]
     return Record(item.spec, "completed", metrics, curve, provenance)
 
 

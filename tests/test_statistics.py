@@ -10,6 +10,7 @@ from scipy import stats
 
 from nbrepro.claims.statistics import (
     Estimate,
+    digits,
     fisher,
     holm,
     interval,
@@ -287,3 +288,13 @@ def test_an_estimate_turned_round() -> None:
     found, turned = Estimate(0.2, 0.1, 4), Estimate(-0.2, 0.1, 4)
     assert found.above(0.1) == turned.below(-0.1)
     assert found.inside(-0.1, 0.1) == turned.inside(-0.1, 0.1)
+
+
+def test_a_tie_is_rounded_alike_in_fractions_and_in_percents() -> None:
+    """As it was: 28.8 % in a verdict, 28.9 % in the figure above it."""
+    accuracies = [0.2885, 0.2885, 0.2885]
+    fractions = 100 * mean(accuracies).mean
+    percents = mean([100 * accuracy for accuracy in accuracies]).mean
+    for off in (0, 1e-12, -1e-12):
+        assert digits(fractions + off) == digits(percents)
+    assert digits(5.25, "+.1f") == "+5.2"

@@ -153,7 +153,7 @@ class Lab:
         }
 
     def contents(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in self.ledger.root.rglob("*.json")}
+        return {path: path.read_bytes() for path in (self.ledger.root / "runs").glob("*")}
 
 
 @pytest.fixture(scope="module")

@@ -288,10 +288,10 @@ def test_curve_and_metrics(spec: Spec, few_digits: Dataset) -> None:
     assert result.status == "completed"
     assert [(row["epoch"], row["step"]) for row in result.curve] == [(0, 0), (1, 3), (2, 6)]
     assert "train_loss" not in result.curve[0]
-    assert set(result.metrics) == {
-        *("test_accuracy", "test_top5", "test_loss", "train_accuracy", "train_loss"),
-    }
-    assert all(result.metrics[name] == result.curve[-1][name] for name in result.metrics)
+    last = {"test_accuracy", "test_top5", "test_loss", "train_accuracy", "train_loss"}
+    assert result.features is not None
+    assert set(result.metrics) == last | set(result.features.metrics())
+    assert all(result.metrics[name] == result.curve[-1][name] for name in last)
     for row in result.curve:
         assert row["test_accuracy"] * 45 == pytest.approx(
             round(row["test_accuracy"] * 45), abs=1e-4
@@ -369,7 +369,9 @@ def test_no_epochs_evaluates_the_untrained_network(spec: Spec, few_digits: Datas
     result = train(spec.replace(epochs=0), few_digits, device="cpu")
     assert result.status == "completed"
     assert [row["epoch"] for row in result.curve] == [0]
-    assert set(result.metrics) == {"test_accuracy", "test_top5", "test_loss"}
+    tested = {"test_accuracy", "test_top5", "test_loss"}
+    assert result.features is not None
+    assert set(result.metrics) == tested | set(result.features.metrics())
     assert result.how["images_per_second"] is None
     assert_same_weights(result.model, loop.initial_model(spec, 10))
 
@@ -554,9 +556,7 @@ DAMAGES: dict[str, Damage] = {
     "text": lambda p: p.write_text("no checkpoint"),
     "another file of torch": lambda p: torch.save({"weights": torch.zeros(3)}, p),
     "a bare tensor": lambda p: torch.save(torch.zeros(3), p),
-    "of an earlier version": lambda p: torch.save(
-        {name: part for name, part in torch.load(p).items() if name != "sums"}, p
-    ),
+    "of another version": lambda p: p.write_bytes(p.read_bytes().replace(b"point 2", b"point 1")),
 }
 
 
@@ -586,7 +586,7 @@ def test_checkpoint_of_another_run_is_ignored(
     interrupted(long.replace(seed=1), few_digits, checkpoint)
     with caplog.at_level(logging.WARNING, "nbrepro"):
         result = train(long, few_digits, device="cpu", checkpoint=checkpoint)
-    assert "belongs to another run" in caplog.text
+    assert f"is of another run (run: {long.replace(seed=1).hash}, here {long.hash}" in caplog.text
     assert result.how["resumed_at_epoch"] == 0
     assert_same_weights(result.model, train(long, few_digits, device="cpu").model)
 

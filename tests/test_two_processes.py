@@ -1,12 +1,14 @@
 """One network trained by two processes on the CPU: by torchrun, and from within a notebook.
 
-Without BatchNorm the number of processes does not matter. With it every process normalizes its own
-half of a batch, as everywhere without synchronised statistics: that is the gradient of two
-micro-batches, written out in :func:`by_halves`, and another experiment.
+Without BatchNorm, dropout, stochastic depth and SAM the number of processes does not matter. With
+them every process has its own: it normalizes its own half of a batch, draws its own masks and
+ascends on its own images; :func:`by_halves` writes that out.
 """
 
+import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,9 +24,11 @@ from torch.nn import functional as F
 from nbrepro.book import build
 from nbrepro.data import Batches, Dataset
 from nbrepro.data.batches import epoch_draws
+from nbrepro.optim import sam
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
 from nbrepro.train import loop
+from nbrepro.train.device import mask_seed
 from nbrepro.train.loop import Result
 from nbrepro.train.schedule import learning_rate
 
@@ -43,7 +47,18 @@ SPECS = {
     "NF": NF,
     "BN": NF.replace(model="cifar_resnet8"),
     "AGC": NF.replace(clip="agc", clipping=0.02),
+    "dropout": NF.replace(dropout=0.2),
+    "stochastic depth": NF.replace(stochastic_depth=0.2),
+    "SAM": NF.replace(sam=0.05),
 }
+#: What every process has for itself, and its row on the page *Running it anywhere*.
+OWN = {
+    "BN": "ResNet-8 with BatchNorm (`cifar_resnet8`)",
+    "dropout": "NF-ResNet-8 with dropout 0.2",
+    "stochastic depth": "NF-ResNet-8 with stochastic depth 0.2",
+    "SAM": "NF-ResNet-8 with SAM, ρ = 0.05",
+}
+PAGE = Path(__file__).parents[1] / "book" / "running.md"
 MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5")
 
 WORKER = """
@@ -137,8 +152,11 @@ def test_the_share_of_clipped_units_is_that_of_one_process(
 def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
     """What two processes do, in one: both halves of a batch apart, their gradients added.
 
-    The running statistics are those of the first halves.
+    Each half has masks from a generator of its own and an ascent of its own. The running statistics
+    are those of the first halves.
     """
+    before = torch.get_rng_state()
+    masks = [torch.manual_seed(mask_seed(spec.seed, 0, half)).get_state() for half in range(2)]
     model = loop.initial_model(spec, 10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
@@ -152,29 +170,62 @@ def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
             group["lr"] = learning_rate(spec, step, len(parts))
         optimizer.zero_grad()
         statistics = []
-        for half in part.tensor_split(2):
-            images, labels = batches(half)
-            loss = F.cross_entropy(model(images), labels, reduction="sum") / len(part)
-            loss.backward()
+        for half, indices in enumerate(part.tensor_split(2)):
+            torch.set_rng_state(masks[half])
+            images, labels = batches(indices)
+            with ascent(model, images, labels, spec.sam):
+                loss = F.cross_entropy(model(images), labels, reduction="sum") / len(part)
+                loss.backward()
             statistics.append([buffer.clone() for buffer in model.buffers()])
+            masks[half] = torch.get_rng_state()
         for buffer, first in zip(model.buffers(), statistics[0], strict=True):
             buffer.copy_(first)
         optimizer.step()
+    torch.set_rng_state(before)
     return model.eval()
 
 
-def test_batchnorm_sees_the_images_of_its_process_only(
-    two: Reports, one: dict[str, Result], digits: Dataset
+def ascent(
+    model: nn.Module, images: Tensor, labels: Tensor, rho: float
+) -> contextlib.AbstractContextManager[None]:
+    if not rho:
+        return contextlib.nullcontext()
+    return sam.ascended(
+        model, lambda x, y: F.cross_entropy(model(x), y), sam.subset([images, labels], 0.2), rho
+    )
+
+
+def promised(row: str) -> tuple[float, float]:
+    """The bounds of a distance on the page."""
+    bounds = rf"\| {re.escape(row)} \| ([\d.]+) to ([\d.]+) \|"
+    ((low, high),) = re.findall(bounds, PAGE.read_text(encoding="utf-8"))
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_every_process_has_for_itself(
+    two: Reports, one: dict[str, Result], digits: Dataset, name: str
 ) -> None:
-    first, second = (report["state"] for report in two["BN"])
-    reference = by_halves(SPECS["BN"], digits)
+    """Statistics, masks, ascent: two do what is written out, as far from one as the page says."""
+    first, second = (report["state"] for report in two[name])
+    reference = by_halves(SPECS[name], digits)
     expected = parameters(reference, dict(reference.state_dict()))
     assert torch.equal(parameters(reference, first), parameters(reference, second))
     assert distance(parameters(reference, first), expected) < 1e-5
-    for name, buffer in reference.named_buffers():
-        torch.testing.assert_close(first[name], buffer, rtol=1e-4, atol=1e-5, msg=name)
-    alone = parameters(reference, one["BN"].model.state_dict())
-    assert distance(expected, alone) > 0.01
+    for buffer_name, buffer in reference.named_buffers():
+        torch.testing.assert_close(first[buffer_name], buffer, rtol=1e-4, atol=1e-5)
+    alone = parameters(reference, one[name].model.state_dict())
+    low, high = promised(OWN[name])
+    assert low < distance(expected, alone) < high
+
+
+def test_masks_of_one_process_are_those_of_the_first() -> None:
+    """So records of one process stay what they were."""
+    assert [mask_seed(seed, epoch, 0) for seed, epoch in ((0, 0), (2, 5))] == [0, 200_011]
+    others = {mask_seed(s, e, p) for s in range(9) for e in range(9) for p in range(1, 9)}
+    assert len(others) == 9 * 9 * 8
+    assert others.isdisjoint(mask_seed(s, e, 0) for s in range(9) for e in range(9))
+    assert max(others) < 2**32  # what torch reads on a CPU
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -1,18 +1,45 @@
-// Brings the figures of nbrepro/book/interactive.py to life. Plain JavaScript, nothing is fetched, nothing is
-// stored. Each figure is an element with data-nbrepro="<kind>", its numbers a JSON script inside it.
+// Brings the figures of nbrepro/book/interactive.py to life. Plain JavaScript: nothing is fetched, nothing is
+// stored. Each figure is an element with data-nbrepro="<kind>"; its numbers are a JSON script inside it.
 (() => {
   "use strict";
 
-  // Numbers as Python's _number writes them: three digits behind the point at most, a true minus.
+  // As Python's _number writes it: three digits behind the point at most, a true minus.
   const number = value => String(+value.toFixed(3)).replace("-", "−");
-  const place = (node, x) => node.setAttribute("transform", `translate(${x.toFixed(2)} 0)`);
+  const points = pairs => pairs.map(pair => pair.map(value => value.toFixed(2)).join(" "));
+
+  // Shows the sliders, and calls draw with their values now and whenever one is moved.
+  function sliders(root, draw) {
+    const inputs = [...root.querySelectorAll('input[type="range"]')];
+    const update = () => {
+      const chosen = {};
+      for (const input of inputs) {
+        const value = JSON.parse(input.dataset.values)[input.value];
+        chosen[input.name] = value;
+        input.setAttribute("aria-valuetext", number(value));
+        input.parentElement.querySelector("output").textContent = number(value);
+      }
+      draw(chosen);
+    };
+    root.querySelector(".controls").hidden = false;
+    for (const input of inputs) input.addEventListener("input", update);
+    update();
+  }
+
+  const parts = (root, name) => [...root.querySelectorAll(`[data-part="${name}"]`)];
+  const set = (root, name, attribute, value) => parts(root, name).forEach(part => part.setAttribute(attribute, value));
+  const say = (root, name, text) => { root.querySelector(`[data-say="${name}"]`).textContent = text; };
+
+  // --- questions ---
 
   function guess(root, data) {
     const form = root.querySelector("form");
     const { slide, typed } = form.elements;
     const unit = data.unit && ` ${data.unit}`;
     const fold = root.querySelector("details");
-    const x = value => 20 + 360 * Math.min(1, Math.max(0, (value - data.low) / (data.high - data.low)));
+    const mark = (name, value) => {
+      const share = Math.min(1, Math.max(0, (value - data.low) / (data.high - data.low)));
+      root.querySelector(`[data-mark="${name}"]`).setAttribute("transform", `translate(${(20 + 360 * share).toFixed(2)} 0)`);
+    };
     form.hidden = false;
     fold.hidden = true;
     slide.addEventListener("input", () => { typed.value = slide.value; });
@@ -21,17 +48,139 @@
       event.preventDefault();
       const value = Number(typed.value);
       const off = +(value - data.answer).toFixed(3);
-      const verdict = off === 0 ? "Exactly right." : `Your guess is ${number(Math.abs(off))}${unit} too ${off > 0 ? "high" : "low"}.`;
-      root.querySelector(".guess-result").textContent = `You: ${number(value)}${unit}. Answer: ${data.shown}${unit}. ${verdict}`;
+      const told = off === 0 ? "Exactly right." : `You are ${number(Math.abs(off))}${unit} too ${off > 0 ? "high" : "low"}.`;
+      root.querySelector(".guess-result").textContent = `Your guess: ${number(value)}${unit}. Answer: ${data.shown}${unit}. ${told}`;
       root.querySelector(".guess-scale").hidden = false;
-      place(root.querySelector('[data-mark="guess"]'), x(value));
-      place(root.querySelector('[data-mark="answer"]'), x(data.answer));
+      mark("guess", value);
+      mark("answer", data.answer);
       fold.hidden = false;
       fold.open = true;
     });
   }
 
-  const kinds = { guess };
+  // --- figures with sliders ---
+
+  function lambda_ball(root, { tip, length, angle }) {
+    const to = share => {
+      const reach = share * length;
+      return "M" + points([tip]).join("").replace(/\.00/g, "") + " " + points([[tip[0] + Math.cos(angle) * reach, tip[1] - Math.sin(angle) * reach]]);
+    };
+    sliders(root, ({ clipping, ratio }) => {
+      const clips = ratio > clipping;
+      const factor = clips ? clipping / ratio : 1;  // equation 3
+      set(root, "ball", "r", (clipping * length).toFixed(2));
+      set(root, "gradient", "d", to(ratio));
+      set(root, "clipped", "d", to(ratio * factor));
+      say(root, "ratio", `‖G‖ / ‖W‖ is ${clips ? "above λ" : "not above λ"}`);
+      say(root, "factor", number(factor));
+    });
+  }
+
+  // nbrepro.layers.expected_stds, for stages of equal depth, as one list.
+  function expectedStds(stages, blocks, alpha) {
+    const stds = [];
+    let variance = 1;
+    for (let stage = 0; stage < stages; stage++) {
+      for (let block = 0; block < blocks; block++) {
+        stds.push(Math.sqrt(variance));
+        variance = (block === 0 ? 1 : variance) + alpha ** 2;
+      }
+    }
+    return stds;
+  }
+
+  function betas(root, { stages, left, right, top, bottom, tops }) {
+    sliders(root, ({ alpha, blocks }) => {
+      const stds = expectedStds(stages, blocks, alpha);
+      const largest = Math.max(...stds);
+      const end = tops.find(candidate => candidate >= largest);
+      const places = points(stds.map((beta, index) => [
+        left + (index + 0.5) * (right - left) / stds.length,
+        bottom - (beta - 1) / (end - 1) * (bottom - top),
+      ]));
+      set(root, "line", "d", "M" + places.join(" "));
+      set(root, "dots", "d", places.map(place => `M${place}h0`).join(""));
+      parts(root, "tick").forEach((tick, index) => { tick.textContent = number(1 + index / 2 * (end - 1)); });
+      say(root, "largest", largest.toFixed(3));
+      say(root, "share", `${(100 * alpha ** 2 / (1 + blocks * alpha ** 2)).toFixed(1)} %`);
+    });
+  }
+
+  function gamma_threshold(root, { x, said }) {
+    const names = [...root.querySelectorAll("text.bold")].map(node => node.textContent);
+    const [veil] = parts(root, "veil");
+    const input = root.querySelector("input");
+    const told = root.querySelector(".said");
+    told.hidden = false;
+    sliders(root, ({ threshold }) => {
+      const place = x[input.value];
+      veil.setAttribute("width", (place - veil.getAttribute("x")).toFixed(2));
+      set(root, "cursor", "d", parts(root, "cursor")[0].getAttribute("d").replace(/^M[\d.]+/, `M${place.toFixed(2)}`));
+      parts(root, "said").forEach((node, index) => { node.textContent = said[index][input.value]; });
+      told.textContent = `|γ| < ${number(threshold)} set to zero. ` + names.map((name, index) => `${name}: ${said[index][input.value]}.`).join(" ");
+    });
+  }
+
+  // --- the map of runs ---
+
+  // One stop of the tab key; arrow keys move along a row and between rows.
+  function rate_map(root, { claims }) {
+    const rows = [...root.querySelectorAll("svg > g")].map(row => [...row.querySelectorAll("a")]).filter(row => row.length);
+    const dots = rows.flat();
+    const told = root.querySelector(".said");
+    const x = dot => Number(dot.querySelector("circle").getAttribute("cx"));
+    let chosen = null;
+    let touched = null;
+
+    function choose(dot) {
+      if (chosen) chosen.classList.remove("chosen");
+      chosen = dot;
+      dot.classList.add("chosen");
+      for (const other of dots) other.tabIndex = other === dot ? 0 : -1;
+      told.replaceChildren(dot.querySelector("title").textContent, document.createElement("br"), link(dot.getAttribute("href"), "record of the run"));
+      const links = claims[dot.dataset.run] || [];
+      if (links.length) told.append(links.length > 1 ? "; claims " : "; claim ");
+      links.forEach(([id, address], index) => told.append(index ? ", " : "", link(address, id)));
+    }
+
+    function link(href, text) {
+      const node = document.createElement("a");
+      node.href = href;
+      node.textContent = text;
+      return node;
+    }
+
+    function move(dot, key) {
+      const row = rows.findIndex(candidates => candidates.includes(dot));
+      const place = rows[row].indexOf(dot);
+      if (key === "ArrowLeft") return rows[row][place - 1];
+      if (key === "ArrowRight") return rows[row][place + 1];
+      const next = rows[row + { ArrowUp: -1, ArrowDown: 1 }[key]];
+      return next && next.reduce((best, other) => Math.abs(x(other) - x(dot)) < Math.abs(x(best) - x(dot)) ? other : best);
+    }
+
+    told.hidden = false;
+    dots.forEach((dot, index) => {
+      dot.tabIndex = index ? -1 : 0;
+      dot.addEventListener("focus", () => choose(dot));
+      dot.addEventListener("pointerenter", event => { if (event.pointerType === "mouse") choose(dot); });
+      // A first touch only chooses; a finger cannot hover.
+      dot.addEventListener("pointerdown", event => { touched = event.pointerType !== "mouse" && dot !== chosen ? dot : null; });
+      dot.addEventListener("click", event => {
+        if (touched === dot) event.preventDefault();
+        touched = null;
+        choose(dot);
+      });
+      dot.addEventListener("keydown", event => {
+        const next = event.key.startsWith("Arrow") && move(dot, event.key);
+        if (!next) return;
+        event.preventDefault();
+        next.focus();
+      });
+    });
+  }
+
+  const kinds = { guess, lambda_ball, betas, gamma_threshold, rate_map };
 
   function start() {
     for (const root of document.querySelectorAll("[data-nbrepro]")) {

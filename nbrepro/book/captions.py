@@ -147,7 +147,7 @@ def _svg(drawn: "Figure", part: "Figure | SubFigure", salt: str) -> str:
 _NOT_FOR_PAGES = {
     r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>": "",
     r' id="[A-Za-z][\w.]*_\d+"| transform="rotate\(-?0 [^"]*"': "",
-    r"font-family: [^;\"]*; ": "",
+    r"; font-family: [^;\"]*": "",
     r'<path d="[^"]*" style="fill: none"/>': "",
     r"<g>\s*</g>": "",
     r"\s*\n\s*": "\n",

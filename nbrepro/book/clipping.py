@@ -81,8 +81,15 @@ def rivals() -> Arms:
             f"norm of the whole gradient, {threshold:g}": {**NORM, **LARGE, "clipping": threshold}
             for threshold in THRESHOLDS
         },
-        **{f"LARS at rate {rate:g}": {**LARS, **LARGE, "lr": rate} for rate in (1.6, 6.4, 25.6)},
+        "LARS at rate 1.6": {**LARS, **LARGE, "scalar_lr": 0.0},
+        "LARS at rate 6.4, scalars at 0.4": {**LARS, **LARGE, "lr": 6.4, "scalar_lr": 0.4},
     }
+
+
+def any_rate() -> Arms:
+    """The arms of which several rates were tried, at one batch size."""
+    thresholds = {f"norm {threshold:g}": NORM | {"clipping": threshold} for threshold in THRESHOLDS}
+    return at({**TWINS, **thresholds, "LARS": LARS}, batch_size=LARGE["batch_size"])
 
 
 def parts() -> Arms:
@@ -106,8 +113,7 @@ def parts() -> Arms:
 def units_table() -> "HTML":
     """Parameters of an NF-ResNet-8, and how many units each rule sees in them."""
     model = models.create("cifar_nf_resnet8")
-    names = ("stem.conv.weight", "stem.conv.gain", "stem.conv.bias", "blocks.0.skip_gain",
-             "fc.weight", "fc.bias")  # fmt: skip
+    names = ("stem.conv.weight", "stem.conv.gain", "blocks.0.skip_gain", "fc.weight")
     parameters: dict[str, nn.Parameter] = {name: model.get_parameter(name) for name in names}
     parameters["a gain in timm's shape"] = nn.Parameter(torch.ones(16, 1, 1, 1))
     rows = []

@@ -1,4 +1,4 @@
-"""The drawings of ideas, made by hand: one SVG file each in ``drawings/``, one look in ``style.css``.
+"""The drawings of ideas, made by hand: an SVG file each in ``drawings/``, one look for all.
 
 A file opens in a browser as it is. On a page it stands inline, so that its text takes the page's
 font and its colours follow the page's light or dark theme.

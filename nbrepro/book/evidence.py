@@ -36,7 +36,6 @@ from nbrepro.records.ledger import BENCHMARKS, RUNS, Ledger, Record, default_roo
 
 #: Folders below ``_static``: records as they lie in the ledger, and the register.
 RECORDS, REGISTER = "records", "register"
-_BY = {"paper": "", "review": "a published review of ", "ours": "this book, beside "}
 
 
 def link(claim_id: str, page: str = "") -> str:
@@ -130,7 +129,7 @@ def body(claim: Claim, evidence: Evidence) -> str:
             check=_described(claim),
             shared=_shared(claim, evidence),
             statements=_statements(claim),
-            by=_BY,
+            by=tables.BY,
             seen=tables.SEEN,
             kinds=tables.EVIDENCE,
             bare=found.bare,

@@ -7,14 +7,15 @@ was found into a page, so no page says it otherwise than the records do.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
-from nbrepro.book.tables import address, render
+from nbrepro.book.tables import BY, SEEN, address, render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
@@ -104,6 +105,14 @@ def against(
     return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
 
 
+def records_of(*verdicts: "Verdict") -> "list[Record]":
+    """The records that these verdicts rest on, each once: what a figure of them shows."""
+    from nbrepro.book.chapter import recorded
+
+    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
+    return [record for record in recorded() if record.spec.hash in wanted]
+
+
 def said(verdict: "Verdict") -> Said:
     """What a conclusion comes to, and its numbers."""
     wording = wordings().get(verdict.claim.id)
@@ -117,6 +126,7 @@ def said(verdict: "Verdict") -> Said:
     else:
         headline = {"yes": wording.holds, "no": wording.fails, "open": wording.open}[verdict.tone]
         numbers = wording.numbers.format(*map(_Numbers, verdict.findings), **_fields(verdict))
+        numbers = numbers or _sentence(verdict.ours)
     return Said(headline, numbers)
 
 
@@ -149,6 +159,66 @@ def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
         for s in sentences
     ]
     return render("found", told=told, link=address, hero=hero)
+
+
+class Claims:
+    """The claims of a page beside what was found, in several places, each claim once.
+
+    Args:
+        verdicts: of the page; several of one claim are rows of their own, the first decides.
+    """
+
+    def __init__(self, verdicts: "Iterable[Verdict]") -> None:
+        self._left: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            self._left.setdefault(verdict.claim.id, []).append(verdict)
+        self._deciding = {name: rows[0] for name, rows in self._left.items()}
+
+    def __getitem__(self, name: str) -> "Verdict":
+        """The verdict that decides a claim.
+
+        Raises:
+            ValueError: for a claim that is not one of the page.
+        """
+        return self._deciding[choose("claim of this page", name, self._deciding)]
+
+    def __call__(self, *wanted: str) -> "HTML":
+        """A table of these claims.
+
+        Raises:
+            ValueError: for a claim that is not one of the page, or has its place already.
+        """
+        for name in wanted:
+            if name not in self._left:
+                raise ValueError(unknown("claim without a place yet", name, self._left))
+        return _claims([self._left.pop(name) for name in wanted])
+
+    def rest(self) -> "HTML":
+        """All others of the page: trained and measured ones, then, folded, those that are neither.
+
+        Claims without a rule come last, with what a test would take.
+        """
+        left = list(self._left.values())
+        self._left = {}
+        return _claims(left)
+
+
+def _claims(groups: "Sequence[Sequence[Verdict]]") -> "HTML":
+    """Rows of claims; those that are neither trained nor measured, and those untested, folded."""
+    ruled = [rows for rows in groups if rows[0].claim.rule]
+    shown = [rows for rows in ruled if rows[0].claim.evidence in ("trained", "measured")]
+    return render(
+        "claims",
+        head=("claim", "what we found", "verdict"),
+        shown=shown,
+        folded=[rows for rows in ruled if rows not in shown],
+        untested=[rows[0].claim for rows in groups if not rows[0].claim.rule],
+        by=BY,
+        seen=SEEN,
+        link=address,
+        bare=bare,
+        details=_details,
+    )
 
 
 def _details(verdict: "Verdict") -> str:

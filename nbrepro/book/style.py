@@ -48,13 +48,12 @@ COLOURS = {
 }
 INK = "#000000"
 MUTED, GRID, GROUND = (COLOURS[f"--nb-{name}"][0] for name in ("muted", "grid", "ground"))
-#: A run that failed: the colour of its cross.
-FAILED = COLOURS["--nb-red"][0]
 
 _LONG: Dash = (0, (8, 2))
 _SHORT: Dash = (0, (3, 1.5))
 _MIXED: Dash = (0, (6, 1.5, 1.5, 1.5))
 _DOTS: Dash = (0, (4, 1.5, 1, 1.5, 1, 1.5))
+_WIDE: Dash = (0, (3, 4))
 
 
 def _style(colour: str, marker: str, line: Dash) -> Style:
@@ -62,27 +61,35 @@ def _style(colour: str, marker: str, line: Dash) -> Style:
     return Style(variable, *COLOURS[variable], marker, line)
 
 
-#: What is trained, or how a network without BatchNorm is held → how it is drawn.
+#: What is trained, or how a network without BatchNorm is held → how it is drawn. No method has a
+#: cross, which is a run that failed, or a diamond, which is a value of a paper.
 METHODS: Mapping[str, Style] = {
     # what is trained (training only BatchNorm)
     "batchnorm": _style("blue", "o", "-"),
     "all": _style("slate", "s", _LONG),
     "output": _style("vermilion", "^", _SHORT),
     "random": _style("purple", "v", _MIXED),
-    "gamma": _style("green", "D", _LONG),
-    "beta": _style("brown", "P", _SHORT),
-    "shortcut": _style("indigo", "X", _DOTS),
-    "batchnorm+output": _style("teal", "h", _MIXED),
+    "gamma": _style("green", "P", _LONG),
+    "beta": _style("brown", "h", _SHORT),
+    "shortcut": _style("indigo", "<", _DOTS),
+    "batchnorm+output": _style("teal", ">", _MIXED),
     "batchnorm+output+shortcut": _style("green", "p", "-"),
-    "output+shortcut": _style("purple", "<", _DOTS),
-    "none": _style("muted", ">", _SHORT),
+    "output+shortcut": _style("purple", "*", _DOTS),
+    "output+shortcut+other": _style("red", "H", _LONG),
+    "none": _style("muted", "8", _SHORT),
     # how a network is normalized, or its gradients are clipped (NFNets)
     "BatchNorm": _style("blue", "o", "-"),
     "no clipping": _style("vermilion", "s", _SHORT),
-    "agc": _style("green", "D", "-"),
+    "agc": _style("green", "^", _LONG),
     "agc-layer": _style("teal", "P", _MIXED),
-    "norm": _style("purple", "v", _LONG),
-    "lars": _style("brown", "^", _DOTS),
+    "norm": _style("purple", "v", _DOTS),
+    "lars": _style("brown", "h", _WIDE),
+    # how a network keeps its signal (NF-ResNets, at initialization)
+    "plain": _style("slate", "p", _SHORT),
+    "BN → ReLU": _style("blue", "o", "-"),
+    "ReLU → BN": _style("indigo", "<", _DOTS),
+    "NF without WS": _style("vermilion", "s", _MIXED),
+    "NF with WS": _style("green", "^", _LONG),
 }
 #: For what is no method (blocks, stages, networks), in order.
 _SERIES = tuple(
@@ -90,11 +97,11 @@ _SERIES = tuple(
     for colour, marker, line in (
         ("blue", "o", "-"),
         ("vermilion", "s", _SHORT),
-        ("green", "D", _LONG),
+        ("green", "^", _LONG),
         ("purple", "v", _MIXED),
-        ("brown", "^", _DOTS),
+        ("brown", "h", _DOTS),
         ("teal", "P", "-"),
-        ("indigo", "X", _SHORT),
+        ("indigo", "<", _SHORT),
         ("slate", "p", _LONG),
     )
 )
@@ -111,6 +118,7 @@ RC: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.xmargin": 0.08,
     "grid.color": GRID,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -140,17 +148,23 @@ def series(count: int) -> list[Style]:
 
 
 def of(methods: Iterable[str]) -> list[Style]:
-    """Each method's own style; by position where two of them are of one method.
+    """Each method's own style; one that has none gets a colour that no other of them has.
 
-    Methods without a style get one that none of the others has, while there are any.
+    Where several are of one method they share its colour, but not its marker and line.
     """
     names = [name.partition(":")[0] for name in methods]  # random:2 is drawn as random
-    if len(set(names)) < len(names):
-        return series(len(names))
-    own = [METHODS.get(name) for name in names]
-    taken = {style.light for style in own if style}
+    taken = {METHODS[name].light for name in names if name in METHODS}
     free = chain((s for s in _SERIES if s.light not in taken), cycle(_SERIES))
-    return [style or next(free) for style in own]
+    own = {name: METHODS.get(name) or next(free) for name in dict.fromkeys(names)}
+    found = []
+    for number, name in enumerate(names):
+        look, again = own[name], names[:number].count(name)
+        if again:
+            others = [s for s in _SERIES if s.marker != look.marker]
+            marker, line = others[(again - 1) % len(others)][3:]
+            look = look._replace(marker=marker, line=line)
+        found.append(look)
+    return found
 
 
 def variables() -> str:

@@ -44,6 +44,8 @@ SEEN = {
     "recalled": "recalled, seen nowhere",
 }
 _BY = {"paper": "", "review": "a review's claim", "ours": "our own finding"}
+#: What stands before the paper's name on a card.
+BY = {"paper": "", "review": "a published review of ", "ours": "beside "}
 _STANDS = {
     "agrees": "agrees with the paper",
     "partly": "agrees in part",
@@ -146,7 +148,7 @@ def claim_cards(claims: Iterable["Claim"]) -> "HTML":
         "claim_cards",
         tested=[claim for claim in claims if claim.rule],
         untested=[claim for claim in claims if not claim.rule],
-        by={"paper": "", "review": "a published review of ", "ours": "beside "},
+        by=BY,
         seen=SEEN,
     )
 
@@ -293,7 +295,7 @@ def review(review: "Review", verdicts: Iterable["Verdict"]) -> "HTML":
     """
     judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
     rows = [(each, [judged[claim] for claim in each.claims]) for each in review.statements]
-    head = ("", "what the review says", "and the paper", "claims that answer it", "note")
+    head = ("no.", "what the review says", "and the paper", "claims that answer it", "note")
     return render("review", head=head, key=review.key, rows=rows, stands=_STANDS)
 
 

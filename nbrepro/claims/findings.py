@@ -13,7 +13,7 @@ import numpy as np
 
 from nbrepro.claims import statistics
 from nbrepro.claims.rules import Bounds
-from nbrepro.claims.statistics import ALPHA, Estimate
+from nbrepro.claims.statistics import ALPHA, Estimate, digits
 
 #: Failures are tested from so many seeds per arm on.
 FEWEST = 5
@@ -106,8 +106,7 @@ class Finding:
             return ", against ".join(self._counted())
         if self.unit == "×":
             return f"×{self.effect:.2f}"
-        sign = "+" if self.unit == "points" else ""
-        return f"{100 * self.effect:{sign}.1f} {self.unit}"
+        return f"{digits(100 * self.effect, self._form)} {self.unit}"
 
     @property
     def numbers(self) -> str:
@@ -116,17 +115,20 @@ class Finding:
             return self.amount
         if self.unit == "×":
             return f"{self.amount} [{self.low:.2f}, {self.high:.2f}]"
-        sign = "+" if self.unit == "points" else ""
-        return f"{self.amount} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
+        low, high = (digits(100 * end, self._form) for end in (self.low, self.high))
+        return f"{self.amount} [{low}, {high}]"
+
+    @property
+    def _form(self) -> str:
+        return "+.1f" if self.unit == "points" else ".1f"
 
     def _counted(self) -> Iterator[str]:
         """``6 of 8 survive, at 42.5 %`` of each arm, the word for it in the first only."""
         arms = zip(self.n, self.failed, self.survivors, strict=True)
         for at, (n, failed, mean) in enumerate(arms):
             does = "" if at else f" {self.counted}"
-            yield f"{n - failed} of {n}{does}" + (
-                "" if math.isnan(mean) else f", at {100 * mean:.1f} %"
-            )
+            mean_of_them = "" if math.isnan(mean) else f", at {digits(100 * mean)} %"
+            yield f"{n - failed} of {n}{does}{mean_of_them}"
 
     @property
     def seeds(self) -> str:

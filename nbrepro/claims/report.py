@@ -93,13 +93,15 @@ def _lies(bounds: Bounds, scale: float = 1, unit: str = "") -> str:
     return f"is {low}" if bounds.low == bounds.high else f"lies between {low} and {high}"
 
 
-def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
+def report(rows: Sequence[Verdict], records: Sequence[Record]) -> dict[str, Any]:
     """All of a verdict as JSON types; numbers that are not known are ``None``.
 
     Args:
-        verdict: the verdict.
-        records: of the ledger that it was computed from.
+        rows: of one claim, see :func:`nbrepro.claims.verdicts.judge_all`: the first one counts, the
+            others are named.
+        records: of the ledger that they were computed from.
     """
+    verdict, *others = rows
     claim, used = verdict.claim, set(verdict.records)
     runs = [_run(claim.rule, record) for record in records if record.spec.hash in used]
     return {
@@ -119,6 +121,7 @@ def report(verdict: Verdict, records: Sequence[Record]) -> dict[str, Any]:
         "scale": verdict.scale,
         "note": verdict.note,
         "findings": [_finding(finding) for finding in verdict.findings],
+        "others": [{"verdict": v.verdict, "scale": v.scale, "note": v.note} for v in others],
         "values": _values(verdict),
         "runs": sorted(runs, key=lambda run: (run["arm"], run["seed"], run["file"])),
         "benchmarks": [
@@ -233,6 +236,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         text.append(f"  {report['seeds_needed']} seeds per arm would probably settle it")
     if report["note"]:
         text.append(f"  note: {report['note']}")
+    text += [f"  beside it: {v['verdict']} ({v['scale']})" for v in report["others"]]
     return text
 
 

@@ -115,6 +115,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean(values).interval
 
 
+def digits(number: float, form: str = ".1f") -> str:
+    """A number as readers see it.
+
+    What lies halfway between two last digits falls on the same side on every page, whether a mean
+    was taken of fractions or of percents.
+    """
+    return format(round(number, 9), form)
+
+
 def fisher(failures_a: int, n_a: int, failures_b: int, n_b: int) -> float:
     """Fisher's exact test (1935), one-sided: the p value against *a fails no more often than b*.
 

@@ -44,6 +44,7 @@ from nbrepro.claims.rules import (
 from nbrepro.claims.statistics import interval
 from nbrepro.claims.tables import printed
 from nbrepro.data.cards import base, card
+from nbrepro.records import fingerprints
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
@@ -210,8 +211,9 @@ def judge_all(
 
     CIFAR-10 comes before other data; then what has two seeds or more everywhere; then the ``full``
     profile before ``quick``, and CIFAR-10's own pixels before compressed ones. Absolute accuracies
-    and published values are CIFAR-10's: other data never decide about them. ``smoke`` runs never
-    count.
+    and published values are CIFAR-10's: other data never decide about them. Other data are also
+    those that only bear its name, by their fingerprint (:mod:`nbrepro.records.fingerprints`).
+    ``smoke`` runs never count.
 
     Args:
         claim: the claim.
@@ -277,12 +279,38 @@ def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
 def of_scale(
     records: Sequence[Record], experiment: str, profile: str, dataset: str
 ) -> list[Record]:
-    """The records of a profile of an experiment on one data set; failed runs are left out.
+    """The records of a profile of an experiment on one data set.
 
-    An experiment is a view: a run counts whichever experiment it was made for.
+    Failed runs are left out, and runs on other data of the same name (see
+    :func:`nbrepro.records.fingerprints.meant`). An experiment is a view: a run counts whichever
+    experiment it was made for.
     """
+    (_, counted), *_ = _by_data(
+        _of_grid(records, experiment, profile, dataset), fingerprints.meant(records)
+    )
+    return counted
+
+
+def _of_grid(
+    records: Sequence[Record], experiment: str, profile: str, dataset: str
+) -> list[Record]:
     grid = {spec.hash for spec in _grid(experiment, profile, dataset)}
     return [r for r in records if r.status != "failed" and _replicated(r.spec) in grid]
+
+
+def _by_data(
+    records: Sequence[Record], meant: Mapping[str, str]
+) -> Iterator[tuple[str | None, list[Record]]]:
+    """Records that may be pooled: first those of the data meant by their name, with ``None``.
+
+    Then, per name and fingerprint, those of other data.
+    """
+    groups: dict[tuple[str, str] | None, list[Record]] = {None: []}
+    for record in records:
+        name, data = record.spec.dataset, fingerprints.fingerprint(record)
+        groups.setdefault(None if data == meant[name] else (name, data), []).append(record)
+    for key, group in groups.items():
+        yield key and key[1], group
 
 
 def value(record: Record, metric: str) -> float:
@@ -298,11 +326,15 @@ def has(record: Record, metric: str) -> bool:
 
 
 def failed(record: Record) -> bool:
-    """Whether a run diverged, or ended below twice the accuracy of guessing."""
+    """Whether a run diverged, or ended below twice the accuracy of guessing.
+
+    A network of which only a part is trained may be able to do no better: it fails only if it
+    diverges.
+    """
+    if record.status == "diverged" or record.spec.train != "all":
+        return record.status == "diverged"
     chance = card(record.spec.dataset).chance
-    return record.status == "diverged" or (
-        chance is not None and value(record, "test_accuracy") < 2 * chance
-    )
+    return chance is not None and value(record, "test_accuracy") < 2 * chance
 
 
 @cache
@@ -325,13 +357,24 @@ class _Row:
 
     profile: str
     dataset: str
+    other: str | None  # the fingerprint of data that only bear this name
     findings: list[Finding]
     missing: list[str]
     records: list[Record]
+    apart: int  # runs that are not among the records, since they are on other data
+
+    @property
+    def theirs(self) -> bool:
+        """Whether these are the data of the papers' small networks."""
+        return _is_theirs(self.dataset, self.other)
 
     @property
     def rank(self) -> tuple[bool, bool]:
-        return self.dataset not in CIFAR10, any(min(f.n) < 2 for f in self.findings)
+        return not self.theirs, any(min(f.n) < 2 for f in self.findings)
+
+
+def _is_theirs(dataset: str, other: str | None) -> bool:
+    return dataset in CIFAR10 and other is None
 
 
 def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Verdict]:
@@ -356,7 +399,7 @@ def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> li
 def _decided(rule: Rule | None, rows: Sequence[_Row]) -> bool:
     """Whether the best row may decide: if there is one, on the data that the rule asks for."""
     assert isinstance(rule, Trained)
-    return bool(rows) and (rows[0].dataset in CIFAR10 or not _bound(rule))
+    return bool(rows) and (rows[0].theirs or not _bound(rule))
 
 
 #: The rows of a paper's claims for the records seen last: whoever judges one claim judges more.
@@ -388,29 +431,35 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
     assert claim.experiment is not None
     rows: list[_Row] = []
     seen = set()
+    meant = fingerprints.meant(records)
     for profile, dataset in scales(records):
         if profile not in rule.profiles:
             continue
-        if isinstance(rule, Level) and _bound(rule) and dataset not in CIFAR10:
-            continue
-        chosen = of_scale(records, claim.experiment, profile, dataset)
-        used = [r for r in chosen if feeds(r.spec, claim)]
-        hashes = frozenset(r.spec.hash for r in used)
-        if not used or hashes in seen:  # where every arm uses small images, both names mean them
-            continue
-        seen.add(hashes)
-        whole = profile == "full" and dataset in CIFAR10
-        valued = whole and not experiments.get(claim.experiment).stands_in
-        match rule:
-            case Ordered():
-                found, missing = _ordered(rule, used, valued)
-            case Level():
-                grid = _grid(claim.experiment, profile, dataset)
-                found, missing = _level(rule, used, grid, valued)
-            case Failures():
-                found, missing = _failures(rule, used)
-        if found:
-            rows.append(_Row(profile, dataset, found, missing, used))
+        chosen = _of_grid(records, claim.experiment, profile, dataset)
+        fed = [r for r in chosen if feeds(r.spec, claim)]
+        for other, used in _by_data(fed, meant):
+            theirs = _is_theirs(dataset, other)
+            if isinstance(rule, Level) and _bound(rule) and not theirs:
+                continue
+            hashes = frozenset(r.spec.hash for r in used)
+            # Where every arm uses small images, both names mean them.
+            if not used or hashes in seen:
+                continue
+            seen.add(hashes)
+            valued = (
+                profile == "full" and theirs and not experiments.get(claim.experiment).stands_in
+            )
+            match rule:
+                case Ordered():
+                    found, missing = _ordered(rule, used, valued)
+                case Level():
+                    grid = _grid(claim.experiment, profile, dataset)
+                    found, missing = _level(rule, used, grid, valued)
+                case Failures():
+                    found, missing = _failures(rule, used)
+            if found:
+                apart = len(fed) - len(used)
+                rows.append(_Row(profile, dataset, other, found, missing, used, apart))
     return sorted(rows, key=lambda row: row.rank)
 
 
@@ -540,7 +589,7 @@ def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
     assert claim.experiment is not None
     found = findings.corrected(row.findings, others)
     stands_in = experiments.get(claim.experiment).stands_in
-    original = card(row.dataset).original and row.dataset in CIFAR10
+    original = card(row.dataset).original and row.theirs
     whole = row.profile == "full" and original and not row.missing and not stands_in
     verdict = _word(claim, [f.answer for f in found], whole)
     single = _word(claim, [f.single for f in found], whole)
@@ -561,9 +610,16 @@ def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
         notes.append("the value agrees with the paper's, the direction does not")
     if row.missing:
         notes.append(f"not run: {', '.join(row.missing)}")
+    if row.apart and row.other is None:
+        notes.append(f"not counted: {row.apart} runs on other data of the same name")
+    names = {r.spec.dataset: fingerprints.fingerprint(r) for r in row.records}
+    other = {data for name, data in names.items() if fingerprints.is_other(name, data)}
     epochs = sorted({r.spec.epochs for r in row.records})
-    on = " and ".join(sorted({r.spec.dataset for r in row.records}))
+    on = " and ".join(sorted(names))
     scale = f"{row.profile}: {' or '.join(map(str, epochs))} epochs on {on}"
+    if row.other is not None or other:
+        of = " and ".join(map(fingerprints.called, sorted(other) or [row.other or ""]))
+        scale += f", not the data meant by that name ({of})"
     hashes = tuple(sorted(r.spec.hash for r in row.records))
     return Verdict(
         claim,

@@ -18,9 +18,11 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from nbrepro._files import replacing
+from nbrepro._suggest import unknown
 from nbrepro.spec import Spec
 
 SCHEMA = 2
@@ -77,26 +79,96 @@ class Record:
             ValueError: saying why the text is no sound record.
         """
         try:
-            body = json.loads(text)
+            return cls._from_body(json.loads(text))
         except RecursionError as error:
             raise ValueError("nested too deeply to be a record") from error
+
+    @classmethod
+    def _from_body(cls, body: object) -> "Record":
         if not isinstance(body, dict) or "schema" not in body:
             raise ValueError("not a run record")
-        if isinstance(body["schema"], int) and body["schema"] > SCHEMA:
+        if type(body["schema"]) is int and body["schema"] > SCHEMA:
             raise LaterSchema(f"schema {body['schema']}; upgrade nbrepro, this one reads {SCHEMA}")
         if body["schema"] not in READABLE:
             raise ValueError(
-                f"schema {body['schema']!r}, this nbrepro reads {' and '.join(map(str, READABLE))}"
+                f"schema {shortened(body['schema'])}, this nbrepro reads "
+                f"{' and '.join(map(str, READABLE))}"
             )
         if body.pop("digest", None) != _digest(body):
             raise ValueError("contents do not match their digest (altered or damaged)")
+        _check(body)
         spec = Spec.from_dict(body["spec"])
         if spec.hash != body["hash"]:
             raise ValueError(f"hash {body['hash']} is not the spec's ({spec.hash})")
-        if body["status"] not in STATUSES:
-            raise ValueError(f"unknown status {body['status']!r}")
         fields = {f.name: body[f.name] for f in dataclasses.fields(cls)}
         return cls(**(fields | {"spec": spec}))
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Refuse what has a right digest and is no record: a digest shows damage, not sense.
+
+    What readers of records rely on, and no more; ``schema.json`` says the same.
+
+    Raises:
+        ValueError: naming the entry and what was expected.
+    """
+    entries = ["schema", "hash", *(f.name for f in dataclasses.fields(Record))]
+    if body["schema"] == 1:
+        entries.append("experiment")
+    for name in body:
+        if name not in entries:
+            raise ValueError(unknown("entry", name, entries))
+    for name in entries:
+        if name not in body:
+            raise ValueError(f"{name} is missing")
+    if body["status"] not in STATUSES:
+        raise ValueError(f"status is {shortened(body['status'])}, not {' or '.join(STATUSES)}")
+    for name, kind, words in (
+        ("spec", dict, "a mapping"),
+        ("metrics", dict, "a mapping"),
+        ("curve", list, "a list"),
+        ("provenance", dict, "a mapping"),
+        ("error", str | None, "text or null"),
+    ):
+        if not isinstance(body[name], kind):
+            raise ValueError(f"{name} is {shortened(body[name])}; expected {words}")
+    ended = body["status"] != "failed"
+    if ended and not body["curve"]:
+        raise ValueError(f"curve is empty, and the run is said to have {body['status']}")
+    _check_numbers("metrics", body["metrics"], ("test_accuracy",) if ended else ())
+    for number, row in enumerate(body["curve"]):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} of curve is {shortened(row)}; expected a mapping")
+        needed = ("epoch", "step", "test_accuracy") if ended else ()
+        _check_numbers(f"row {number} of curve", row, needed)
+    rates = ("seconds", "images_per_second")
+    _check_numbers("provenance", {name: body["provenance"].get(name) for name in rates})
+    for name, entry in body["provenance"].items():
+        if not _is_shallow(entry, levels=3):
+            raise ValueError(f"{name} of provenance is nested too deeply to be read")
+
+
+def _is_shallow(entry: object, levels: int) -> bool:
+    if not isinstance(entry, dict | list):
+        return True
+    parts = entry.values() if isinstance(entry, dict) else entry
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+
+
+def _check_numbers(where: str, row: dict[str, Any], needed: tuple[str, ...] = ()) -> None:
+    """Refuse measurements that are no numbers; null stands for what is not finite."""
+    for name in needed:
+        if row.get(name) is None:
+            raise ValueError(f"{where} has no {name}")
+    for name, value in row.items():
+        # Python counts truth values as numbers.
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        least, most = (0, 1) if name.endswith("accuracy") else (-1e300, 1e300)
+        if value is not None and not (number and least <= value <= most):
+            raise ValueError(
+                f"{name} of {where} is {shortened(value)}; expected a number between {least} and "
+                f"{most}, or null"
+            )
 
 
 def _finite(value: Any) -> Any:
@@ -133,7 +205,6 @@ class Ledger:
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root) if root is not None else default_root()
-        self._named = root is not None or "NBREPRO_RESULTS" in os.environ
 
     def path(self, spec: Spec) -> Path:
         """Where the record of ``spec`` lies, or would lie."""
@@ -163,12 +234,12 @@ class Ledger:
         """All sound records, and everything that is not trusted.
 
         Raises:
-            OSError: if the folder cannot be read, or was named and does not exist: evidence that
-                is not found must not look like evidence that there is none.
+            OSError: if there is no ledger, or it cannot be read: evidence that is not found must
+                not look like evidence that there is none.
         """
         sound: list[Record] = []
         damaged = [Damaged(folder, self._how_to_move()) for folder in self._old_folders()]
-        for path in sorted((self.root / RUNS).glob("*.json")):
+        for path in self._files():
             entry = _read(path)
             if isinstance(entry, Record):
                 sound.append(entry)
@@ -176,21 +247,43 @@ class Ledger:
                 damaged.append(entry)
         return sound, damaged
 
+    def _files(self) -> list[Path]:
+        """The files of records.
+
+        Raises:
+            OSError: if the root is no ledger, or its folder of records cannot be read.
+        """
+        folders = {path.name for path in self._entries(self.root) if path.is_dir()}
+        inside = self._entries(self.root / RUNS) if RUNS in folders else []
+        records = [path for path in inside if path.suffix == ".json"]
+        is_ledger = RUNS in folders or BENCHMARKS in folders or self._old_folders()
+        # Beside a ledger lies its work folder, which has the same name as that of its records.
+        near = [self.root / "results", *([] if is_ledger else [self.root.parent])]
+        meant = next((path for path in near if any((path / RUNS).glob("*.json"))), None)
+        if not records and (meant or not is_ledger):
+            raise OSError(
+                f"{self.root.absolute()} is no ledger: it has no folder {RUNS} with records; "
+                + (f"did you mean {meant}?" if meant else "name another with --results")
+            )
+        return records
+
+    def _entries(self, folder: Path) -> list[Path]:
+        # Not glob, which takes a folder that it may not read for an empty one.
+        try:
+            return sorted(folder.iterdir())
+        except OSError as error:
+            raise OSError(
+                f"the ledger {folder.absolute()} cannot be read ({error.strerror}); work in a "
+                "clone of the book, or name a ledger with --results or NBREPRO_RESULTS"
+            ) from error
+
     def _old_folders(self) -> list[Path]:
         """Folders of the earlier layout, ``<root>/<experiment>/<hash>.json``."""
-        try:
-            folders = [path for path in sorted(self.root.iterdir()) if path.is_dir()]
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not self._named:
-                return []
-            raise OSError(
-                f"the ledger {self.root} cannot be read ({error.strerror}); name another with "
-                "--results or NBREPRO_RESULTS"
-            ) from error
         return [
             folder
-            for folder in folders
-            if folder.name not in (RUNS, BENCHMARKS, FEATURES)
+            for folder in self._entries(self.root)
+            if folder.is_dir()
+            and folder.name not in (RUNS, BENCHMARKS, FEATURES)
             and any(re.fullmatch("[0-9a-f]{16}", path.stem) for path in folder.glob("*.json"))
         ]
 
@@ -213,8 +306,8 @@ class Ledger:
                 file.write(bytes(4096))
         except OSError as error:
             raise OSError(
-                f"the ledger {self.root} cannot be written ({error.strerror}); make room or mend "
-                "its permissions, or name another with --results"
+                f"the ledger {self.root.absolute()} cannot be written ({error.strerror}); make "
+                "room or mend its permissions, or name another with --results"
             ) from error
         for folder in self._old_folders():
             raise ValueError(f"{folder}: {self._how_to_move()}")

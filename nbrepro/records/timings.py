@@ -125,15 +125,16 @@ def _stem(name: str, hardware: str) -> str:
 
 
 def read(root: str | Path | None = None) -> list[Benchmark]:
-    """All benchmarks of the ledger.
+    """All benchmarks of the ledger; none if it has no folder of them.
 
     Raises:
         ValueError: for a file that no benchmark wrote, or that was altered since, naming it.
+        OSError: if the folder cannot be read, naming it.
     """
-    return [
-        _read(path)
-        for path in sorted(((Path(root) if root else default_root()) / FOLDER).glob("*.json"))
-    ]
+    folder = (Path(root) if root else default_root()) / FOLDER
+    if not folder.exists():
+        return []
+    return [_read(path) for path in sorted(folder.iterdir()) if path.suffix == ".json"]
 
 
 def _read(path: Path) -> Benchmark:

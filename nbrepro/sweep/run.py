@@ -325,9 +325,7 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
             raise SystemExit(record.error) from None
         return record
     record = _completed(spec, result, dataset.fingerprint)
-    if result.features and _is_first():  # first, so that a record always has its features
-        features.write(result.features, options.ledger.root)
-    _write(record, options.ledger)
+    _write(record, options.ledger, result.features)
     if _is_first():
         checkpoint.unlink(missing_ok=True)
     return record
@@ -343,10 +341,12 @@ def failed(spec: Spec, error: str, **how: Any) -> Record:
     return Record(spec, "failed", {}, [], {**provenance(), **how}, without_folders(error))
 
 
-def _write(record: Record, ledger: Ledger) -> None:
+def _write(record: Record, ledger: Ledger, learnt: features.Features | None = None) -> None:
     if not _is_first():
         return
     try:
+        if learnt:  # first, so that a record always has its features
+            features.write(learnt, ledger.root)
         ledger.write(record)
     except OSError as problem:
         raise OSError(

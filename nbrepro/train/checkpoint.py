@@ -1,8 +1,15 @@
-"""Everything that a run changes, in one place, and the file that stores it between epochs."""
+"""Everything that a run changes, in one place, and the file that stores it between epochs.
 
+The file is a line with a digest of the rest, then what ``torch.save`` writes. It says what it is of
+(:func:`identity`): a run goes on from it only if its data, its code and its content are the same.
+"""
+
+import hashlib
+import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from nbrepro._files import replacing
+from nbrepro.data import Dataset
 from nbrepro.optim import EMA
+from nbrepro.spec import Spec
+from nbrepro.train.device import can_compute
 
 log = logging.getLogger("nbrepro")
 
 #: Stands for the first step with a loss that is not finite while there is none.
 NEVER = torch.iinfo(torch.int64).max
+
+_HEADER = b"nbrepro checkpoint 2 "
+#: What of a :class:`State` is stored beside its tensors.
+_NOTED = ("curve", "how", "sessions")
+#: What a run computes with, below the package's folder.
+_CODE = (
+    *("_policy.py", "agc.py", "freezing.py", "layers.py", "spec.py", "data/augment.py"),
+    *("data/batches.py", "models/*.py", "optim/*.py", "train/*.py"),
+)
 
 
 class Sums(nn.Module):
@@ -73,6 +92,9 @@ class State:
         average: the averaged weights, if the run keeps them.
         sums: sums over the epoch.
         curve: one row of measurements per epoch.
+        how: ``precision`` and ``memory_format`` of the forward passes, as :func:`watched` saw them.
+        sessions: where the epochs were computed, each place once in a row: device, threads and
+            kind of step.
     """
 
     model: nn.Module
@@ -80,6 +102,8 @@ class State:
     average: EMA | None
     sums: Sums
     curve: list[dict[str, float]] = field(default_factory=list)
+    how: dict[str, str] = field(default_factory=dict)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
 
     def parts(self) -> dict[str, Any]:
         """The parts that hold tensors that a step changes; no other list of them exists."""
@@ -95,47 +119,121 @@ class State:
         """Every tensor that a step changes; not copies."""
         return [t for part in self.parts().values() for t in _tensors(part.state_dict())]
 
+    def add(self, row: dict[str, float], session: dict[str, Any]) -> None:
+        """Add a row of measurements, and where they were made."""
+        self.curve.append(row)
+        if self.sessions[-1:] != [session]:
+            self.sessions.append(session)
+
     @property
     def diverged_at(self) -> int | None:
         """The first step with a loss that was not finite."""
         step = int(self.sums.first_bad)
         return None if step == NEVER else step
 
-    def save(self, path: Path, owner: str) -> None:
+    def save(self, path: Path, of: Mapping[str, Any]) -> None:
         """Write the checkpoint atomically.
 
         Args:
             path: the file.
-            owner: the hash of the run's spec.
+            of: what it is of, from :func:`identity`.
 
         Raises:
             OSError: if it cannot be written; what was at ``path`` stays.
         """
         parts = {name: part.state_dict() for name, part in self.parts().items()}
+        noted = {name: getattr(self, name) for name in _NOTED}
+        content = io.BytesIO()
+        torch.save({"of": dict(of), "parts": parts} | noted, content)
         with replacing(path) as file:
-            torch.save({"hash": owner, "curve": self.curve} | parts, file)
+            file.write(_header(content.getbuffer()))
+            file.write(content.getbuffer())
 
-    def load(self, path: Path, owner: str) -> int:
-        """Load a checkpoint, if there is an intact one of this run; return the finished epochs."""
-        parts = self.parts()
-        if not path.exists():
-            return 0
-        try:
-            device = self.sums.first_bad.device
-            saved = torch.load(path, map_location=device, weights_only=True)
-            found, curve = saved.pop("hash"), saved.pop("curve")
-            if found == owner and saved.keys() != parts.keys():
-                raise ValueError(f"it holds {', '.join(saved)}, expected {', '.join(parts)}")
-        except Exception as error:  # damage raises errors of many kinds; all mean the same
-            log.warning("%s cannot be read (%r); starting from the beginning", path, error)
-            return 0
-        if found != owner:
-            log.warning("%s belongs to another run; starting from the beginning", path)
-            return 0
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        self.curve = curve
-        return int(curve[-1]["epoch"])
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take up what :func:`read` returned."""
+        for name, part in self.parts().items():
+            part.load_state_dict(saved["parts"][name])
+        for name in _NOTED:
+            setattr(self, name, saved[name])
+
+
+def identity(spec: Spec, dataset: Dataset, processes: int) -> dict[str, Any]:
+    """What a checkpoint is of: all of it must be the same for a run to go on from it."""
+    return {
+        "run": spec.hash,
+        "data": dataset.fingerprint,
+        "classes": len(dataset.classes),
+        "processes": processes,
+        "torch": str(torch.__version__),
+        "code": _code(),
+    }
+
+
+def read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint of a run, if there is one that is sound and of just this run.
+
+    Anything else is left where it is, with a warning that says what differs; the run then starts
+    from the beginning and replaces it.
+
+    Args:
+        path: the file.
+        of: what it must be of, from :func:`identity`.
+        device: where its tensors go.
+    """
+    if not path.exists():
+        return None
+    try:
+        return _read(path, of, device)
+    except _Refused as reason:
+        log.warning("%s %s; starting from the beginning", path, reason)
+        return None
+
+
+class _Refused(Exception):
+    """Why a checkpoint is not taken up."""
+
+
+def _read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    try:
+        whole = path.read_bytes()
+    except OSError as error:
+        raise _Refused(f"cannot be read ({error.strerror})") from error
+    if not whole.startswith(_HEADER):
+        raise _Refused("is no checkpoint of this version of nbrepro")
+    end = len(_header(b""))
+    if whole[:end] != _header(whole[end:]):
+        raise _Refused("is damaged: its content does not match its digest")
+    try:
+        saved = torch.load(io.BytesIO(whole[end:]), map_location=device, weights_only=True)
+    except Exception as error:  # it is as it was written, so by a torch that we are not
+        raise _Refused(f"cannot be read by this torch ({type(error).__name__})") from error
+    differing = [
+        f"{name}: {saved['of'].get(name)}, here {value}"
+        for name, value in of.items()
+        if saved["of"].get(name) != value
+    ]
+    if not differing and not can_compute(saved["how"]["precision"], device):
+        differing.append(f"precision: {saved['how']['precision']}, which cannot be computed here")
+    if differing:
+        raise _Refused(
+            f"is of another run ({'; '.join(differing)}; to go on from it, stop before the first "
+            "epoch ends and restore what differs)"
+        )
+    return dict(saved)
+
+
+def _header(content: bytes | memoryview) -> bytes:
+    return _HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+@cache  # once: what is loaded is what counts, not what the files become while runs go on
+def _code() -> str:
+    """A digest of the modules that a run computes with."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _CODE for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _tensors(state: object) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Where a run is computed: the accelerator, and a network prepared for its hardware."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,20 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def resolved(precision: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``; ``auto`` is the latter where the hardware has it."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def can_compute(precision: str, device: torch.device) -> bool:
+    """Whether a run that began in this precision can go on here, slowly if need be."""
+    if precision == "float32" or device.type == "cpu":
+        return True
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=True)
 
 
 def accelerator_for(device: str, track: str | None = None, logs: Path | None = None) -> Accelerator:
@@ -83,6 +98,40 @@ def accelerator_for(device: str, track: str | None = None, logs: Path | None = N
             f"device={device!r} was requested, but Accelerate chose {accelerator.device}"
         )
     return accelerator
+
+
+@contextlib.contextmanager
+def watched(model: nn.Module, seen: dict[str, str]) -> Iterator[None]:
+    """Within the context, note how forward passes compute, as their tensors say.
+
+    Args:
+        model: the bare network; images come in, logits go out.
+        seen: gets ``precision``, the logits' type, and ``memory_format``, that of the images.
+    """
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        last = inputs[0].is_contiguous(memory_format=torch.channels_last)
+        seen["precision"] = str(logits.dtype).removeprefix("torch.")
+        seen["memory_format"] = "channels_last" if last else "contiguous"
+
+    handle = model.register_forward_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def mask_seed(seed: int, epoch: int, process: int) -> int:
+    """The seed of an epoch's dropout and stochastic depth.
+
+    Every process draws its own, as every device does in the authors' code: with the same for all,
+    an image would share its masks with those at its place in the other parts of the batch. (On a
+    CPU torch reads the last 32 bits of a seed.)
+    """
+    if process == 0:
+        return seed * 100_003 + epoch
+    digest = hashlib.sha256(f"{seed}/{epoch}/process {process}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 @contextlib.contextmanager

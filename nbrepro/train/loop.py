@@ -1,9 +1,10 @@
 """The one training loop: epochs, evaluation, progress, checkpoints, and when to stop.
 
 Accelerate owns the device and the processes: the same code runs on a CPU, on one GPU, and in
-several processes under ``torchrun`` or ``accelerate launch``. Order, crops and flips are functions
+several processes under ``torchrun`` or ``accelerate launch``. Order and augmentation are functions
 of (seed, epoch) alone, so a run resumed at the end of an epoch ends bit for bit as an uninterrupted
-one does, and several processes see together what one would see alone.
+one does, and several processes see together what one would see alone. (What differs then is said on
+the page *Running it anywhere*.)
 
 A step is :func:`nbrepro.train.step.train_step`. It never waits for the device. On a single CUDA GPU
 it is recorded once as a CUDA graph and replayed (:mod:`nbrepro.train.cuda_graph`). :class:`Eager`
@@ -31,10 +32,11 @@ from nbrepro.optim import EMA, LARS, parameter_groups
 from nbrepro.records.features import Features
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
+from nbrepro.train import checkpoint as checkpoints
 from nbrepro.train import features
 from nbrepro.train.checkpoint import State, Sums
 from nbrepro.train.cuda_graph import Captured
-from nbrepro.train.device import accelerator_for, has_bfloat16, place, seeded
+from nbrepro.train.device import accelerator_for, mask_seed, place, resolved, seeded, watched
 from nbrepro.train.run import EVALUATION_BATCH, Run, batch_sizes
 from nbrepro.train.schedule import learning_rate
 
@@ -57,7 +59,9 @@ class Result:
         metrics: of the last epoch: ``test_accuracy``, ``test_top5``, ``test_loss``,
             ``train_accuracy``, ``train_loss`` (fractions and nats); ``diverged_at`` is the step.
         curve: the same per epoch, with ``epoch`` and ``step``.
-        how: device, precision, memory format, processes, threads; seconds and images per second.
+        how: what was used, as read back from the run: device, precision, memory format, kind of
+            step, batches per step of the optimizer (``accumulation``), processes, threads;
+            ``earlier`` places, if epochs were computed elsewhere; seconds and images per second.
         model: the trained network, on the CPU.
         features: what became of its BatchNorm layers, if it has any and the run completed.
     """
@@ -98,7 +102,9 @@ def train(
         spec: the run.
         dataset: the data; must be the one that ``spec`` names.
         device: ``auto``, ``cpu`` or ``cuda``.
-        checkpoint: file to write after every epoch and to resume from; the caller deletes it.
+        checkpoint: file to write after every epoch and to resume from; the caller deletes it. One
+            that is not of just this run is refused with a warning and replaced. ``precision:
+            auto`` stays what it was when the checkpoint was begun.
         progress: show a bar with the remaining time (only on a terminal).
         track: send one row per epoch to this Accelerate tracker, such as ``tensorboard``.
         logs: folder of the tracker's files.
@@ -107,7 +113,8 @@ def train(
 
     Raises:
         Interrupted: when ``should_stop`` returned true.
-        RuntimeError: if ``device`` requests a GPU and there is none.
+        RuntimeError: if ``device`` requests a GPU and there is none, or if processes that share
+            the run find different checkpoints.
         ValueError: if the data set is not the spec's, or the environment would change what is
             computed.
     """
@@ -118,11 +125,15 @@ def train(
     if track is not None:
         settings = {k: str(v) for k, v in spec.to_dict().items()}
         accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
-    run, finished = assemble(spec, dataset, accelerator)
+    identity = checkpoints.identity(spec, dataset, accelerator.num_processes)
+    saved = checkpoints.read(checkpoint, identity, accelerator.device) if checkpoint else None
+    precision = saved["how"]["precision"] if saved else resolved(spec.precision, accelerator.device)
+    run, finished = assemble(spec, dataset, accelerator, precision)
     state, per_epoch = run.state, run.steps_per_epoch
-    done = state.load(checkpoint, spec.hash) if checkpoint else 0
-    helps = accelerator.device.type == "cuda" and accelerator.num_processes == 1
-    driver = captured(run) if helps and not eager else Eager(run)
+    if saved:
+        state.restore(saved)
+    done = int(state.curve[-1]["epoch"]) if saved else 0
+    _agree(done, accelerator)
     trained_images, training_seconds = 0, 0.0
 
     bar = tqdm(
@@ -135,9 +146,16 @@ def train(
         # None: no bar where standard error is not a terminal (logs, papermill, nbval)
         disable=None if progress and accelerator.is_main_process else True,
     )
-    with bar:
+    with bar, watched(state.model, state.how):
+        helps = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+        driver = captured(run) if helps and not eager else Eager(run)
+        session = {
+            "device": device_name(accelerator.device),
+            "step": driver.name,
+            "threads": torch.get_num_threads(),
+        }
         if not state.curve:
-            state.curve.append(_row(0, 0, evaluate(driver, accelerator)))
+            state.add(_row(0, 0, evaluate(driver, accelerator)), session)
         for epoch in range(done, spec.epochs):
             if state.diverged_at is not None:
                 break
@@ -147,13 +165,13 @@ def train(
             trained_images += len(run.training)
             tested = evaluate(driver, accelerator)
             last = _row(epoch + 1, (epoch + 1) * per_epoch, trained | tested)
-            state.curve.append(last)
+            state.add(last, session)
             accelerator.log(last, step=epoch + 1)
             bar.set_postfix_str(f"test accuracy {last['test_accuracy']:.1%}")
             log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch + 1, spec.epochs,
                      100 * last["test_accuracy"])  # fmt: skip
             if checkpoint and accelerator.is_main_process:
-                state.save(checkpoint, spec.hash)
+                state.save(checkpoint, identity)
             if epoch + 1 < spec.epochs and state.diverged_at is None:
                 # Any process may ask to stop; all must leave the loop together.
                 stop = torch.tensor([should_stop()], device=accelerator.device)
@@ -169,33 +187,40 @@ def train(
     else:
         learnt = _features(run, accelerator)
         metrics |= learnt.metrics() if learnt else {}
+    *earlier, latest = state.sessions
     how = {
-        "device": device_name(accelerator.device),
-        "precision": "bfloat16" if _bfloat16(spec, accelerator.device) else "float32",
-        "memory_format": "channels_last",
-        "step": driver.name,
+        **latest,
+        **state.how,
+        "accumulation": accelerator.gradient_accumulation_steps,
         "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started, 1),
         "resumed_at_epoch": done,
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
     }
+    if earlier:
+        how["earlier"] = earlier
     status = "completed" if state.diverged_at is None else "diverged"
     model = finished(int(state.curve[-1]["step"]))
     return Result(status, metrics, state.curve, how, model, learnt)
 
 
 def assemble(
-    spec: Spec, dataset: Dataset, accelerator: Accelerator
+    spec: Spec, dataset: Dataset, accelerator: Accelerator, precision: str | None = None
 ) -> tuple[Run, Callable[[int], nn.Module]]:
     """Put network, optimizer and data on the device.
+
+    Args:
+        spec: the run.
+        dataset: the data.
+        accelerator: owns the device and the processes.
+        precision: ``float32`` or ``bfloat16``; by default what the spec's is on this device.
 
     Returns:
         The run, and a function that returns its network as the user gets it, see
         :func:`nbrepro.train.device.place`.
     """
     device, classes = accelerator.device, len(dataset.classes)
-    bfloat16 = _bfloat16(spec, device)
+    bfloat16 = (precision or resolved(spec.precision, device)) == "bfloat16"
     model = initial_model(spec, classes)
     freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
     model, finished = place(model, device, bfloat16=bfloat16)
@@ -273,7 +298,7 @@ def train_epoch(
     draws = run.draws(epoch)
     sums.trained.zero_()
     run.model.train()
-    with seeded(spec.seed * 100_003 + epoch, run.device):
+    with seeded(mask_seed(spec.seed, epoch, accelerator.process_index), run.device):
         driver.epoch(draws, epoch * run.steps_per_epoch, tick)
     sums.first_bad.copy_(accelerator.gather(sums.first_bad.reshape(1)).min())
     total = accelerator.reduce(sums.trained, "sum")
@@ -323,9 +348,14 @@ def _row(epoch: int, step: int, measured: dict[str, float]) -> dict[str, float]:
     return {"epoch": epoch, "step": step} | {k: round(v, 6) for k, v in measured.items()}
 
 
-def _bfloat16(spec: Spec, device: torch.device) -> bool:
-    """Whether the run computes in bfloat16 on this device."""
-    return spec.precision == "bfloat16" or (spec.precision == "auto" and has_bfloat16(device))
+def _agree(done: int, accelerator: Accelerator) -> None:
+    """Refuse to go on from different epochs in different processes."""
+    found = accelerator.gather(torch.tensor([done], device=accelerator.device))
+    if (found != done).any():
+        raise RuntimeError(
+            f"the processes found checkpoints of different epochs, {found.tolist()}; they must "
+            "see the same folder: put the ledger on a file system that all of them share"
+        )
 
 
 def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:

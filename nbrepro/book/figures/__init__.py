@@ -1,0 +1,70 @@
+"""Every plot of the book, drawn from records and measurements alone.
+
+A function returns a :class:`~nbrepro.book.figures.chart.Chart`, a Matplotlib figure that knows in
+words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
+"""
+
+from nbrepro.book.figures.chart import Chart
+from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
+from nbrepro.book.figures.measured import (
+    clipped_shares,
+    gammas,
+    influence,
+    signal_propagation,
+    skip_bounds,
+    skip_gains,
+    times_as_long,
+    zeroed,
+)
+from nbrepro.book.figures.runs import (
+    Arms,
+    curve_v1,
+    ended,
+    figure_v1,
+    frame,
+    runs_of,
+    scale_of,
+    schedules,
+)
+from nbrepro.book.figures.training import (
+    accuracy,
+    curves,
+    dots,
+    equal_parameters,
+    k_sweep,
+    stored,
+    survival,
+    sweep,
+)
+
+__all__ = [
+    "Arms",
+    "Chart",
+    "accuracy",
+    "clipped_shares",
+    "curve_v1",
+    "curves",
+    "dots",
+    "ended",
+    "equal_parameters",
+    "figure_v1",
+    "frame",
+    "gammas",
+    "influence",
+    "k_sweep",
+    "ladder",
+    "pictures",
+    "runs_of",
+    "scale_of",
+    "schedules",
+    "signal_propagation",
+    "skip_bounds",
+    "skip_gains",
+    "stages",
+    "stored",
+    "survival",
+    "sweep",
+    "times_as_long",
+    "trade_offs",
+    "zeroed",
+]

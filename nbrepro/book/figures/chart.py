@@ -1,0 +1,132 @@
+"""The sheet of paper that every figure is drawn on, and the strokes that all of them share."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from nbrepro.book import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Pixels. On a phone 350 are left, and text of 14 must not shrink below 9.
+WIDE, PANEL = 520, 340
+
+
+class Chart(Figure):
+    """A figure that knows what it shows, for :func:`nbrepro.book.captions.figure`.
+
+    Attributes:
+        alt: what a reader who cannot see it has to know: all that is drawn, in words.
+        note: small print for its caption: data, scale, number of seeds, what the marks stand for.
+    """
+
+    alt: str = ""
+    note: str = ""
+
+
+@contextmanager
+def drawing(
+    height: float, panels: int = 1, rows: Sequence[float] = (1,)
+) -> Iterator[tuple[Chart, list["Axes"]]]:
+    """A chart in the style of the book and its axes: one per panel, or the rows of a single panel.
+
+    Args:
+        height: of a panel in pixels.
+        panels: how many; each is a subfigure, so that pages can stack them.
+        rows: heights of the axes of a panel, in proportion; they share what is across.
+    """
+    width = WIDE if panels == 1 else panels * PANEL
+    with mpl.rc_context(style.RC):
+        size = (width / style.INCH, height / style.INCH)
+        chart = Chart(figsize=size, layout="constrained")
+        parts: Any = chart.subfigures(1, panels) if panels > 1 else [chart]
+        axes = [
+            part.subplots(len(rows), sharex=True, squeeze=False, height_ratios=rows).ravel()
+            for part in parts
+        ]
+        yield chart, [axis for column in axes for axis in column]
+
+
+def nothing(
+    text: str = "No records yet.", note: str = "`nbrepro status` lists the runs that are missing"
+) -> Chart:
+    """What stands where a figure will be."""
+    with drawing(60) as (chart, (axis,)):
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, text, ha="center", va="center", color=style.MUTED)
+    chart.alt, chart.note = text, note
+    return chart
+
+
+def name_axes(axis: "Axes", x: str, y: str = "", title: str = "") -> None:
+    """Label both axes, the upright one in a line above it, where a phone has room."""
+    axis.set_xlabel(x)
+    if y:
+        axis.set_ylabel(y, rotation=0, ha="left", va="bottom", color=style.MUTED)
+        axis.yaxis.set_label_coords(0, 1.02)
+    if title:
+        axis.set_title(title, pad=26 if y else 8)
+
+
+def ticks(axis: "Axes", values: Sequence[float], labels: Sequence[str]) -> None:
+    """A logarithmic axis that shows these values and no others."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(values, labels)
+    axis.minorticks_off()
+
+
+def powers_of_two(axis: "Axes", label: Callable[[int], str]) -> None:
+    """A logarithmic axis that shows about five powers of two."""
+    axis.set_xscale("log", base=2)
+    low, high = axis.get_xlim()
+    marks = [2**power for power in range(60) if low <= 2**power <= high]
+    marks = marks[:: math.ceil(len(marks) / 5)]
+    ticks(axis, marks, [label(mark) for mark in marks])
+
+
+def powers_of_ten(axis: "Axes", which: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis whose labels are plain text: 0.01, 1, 100, 10⁵."""
+    (axis.set_yscale if which == "y" else axis.set_xscale)("log")
+    lines = axis.yaxis if which == "y" else axis.xaxis
+    lines.set_major_formatter(lambda value, _: power(value))
+    axis.minorticks_off()
+
+
+def power(value: float) -> str:
+    """A power of ten for readers; what is no such power is left out."""
+    exponent = round(math.log10(value))
+    if abs(math.log10(value) - exponent) > 1e-6:
+        return ""
+    if -4 < exponent < 5:
+        return f"{value:,.{max(0, -exponent)}f}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def level(axis: "Axes", height: float, name: str) -> None:
+    """A dotted line across the panel, with its name below."""
+    axis.axhline(height, color=style.MUTED, ls=":", lw=1.4)
+    axis.annotate(name, (1, height), (0, -3), xycoords=("axes fraction", "data"), ha="right",
+                  va="top", textcoords="offset points", color=style.MUTED)  # fmt: skip
+
+
+def rows_only(axis: "Axes", count: int, above: float = 0.75) -> None:
+    """A panel of so many rows, the first on top, with room for a line of text above each."""
+    axis.set_ylim(count - 0.6, -above)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+
+
+def above(axis: "Axes", y: float, text: str, x: float = 0, up: float = 11) -> None:
+    """A line of text above a row, from the left edge of the panel."""
+    axis.annotate(text, (x, y), (0, up), xycoords=("axes fraction", "data"),
+                  textcoords="offset points")  # fmt: skip
+
+
+def said(parts: Sequence[str], last: str = ".") -> str:
+    """Parts of a description as one text; empty ones are left out."""
+    return "; ".join(part for part in parts if part) + last

@@ -1,0 +1,640 @@
+"""Figures of recorded runs.
+
+Every seed is shown. Where all runs of an arm trained, the mean stands with Student's 95 % interval;
+where some failed, crosses and a count say so, and the mean is that of the survivors, without an
+interval, for no interval covers a mixture.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nbrepro.book import style
+from nbrepro.book.figures.chart import (
+    Chart,
+    above,
+    drawing,
+    level,
+    name_axes,
+    nothing,
+    powers_of_two,
+    rows_only,
+    said,
+    ticks,
+)
+from nbrepro.book.figures.runs import (
+    Arms,
+    Ends,
+    chance_of,
+    ended,
+    ends,
+    frame,
+    policies,
+    runs_of,
+    scale_of,
+    survived,
+)
+from nbrepro.book.style import Style
+from nbrepro.claims.labels import network, trained
+from nbrepro.models import size
+from nbrepro.records.ledger import Record
+from nbrepro.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
+
+#: A Spec's defaults are the recipe of the BatchNorm-only study.
+_RECIPE = Spec(model="cifar_resnet14")
+_PUBLISHED = "paper (v1, read off its figure, ±0.4)"
+_ACCURACY = "test accuracy, %"
+_SETTINGS = {"lr": "learning rate", "batch_size": "batch size", "clipping": "λ"}
+_MEAN = "small: seeds; large: mean with its 95 % interval"
+_FAILED = (
+    "crosses: failed (diverged, or below twice chance), with their number; hollow: mean of the "
+    "survivors"
+)
+
+
+def _looks(arms: Arms) -> list[Style]:
+    return style.of(map(style.method, arms.values()))
+
+
+def _hollow(colour: str) -> Any:
+    """A value of the paper."""
+    return {"marker": "D", "mfc": "none", "mec": colour, "mew": 1.5, "ls": "none"}
+
+
+def _note(used: Sequence[Record], *marks: str) -> str:
+    return said([scale_of(used), *marks], "")
+
+
+def _cell(axis: "Axes", x: float, found: Ends, look: Style, shift: "Transform") -> None:
+    """The runs of one arm at one place: seeds, mean with interval, or survivors and failures."""
+    beside = moved(axis, shift, -7)
+    own: Any = {"color": look.light, "ls": "none"}
+    axis.plot([x] * len(found.survivors), found.survivors, transform=beside, marker=look.marker,
+              ms=5, alpha=0.45, mew=0, **own)  # fmt: skip
+    axis.plot(
+        [x] * len(found.failed), found.failed, transform=shift, marker="x", ms=8, mew=2, **own
+    )
+    low, high = found.interval
+    # Matplotlib leaves out what is moved when it chooses the range of an axis.
+    heights = [*found.survivors, *found.failed, *(end for end in (low, high) if end == end)]
+    axis.update_datalim([(x, y) for y in heights])
+    axis.autoscale_view()
+    if not math.isnan(low):
+        axis.plot([x, x], [low, high], transform=shift, marker="_", ms=8, mew=1.5, lw=1.5,
+                  color=look.light)  # fmt: skip
+    if found.failed and found.survivors:
+        axis.plot([x], [found.mean], transform=shift, marker=look.marker, mfc=style.GROUND, mew=1.5,
+                  zorder=3, **own)  # fmt: skip
+
+
+def moved(axis: "Axes", where: "Transform", points: float) -> "Transform":
+    """A place so many points to the right of another."""
+    from matplotlib.transforms import offset_copy
+
+    return offset_copy(where, axis.get_figure(root=True), x=points, units="points")
+
+
+def _line(
+    axis: "Axes", cells: Mapping[Any, Ends], look: Style, name: str, right: float = 0
+) -> None:
+    """A line through the means, with a mark where all runs trained, and the cells themselves.
+
+    Args:
+        axis: of the panel.
+        cells: place → runs.
+        look: of the arm.
+        name: of the arm.
+        right: points to the right of its place, so that arms stand side by side.
+    """
+    shift = moved(axis, axis.transData, right)
+    trained = {x: found for x, found in cells.items() if found.survivors}
+    whole = [number for number, found in enumerate(trained.values()) if not found.failed]
+    means = [found.mean for found in trained.values()]
+    axis.plot([*trained], means, transform=shift, color=look.light, ls=look.line, label=name,
+              marker=look.marker, markevery=whole)  # fmt: skip
+    for x, found in cells.items():
+        _cell(axis, x, found, look, shift)
+
+
+def _chance(axis: "Axes", used: Sequence[Record]) -> None:
+    chance = chance_of(used)
+    if chance:
+        level(axis, chance, "chance")
+
+
+def accuracy(
+    records: Sequence[Record], published: Mapping[str, Mapping[str, float]] | None = None
+) -> Chart:
+    """Test accuracy against depth and against width, one line per policy of what is trained.
+
+    The right panel is that of the depth which was run at most widths, and is left out if no depth
+    was run at several.
+
+    Args:
+        records: the runs.
+        published: what the paper's figure shows, see :func:`~.runs.figure_v1`: policy → network →
+            accuracy in percent. Drawn as hollow markers where the records have the same.
+
+    Raises:
+        ValueError: for networks of several families, which share depths but no line.
+    """
+    shown = ended(records)
+    if not shown:
+        return nothing()
+    families = {re.sub(r"\d.*", "", record.spec.model) for record in shown}
+    if len(families) > 1:
+        raise ValueError(
+            f"accuracy() draws one family of networks, these records have {len(families)}: "
+            f"{', '.join(sorted(families))}; choose one with runs_of, or draw dots()"
+        )
+    table = frame(shown)
+    arms = policies(shown)
+    looks = dict(zip(arms, _looks(arms), strict=True))
+    widths = table.groupby("depth")["width"].nunique()
+    panels = [("depth", table[table["width"] == table["width"].min()])]
+    if widths.max() > 1:
+        panels.append(("width", table[table["depth"] == widths.idxmax()]))
+    told = []
+    with drawing(350, len(panels)) as (chart, axes):
+        for axis, (by, part) in zip(axes, panels, strict=True):
+            sizes = sorted(part[by].unique())
+            labels = [f"{x}" if by == "depth" else f"×{x}" for x in sizes]
+            for name, arm in arms.items():
+                ours = part[part["train"] == arm["train"]]
+                cells = {x: Ends.of(shown[i] for i in ours.index[ours[by] == x]) for x in sizes}
+                cells = {x: found for x, found in cells.items() if found.n}
+                _line(axis, cells, looks[name], name)
+                theirs = _published(axis, ours.drop_duplicates("model"), by, looks[name],
+                                    (published or {}).get(arm["train"], {}))  # fmt: skip
+                told += [_told(f"{name}, by {by}", cells), theirs]
+            narrow = part.loc[part["width"].idxmin()]
+            label = f"depth (width ×{narrow['width']})"
+            if by == "width":
+                label = f"width ({narrow['network'].partition(' ×')[0]})"
+            ticks(axis, sizes, labels)
+            _chance(axis, shown)
+            name_axes(axis, label, _ACCURACY)
+        _same_height(axes)
+        if published:
+            axes[0].plot([], [], label=_PUBLISHED, **_hollow(style.MUTED))
+    chart.alt = (
+        f"Test accuracy in percent by {' and by '.join(by for by, _ in panels)}. {said(told)}"
+    )
+    chart.note = _note(shown, _MEAN)
+    if published and (table["epochs"] < _RECIPE.epochs).any():
+        chart.note = f"ours: a shortened recipe, {chart.note}; the paper: {_RECIPE.epochs} epochs"
+    return chart
+
+
+def _published(
+    axis: "Axes", networks: pd.DataFrame, by: str, look: Style, values: Mapping[str, float]
+) -> str:
+    """The paper's values of these networks as hollow diamonds, and in words."""
+    places = zip(networks[by], networks["model"], strict=True)
+    found = {x: values.get(model, math.nan) for x, model in sorted(places)}
+    known = {x: y for x, y in found.items() if not math.isnan(y)}
+    axis.plot([*known], [*known.values()], **_hollow(look.light))
+    return "the paper " + ", ".join(f"{x}: {y:g}" for x, y in known.items()) if known else ""
+
+
+def _told(name: str, cells: Mapping[Any, Ends]) -> str:
+    """``BatchNorm: 0.4: 59.6 [59.0, 60.2], 1.6: 5 of 8 survive: 54.8``."""
+    return f"{name}: " + ", ".join(f"{x:g}: {found}" for x, found in cells.items())
+
+
+def curves(
+    records: Sequence[Record],
+    panels: Mapping[str, Arms] | None = None,
+    metric: str = "test_accuracy",
+    published: Mapping[str, Mapping[str, Mapping[int, float]]] | None = None,
+) -> Chart:
+    """A metric against the epoch: thin lines are seeds, thick lines means of those that trained.
+
+    A run that failed ends in a cross and is in no mean; how many did not stands at the line's end.
+
+    Args:
+        records: the runs.
+        panels: title → arms; default one panel per network and one arm per policy.
+        metric: a column of the records' curves: ``test_accuracy``, ``train_accuracy`` or
+            ``clipped``.
+        published: the paper's, see :func:`~.runs.curve_v1`: policy → network → epoch → percent;
+            hollow markers beside runs of the paper's length.
+    """
+    shown = ended(records)
+    if panels is None:
+        order = frame(shown).sort_values(["width", "depth"])["model"].unique()
+        panels = {
+            network(model): {name: arm | {"model": model} for name, arm in policies(shown).items()}
+            for model in order
+        }
+    found = {
+        title: {name: runs for name, arm in arms.items() if (runs := _with(shown, arm, metric))}
+        for title, arms in panels.items()
+    }
+    used = [run for arms in found.values() for runs in arms.values() for run in runs]
+    if not used:
+        return nothing()
+    told = []
+    with drawing(300, len(panels)) as (chart, axes):
+        for axis, (title, arms) in zip(axes, panels.items(), strict=True):
+            partly = []
+            for look, name in zip(_looks(arms), arms, strict=True):
+                if name not in found[title]:
+                    continue
+                runs = found[title][name]
+                end = _curve(axis, runs, metric, look, name)
+                _published_curve(axis, runs[0].spec, look, published or {})
+                told.append(": ".join(filter(None, (title, name, end))))
+                if not all(map(survived, runs)):
+                    partly.append((look, f"{name}: {end.partition(':')[0]}"))
+            for line, (look, text) in enumerate(partly):
+                axis.annotate(text, (0, 1), (4, -4 - 17 * line), va="top", color=look.light,
+                              xycoords="axes fraction", textcoords="offset points")  # fmt: skip
+            name_axes(axis, "epoch", _METRICS[metric], title)
+            if metric == "test_accuracy":
+                _chance(axis, used)
+        _same_height(axes)
+    chart.alt = f"{_METRICS[metric].capitalize()} by epoch; at the end, {said(told)}"
+    failures = _CURVES_FAILED if not all(map(survived, used)) else ""
+    chart.note = _note(used, "thin: seeds; thick: their mean", failures)
+    return chart
+
+
+_METRICS = {
+    "test_accuracy": _ACCURACY,
+    "train_accuracy": "training accuracy, %",
+    "clipped": "share clipped, %",
+}
+_CURVES_FAILED = "crosses: failed runs, which are in no mean"
+
+
+def _with(records: Sequence[Record], arm: Mapping[str, Any], metric: str) -> list[Record]:
+    """The runs of an arm that recorded the metric by epoch."""
+    return [r for r in runs_of(records, arm) if any(metric in row for row in r.curve)]
+
+
+def _curve(axis: "Axes", runs: Sequence[Record], metric: str, look: Style, name: str) -> str:
+    """One arm of a panel, and its end in words."""
+    lines = [100 * pd.DataFrame(run.curve).set_index("epoch")[metric].dropna() for run in runs]
+    trained = [line for run, line in zip(runs, lines, strict=True) if survived(run)]
+    for run, line in zip(runs, lines, strict=True):
+        axis.plot(line.index, line, color=look.light, lw=0.8, alpha=0.5)
+        if not survived(run):
+            axis.plot(line.index[-1:], line[-1:], "x", color=look.light, ms=8, mew=2)
+    drawn: Any = {"color": look.light, "ls": look.line, "marker": look.marker, "label": name}
+    who = f"{len(trained)} of {len(runs)} survive"
+    if not trained:
+        axis.plot([], [], **drawn)
+        return who
+    # The same runs at every epoch: a mean over whoever is left would rise as runs fail.
+    middle = pd.concat(trained, axis=1).dropna().mean(axis=1)
+    axis.plot(middle.index, middle, lw=2.5, ms=6, markevery=max(1, len(middle) // 6), **drawn)
+    end = f"{middle.iloc[-1]:.1f}"
+    return end if len(trained) == len(runs) else f"{who}: {end}"
+
+
+def _same_height(axes: Sequence["Axes"]) -> None:
+    """All panels from zero to the same top."""
+    top = max(axis.get_ylim()[1] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(0, top)
+
+
+def _published_curve(
+    axis: "Axes", spec: Spec, look: Style, values: Mapping[str, Mapping[str, Mapping[int, float]]]
+) -> None:
+    points = values.get(spec.train, {}).get(spec.model, {})
+    if points and spec.epochs == _RECIPE.epochs:
+        axis.plot([*points], [*points.values()], label=_PUBLISHED, **_hollow(look.light))
+
+
+_ROW = 50  # pixels
+
+
+def dots(records: Sequence[Record], arms: Arms, title: str = "") -> Chart:
+    """Final test accuracy, one row per arm: a dot per seed, a cross per failed run, their mean.
+
+    The name of an arm stands above its row and its numbers beside it. Arms that were not run are
+    left out.
+
+    Args:
+        records: the runs.
+        arms: a row each.
+        title: above the figure.
+    """
+    runs = {name: runs_of(records, settings) for name, settings in arms.items()}
+    runs = {name: found for name, found in runs.items() if found}
+    used = [run for found in runs.values() for run in found]
+    if not used:
+        return nothing()
+    rows = {name: Ends.of(found) for name, found in runs.items()}
+    looks = [style.of([style.method(arms[name])])[0] for name in rows]
+    any_failed = any(found.failed for found in rows.values())
+    with drawing(_ROW * len(rows) + 50 + 30 * bool(title)) as (chart, (axis,)):
+        for y, (look, (name, found)) in enumerate(zip(looks, rows.items(), strict=True)):
+            _row(axis, y, found, look)
+            above(axis, y, f"{name} (n = {found.n})")
+            axis.annotate(str(found), (1.02, y), xycoords=("axes fraction", "data"), va="center")
+        rows_only(axis, len(rows))
+        chance = chance_of(used)
+        if any_failed:
+            axis.set_xlim(left=0)
+        low, high = axis.get_xlim()
+        if chance and low <= chance <= high:
+            for y in range(len(rows)):
+                axis.vlines(chance, y - 0.22, y + 0.3, color=style.MUTED, ls=":", lw=1.4)
+        name_axes(axis, _ACCURACY, title=title)
+    chart.alt = f"{_ACCURACY.capitalize()}. " + said(
+        [f"{name}: {found}" for name, found in rows.items()]
+    )
+    chart.note = _note(
+        used,
+        "dots: seeds; bar: mean, with its 95 % interval where no run failed",
+        "crosses: failed (diverged, or below twice chance)" if any_failed else "",
+        f"dotted: chance, {chance:g} %" if chance and low <= chance <= high else "",
+    )
+    return chart
+
+
+def _row(axis: "Axes", y: float, found: Ends, look: Style) -> None:
+    axis.axhline(y, color=style.GRID, lw=1, zorder=0)
+    seeds: Any = {"color": look.light, "ls": "none", "alpha": 0.7}
+    axis.plot(found.survivors, [y] * len(found.survivors), marker=look.marker, ms=7, mew=0, **seeds)
+    axis.plot(found.failed, [y] * len(found.failed), marker="x", ms=8, mew=2, **seeds)
+    low, high = found.interval
+    if not math.isnan(low):
+        axis.plot([low, high], [y, y], color=style.INK, lw=1.5, solid_capstyle="butt")
+    if found.survivors:
+        axis.plot([found.mean], [y], marker="|", ms=16, mew=2, color=style.INK, ls="none")
+
+
+def sweep(
+    records: Sequence[Record],
+    arms: Arms,
+    by: str,
+    label: str = "",
+    title: str = "",
+    levels: Arms | None = None,
+) -> Chart:
+    """Final test accuracy against a setting (log scale), one line per arm.
+
+    Args:
+        records: the runs.
+        arms: a line each.
+        by: a setting of :class:`~nbrepro.spec.Spec` with a number.
+        label: of the axis; default the setting's name.
+        title: above the figure.
+        levels: arms that do not have the setting; a thin line across each, at the mean.
+    """
+    runs = {name: runs_of(records, settings) for name, settings in arms.items()}
+    runs = {name: found for name, found in runs.items() if found}
+    used = [run for found in runs.values() for run in found]
+    if not used:
+        return nothing()
+    cells = {name: ends(found, by) for name, found in runs.items()}
+    looks = dict(zip(arms, _looks(arms), strict=True))
+    values = sorted({x for found in cells.values() for x in found})
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        for number, (name, found) in enumerate(cells.items()):
+            _line(axis, found, looks[name], name, 15 * (number - (len(cells) - 1) / 2))
+            told.append(_told(name, found))
+        _count_failures(axis, cells, looks)
+        for name, settings in (levels or {}).items():
+            others = Ends.of(runs_of(records, settings))
+            if others.survivors:
+                name = f"{name} ({others})"
+                look = style.of([style.method(settings)])[0]
+                axis.axhline(others.mean, color=look.light, ls=look.line, lw=1.4, label=name)
+                told.append(name)
+        ticks(axis, values, [f"{x:g}" for x in values])
+        _chance(axis, used)
+        axis.set_ylim(bottom=0)
+        name_axes(axis, label or _SETTINGS.get(by, by), _ACCURACY, title)
+    chart.alt = f"{_ACCURACY.capitalize()} by {label or _SETTINGS.get(by, by)}. {said(told)}"
+    failures = any(cell.failed for found in cells.values() for cell in found.values())
+    chart.note = _note(used, _MEAN, _FAILED if failures else "")
+    return chart
+
+
+def _count_failures(
+    axis: "Axes", cells: Mapping[str, Mapping[float, Ends]], looks: Mapping[str, Style]
+) -> None:
+    """``5/8`` above the crosses, one line per arm."""
+    for x in {x for found in cells.values() for x in found}:
+        failing = {
+            name: found[x] for name, found in cells.items() if x in found and found[x].failed
+        }
+        top = max((max(cell.failed) for cell in failing.values()), default=0)
+        for line, (name, cell) in enumerate(failing.items()):
+            count = f"{len(cell.failed)}/{cell.n}"
+            axis.annotate(count, (x, top), (0, 8 + 15 * line), textcoords="offset points",
+                          ha="center", color=looks[name].light)  # fmt: skip
+
+
+def survival(records: Sequence[Record], arms: Arms, by: str = "lr", label: str = "") -> Chart:
+    """How many runs trained: one row per arm, one column per value of a setting.
+
+    Args:
+        records: the runs.
+        arms: a row each; those that were not run are left out.
+        by: a setting of :class:`~nbrepro.spec.Spec` with a number.
+        label: of the columns; default the setting's name.
+    """
+    cells = {name: ends(runs_of(records, settings), by) for name, settings in arms.items()}
+    cells = {name: found for name, found in cells.items() if found}
+    if not cells:
+        return nothing()
+    used = [run for name in cells for run in runs_of(records, arms[name])]
+    values = sorted({x for found in cells.values() for x in found})
+    with drawing(66 * len(cells) + 50) as (chart, (axis,)):
+        for y, (name, found) in enumerate(cells.items()):
+            look = style.of([style.method(arms[name])])[0]
+            above(axis, y, name, up=18)
+            for column, x in enumerate(values):
+                if x in found:
+                    _counted(axis, column, y, found[x], look)
+        axis.set_xlim(-0.5, len(values) - 0.5)
+        rows_only(axis, len(cells))
+        axis.set_xticks(range(len(values)), [f"{x:g}" for x in values])
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        name_axes(axis, label or _SETTINGS.get(by, by))
+    told = [
+        f"{name}: " + ", ".join(f"{len(c.survivors)} of {c.n} at {x:g}" for x, c in found.items())
+        for name, found in cells.items()
+    ]
+    chart.alt = f"Runs that survive by {label or _SETTINGS.get(by, by)}. {said(told)}"
+    chart.note = _note(used, "runs that neither diverge nor end below twice chance, of all")
+    return chart
+
+
+def _counted(axis: "Axes", x: float, y: float, found: Ends, look: Style) -> None:
+    """A bar of eight tenths of a column: the part that survived is filled."""
+    share = len(found.survivors) / found.n
+    axis.barh(y, 0.8, 0.34, x - 0.4, fill=False, ec=look.light, lw=1.2)
+    axis.barh(y, 0.8 * share, 0.34, x - 0.4, color=look.light, alpha=0.3)
+    axis.text(x, y, f"{len(found.survivors)} of {found.n}", ha="center", va="center")
+
+
+# --- training only BatchNorm ---
+
+
+@cache
+def trained_parameters(model: str, policy: str = "batchnorm") -> int:
+    """How many parameters a policy trains in a network that classifies ten classes."""
+    import torch
+
+    from nbrepro import freezing, models
+
+    with torch.device("meta"):
+        network_ = models.create(model)
+    return freezing.count(network_)[policy]
+
+
+def equal_parameters(
+    records: Sequence[Record], published: Mapping[str, float] | None = None
+) -> Chart:
+    """Accuracy against the number of trained BatchNorm parameters (2003.00152, Figure 3).
+
+    Two lines, for networks that grow in depth and networks that grow in width.
+
+    Args:
+        records: the runs; those that train BatchNorm only are used.
+        published: the paper's values, network → percent; hollow markers at every network that has
+            one, run by us or not.
+    """
+    runs = runs_of(records, {"train": "batchnorm"})
+    if not runs:
+        return nothing()
+    published = {model: y for model, y in (published or {}).items() if not math.isnan(y)}
+    ours = {run.spec.model for run in runs}
+    base = min(size(model).depth for model in ours)
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        for name, look in zip(("deeper", "wider"), style.of(["batchnorm"] * 2), strict=True):
+            counts = {
+                model: trained_parameters(model)
+                for model in sorted({*ours, *published}, key=trained_parameters)
+                if (size(model).width == 1 if name == "deeper" else size(model).depth == base)
+            }
+            cells = {
+                count: Ends.of(run for run in runs if run.spec.model == model)
+                for model, count in counts.items()
+                if model in ours
+            }
+            theirs = {count: published[m] for m, count in counts.items() if m in published}
+            _line(axis, cells, look, f"BatchNorm only, {name}")
+            axis.plot([*theirs], [*theirs.values()], ls=":", lw=1, color=look.light)
+            axis.plot([*theirs], [*theirs.values()], **_hollow(look.light))
+            for model, count in counts.items():
+                if count in cells:
+                    depth, width = size(model)
+                    label = str(depth) if name == "deeper" else f"×{width}" * (width > 1)
+                    axis.annotate(label, (count, cells[count].mean), (8, -8), va="top",
+                                  textcoords="offset points", color=style.MUTED)  # fmt: skip
+                    told.append(f"{name}, {network(model)}, {count:,} parameters: {cells[count]}")
+            told += [f"the paper, {name}, {c:,} parameters: {v:g}" for c, v in theirs.items()]
+        if published:
+            axis.plot([], [], label=_PUBLISHED, **_hollow(style.MUTED))
+        powers_of_two(axis, "{:,}".format)
+        _chance(axis, runs)
+        axis.set_ylim(bottom=0)
+        name_axes(axis, "trained parameters: γ and β of every BatchNorm", _ACCURACY)
+    chart.alt = f"{_ACCURACY.capitalize()} by number of trained parameters. {said(told)}"
+    chart.note = _note(runs, _MEAN)
+    return chart
+
+
+def stored(records: Sequence[Record], size_of: Callable[[Spec], int]) -> Chart:
+    """Accuracy against the bytes that it takes to store the trained network, a line per policy.
+
+    Args:
+        records: the runs.
+        size_of: bytes of a run's network as it would be stored.
+    """
+    shown = ended(records)
+    if not shown:
+        return nothing()
+    arms = policies(shown)
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        for look, (name, arm) in zip(_looks(arms), arms.items(), strict=True):
+            sizes: dict[int, list[Record]] = {}
+            for run in runs_of(shown, arm):
+                sizes.setdefault(size_of(run.spec), []).append(run)
+            cells = {count: Ends.of(sizes[count]) for count in sorted(sizes)}
+            _line(axis, cells, look, name)
+            told += [
+                f"{name}, {network(sizes[count][0].spec.model)}, {count:,} bytes: {found}"
+                for count, found in cells.items()
+            ]
+        powers_of_two(axis, _bytes)
+        _chance(axis, shown)
+        axis.set_ylim(bottom=0)
+        name_axes(axis, "bytes to store the network", _ACCURACY)
+    chart.alt = f"{_ACCURACY.capitalize()} by stored bytes. {said(told)}"
+    chart.note = _note(shown, _MEAN)
+    return chart
+
+
+def _bytes(number: int) -> str:
+    """A power of two for readers: ``512 B``, ``64 KiB``, ``2 MiB``."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= scale:
+            return f"{number // scale} {unit}"
+    return f"{number} B"
+
+
+def k_sweep(records: Sequence[Record], band: str = "batchnorm") -> Chart:
+    """Accuracy against k, with k random parameters trained per channel, one line per network.
+
+    Across it a band: the 95 % interval of what γ and β reach, which are two per channel.
+
+    Args:
+        records: the runs; those of ``random:k`` and of the band's policy are used.
+        band: the policy of the band.
+    """
+    used = [run for run in ended(records) if _k(run)]
+    if not used:
+        return nothing()
+    names = list(dict.fromkeys(run.spec.model for run in used))
+    every = sorted({_k(run) for run in used})
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        looks = zip(style.of(["random"] * len(names)), style.of([band] * len(names)), strict=True)
+        for model, (look, across) in zip(names, looks, strict=True):
+            runs = [run for run in used if run.spec.model == model]
+            cells = {k: Ends.of(run for run in runs if _k(run) == k) for k in every}
+            cells = {k: found for k, found in cells.items() if found.n}
+            _line(axis, cells, look, f"{network(model)}, k random parameters")
+            told.append(_told(f"{network(model)}, k random", cells))
+            reached = Ends.of(runs_of(records, {"train": band, "model": model}))
+            if reached.survivors:
+                name = f"{network(model)}, {trained(band)}"
+                axis.axhline(reached.mean, color=across.light, ls=across.line, lw=1.5, label=name)
+                if not math.isnan(reached.interval[0]):
+                    axis.axhspan(*reached.interval, color=across.light, alpha=0.15, lw=0)
+                told.append(f"{name}: {reached}")
+        axis.axvline(2, color=style.GRID, lw=1, zorder=0)
+        ticks(axis, every, [str(k) for k in every])
+        _chance(axis, used)
+        axis.set_ylim(bottom=0)
+        name_axes(axis, "k, trained parameters per channel", _ACCURACY)
+    chart.alt = f"{_ACCURACY.capitalize()} by number of random parameters per channel. {said(told)}"
+    chart.note = _note(used, _MEAN, f"band: mean and 95 % interval of {trained(band)}")
+    return chart
+
+
+def _k(run: Record) -> int:
+    """How many random parameters per channel a run trains; 0 if it trains something else."""
+    found = re.fullmatch(r"random:(\d+)", run.spec.train)
+    return int(found[1]) if found else 0
