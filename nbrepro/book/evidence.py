@@ -105,7 +105,7 @@ def title(claim: Claim) -> str:
 
 def body(claim: Claim, evidence: Evidence) -> str:
     """The page of a claim as HTML, for a page one folder below the top of the site."""
-    rows = [(v, report(v, evidence.records)) for v in evidence.verdicts[claim.id]]
+    rows = [(v, report([v], evidence.records)) for v in evidence.verdicts[claim.id]]
     verdict, said = rows[0]
     sentence = found.bare(claim)
     return str(
@@ -295,7 +295,7 @@ def ship(evidence: Evidence, static: Path) -> None:
 
 def as_json(evidence: Evidence) -> str:
     """All verdicts as ``nbrepro verify --json`` prints them."""
-    reports = [report(verdict, evidence.records) for verdict in evidence.deciding]
+    reports = [report([verdict], evidence.records) for verdict in evidence.deciding]
     return json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
