@@ -1,4 +1,4 @@
-"""What the card of adaptive gradient clipping takes from the records: which λ, and what else does."""
+"""What the card of adaptive gradient clipping takes from the records: λ by batch, and its rival."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from nbrepro.book.figures.runs import Ends, ends, runs_of, scale_of
 from nbrepro.book.tables import table
 
 if TYPE_CHECKING:
-    from IPython.display import HTML
+    from IPython.display import HTML, Markdown
 
     from nbrepro.records.ledger import Record
 
@@ -33,12 +33,28 @@ def which(records: "Sequence[Record]") -> "HTML":
     return table((*head, "best global norm"), rows, note)
 
 
+def small_batch(records: "Sequence[Record]") -> "Markdown":
+    """How far each λ ended from no clipping at the smallest batch that was run with AGC."""
+    from IPython.display import Markdown
+
+    setting = {"batch_size": min(r.spec.batch_size for r in runs_of(records, AGC))}
+    free = Ends.of(runs_of(records, {**NONE, **setting}))
+    found = ends(runs_of(records, {**_any(AGC), **setting}), "clipping")
+    told = " and ".join(f"λ = {x:g} ended at {of}" for x, of in found.items())
+    return Markdown(
+        f"At batch {setting['batch_size']}, where no clipping reached {free} %, {told} "
+        f"({scale_of(records)})."
+    )
+
+
 def best_norm(records: "Sequence[Record]", setting: dict[str, Any]) -> str:
     """The threshold of the global norm that did best there, and how; empty if none was tried."""
     found = ends(runs_of(records, {**_any(NORM), **setting}), "clipping")
     if not found:
         return ""
-    best = max(found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean))
+    best = max(
+        found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean)
+    )
     return f"{best:g} of {', '.join(f'{threshold:g}' for threshold in found)}: {found[best]}"
 
 

@@ -185,7 +185,8 @@ def recorded(experiment: str | None = None) -> "list[Record]":
     if experiment is None:
         return records
     scales = list(verdicts.scales(records))
-    return [r for scale in scales for r in verdicts.of_scale(records, experiment, *scale)]
+    found = (r for scale in scales for r in verdicts.of_scale(records, experiment, *scale))
+    return list({r.spec.hash: r for r in found}.values())  # a run may belong to several scales
 
 
 def measured(benchmark: str | None = None) -> "list[Benchmark]":
