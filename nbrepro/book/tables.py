@@ -295,7 +295,7 @@ def review(review: "Review", verdicts: Iterable["Verdict"]) -> "HTML":
     """
     judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
     rows = [(each, [judged[claim] for claim in each.claims]) for each in review.statements]
-    head = ("", "what the review says", "and the paper", "claims that answer it", "note")
+    head = ("no.", "what the review says", "and the paper", "claims that answer it", "note")
     return render("review", head=head, key=review.key, rows=rows, stands=_STANDS)
 
 
