@@ -106,6 +106,15 @@ def test_ids_are_unique() -> None:
     assert text.count("- id: ") == len(register)
 
 
+def test_claims_of_the_predecessor_bear_its_name() -> None:
+    register = claims.register()
+    assert register["P-3"].source == register["P-3"].paper.predecessor == "Brock, De & Smith 2021"
+    assert register["F2-a"].source == register["F2-a"].paper.short == "Brock et al. 2021"
+    for claim in register.values():
+        named = "predecessor" in claim.place and not claim.place.startswith("abstract")
+        assert (claim.source == claim.paper.predecessor != "") == named, claim.id
+
+
 @pytest.mark.parametrize("claim", claims.register().values(), ids=lambda c: c.id)
 def test_every_claim_is_complete(claim: Claim) -> None:
     assert claim.statement
