@@ -1,8 +1,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -34,7 +35,9 @@ SLOW = (
     "test_claims.py::test_every_claim_gets_a_verdict_without_records",
     "test_cli.py",
     "test_sweep.py",
+    "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
+    "test_interactive_in_browser.py",
     "test_ledger.py::test_no_flipped_bit_is_believed",
     "test_ledger.py::test_no_shortened_record_is_believed",
     "test_ledger.py::test_two_writers_at_once",
@@ -146,3 +149,20 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: install it to test pages in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *quiet]
+        )
+        yield running
+        running.close()

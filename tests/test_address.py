@@ -37,7 +37,7 @@ def built(root: Path, url: str) -> Path:
     notebook.cells = [nbformat.v4.new_markdown_cell("# Chapter\n\nFirst words.\n\nMore.")]
     nbformat.write(notebook, root / "book" / "chapter.ipynb")
     tool = Path(sys.executable).with_name("jupyter-book")
-    command = [tool, "build", "book/", "-W", "-n", "--keep-going", "-q"]
+    command = [str(tool), "build", "book/", "-W", "-n", "--keep-going", "-q"]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     return root / "book" / "_build" / "html"
 
@@ -84,9 +84,9 @@ def test_without_an_address_there_is_no_dead_button_and_no_half_address(tmp_path
         "og:type": "website",
     }
     assert tags(site / "chapter.html")["description"] == "First words."
-    words = tags(site / "deep" / "words.html")
-    assert words["og:title"] == "Words"
-    assert words["description"].startswith("Sentences of two papers")  # has none of its own
+    plain = tags(site / "deep" / "words.html")
+    assert plain["og:title"] == "Words"
+    assert plain["description"].startswith("Sentences of two papers")  # has none of its own
     assert "def clip_grads_(" in (site / "_static" / "agc.py").read_text(encoding="utf-8")
 
 
@@ -113,7 +113,7 @@ def test_descriptions_end_with_a_sentence_or_a_word() -> None:
 
 
 def test_what_stands_in_boxes_describes_no_page() -> None:
-    document = nodes.document(None, None)  # type: ignore[no-untyped-call,arg-type]
+    document = nodes.document(None, None)
     section = nodes.section()
     section += nodes.note("", nodes.paragraph("", "Boxed."))
     section += nodes.paragraph("", "Told\nplainly.")

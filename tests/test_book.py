@@ -24,7 +24,6 @@ from nbrepro.records.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def copy_of_the_book(target: Path) -> Path:
@@ -87,21 +86,6 @@ def test_the_literal_build_command_renders_the_stored_outputs(tmp_path: Path) ->
     subprocess.run([tool, "build", "book/"], cwd=root, check=True, capture_output=True)
     page = root / "book" / "_build" / "html" / "scorecard.html"
     assert claims.get("ACC-20").statement in page.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *quiet]
-        )
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="session")

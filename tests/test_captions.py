@@ -145,6 +145,14 @@ def test_the_style_sheet_has_the_colours_of_the_figures() -> None:
     assert style.variables() in CSS.read_text(encoding="utf-8")
 
 
+def test_the_style_sheet_closes_what_it_opens() -> None:
+    depth = 0
+    for sign in re.findall("[{}]", CSS.read_text(encoding="utf-8")):
+        depth += 1 if sign == "{" else -1
+        assert depth in (0, 1, 2), "a rule stands within another one; @media alone may hold rules"
+    assert depth == 0
+
+
 def test_methods_differ_by_more_than_colour() -> None:
     names = list(style.METHODS)
     first = [names.index(name) for name in ("batchnorm", "BatchNorm", "plain")]

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import functional as TF
 
 from nbrepro import data
-from nbrepro.data import MEAN, STD, Batches, DataError, Dataset, folder
+from nbrepro.data import MEAN, STD, Batches, DataError, Dataset, cards, folder
 from nbrepro.data.decode import decode
 from nbrepro.experiments import Experiment
 from nbrepro.spec import Spec
 
 CIFARS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+TINY = ARCHIVE.with_name("tiny-imagenet-50.tar.xz")
 CIFAR_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -704,6 +706,15 @@ def test_the_card_of_the_digits_is_what_is_loaded(digits: Dataset) -> None:
         ("digits-16px", 10, None, None, 4),  # classes of unequal size
         ("my-folder", None, None, None, None),
         ("my-folder-16px", None, None, None, None),
+        ("my-folder@48-16px", None, None, None, 24),
+        ("my-folder@48-classes2to4", 3, None, None, 48),
+        ("cifar10-jpeg-classes0to4", 5, 25_000, 5_000, 32),
+        ("cifar10-classes5to9-16px", 5, 5_000, 1_000, 16),
+        ("cifar100-classes0to19", 20, 10_000, 2_000, 32),
+        ("digits-classes0to4", 5, None, None, 8),  # classes of unequal size, again
+        ("tiny-imagenet-50", 50, 25_000, 2_500, 64),
+        ("tiny-imagenet-50@32", 50, 25_000, 2_500, 32),
+        ("tiny-imagenet-50@32-classes0to9", 10, 5_000, 500, 32),
     ],
 )
 def test_cards(
@@ -770,6 +781,87 @@ def test_the_small_form_drops_no_class_and_names_the_small_ones(
     assert caplog.messages == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10",
+        "a-classes0to4",
+        "a@32-classes10to19-16px",
+        "a@b",
+        "a@0",
+        "a-classes01to2",
+        "-16px",
+    ],
+)
+def test_a_name_is_its_parts(name: str) -> None:
+    parts = cards.parse(name)
+    assert str(parts) == name
+    assert cards.parse(str(parts)) == parts
+    assert cards.parse(cards.base(name)) == parts._replace(classes=None, small=False)
+
+
+def test_some_classes_are_a_data_set_of_their_own(digits: Dataset) -> None:
+    low, high = (data.load(f"digits-classes{part}") for part in ("0to4", "5to9"))
+    assert (low.classes, high.classes) == (tuple("01234"), tuple("56789"))
+    assert low.chance == high.chance == data.card("digits-classes5to9").chance == 0.2
+    for part in ("train", "test"):
+        images, labels = (getattr(digits, f"{part}_{what}") for what in ("images", "labels"))
+        for dataset, first in ((low, 0), (high, 5)):
+            kept = (labels >= first) & (labels < first + 5)
+            assert torch.equal(getattr(dataset, f"{part}_images"), images[kept])
+            assert torch.equal(getattr(dataset, f"{part}_labels"), labels[kept] - first)
+    assert len({low.fingerprint, high.fingerprint, digits.fingerprint}) == 3
+    assert low.card == replace(data.card(low.name), train_images=719, test_images=182)
+
+
+def test_the_parts_of_a_name_follow_each_other() -> None:
+    """A fifth of some classes is the same as some classes of a fifth."""
+    part, small = data.load("digits-classes2to4-16px"), data.load("digits-16px")
+    kept = (small.train_labels >= 2) & (small.train_labels <= 4)
+    assert torch.equal(part.train_images, small.train_images[kept])
+    assert part.name == "digits-classes2to4-16px"
+    assert part.card.side == 4
+
+
+@pytest.mark.parametrize("classes", ["5to10", "4to4", "4to2", "10to12"])
+def test_classes_that_are_not_there(classes: str) -> None:
+    message = error(f"digits-classes{classes}", Path("absent"))
+    assert message.startswith(f"digits-classes{classes}: digits has the classes 0 to 9; expected")
+    assert message.endswith("as in digits-classes0to5")
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 16), (16, 35)], ids=["square", "wide", "tall"])
+def test_a_tree_at_another_side_has_means_of_areas(
+    make_tree: MakeTree, size: tuple[int, int]
+) -> None:
+    base = make_tree(side=8)
+    generator = np.random.default_rng(1)
+    pixels = generator.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(base / "train" / "cat" / "00.png")
+    assert "or write tiny@" in error("tiny", base.parent)
+    dataset = data.load("tiny@4", base.parent)
+    left, top = (size[0] - 16) // 2, (size[1] - 16) // 2
+    square = pixels[top : top + 16, left : left + 16].reshape(4, 4, 4, 4, 3)
+    # Pillow rounds twice, after each direction: up to half a level each time
+    assert np.abs(dataset.train_images[0].numpy() - square.mean((1, 3))).max() <= 1
+    assert dataset.train_images.shape == (12, 4, 4, 3)
+    assert (dataset.name, dataset.card.side) == ("tiny@4", 4)
+    assert data.load("tiny@4-16px", base.parent).card.side == 2
+    assert data.load("tiny@16", base.parent).train_images.shape == (12, 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100"])
+def test_only_trees_are_resized(name: str) -> None:
+    assert error(f"{name}@16", Path("absent")).endswith(f"write {name} without @16")
+
+
+def test_an_arm_keeps_its_classes() -> None:
+    own = "cifar10-classes0to4-16px"
+    assert cards.same_part(own, "cifar100") == "cifar100-classes0to4-16px"
+    assert cards.same_part(own, "tiny@32") == "tiny@32-classes0to4-16px"
+    assert cards.same_part("cifar10", "tiny@32-classes0to9") == "tiny@32-classes0to9"
+
+
 def test_an_arm_keeps_its_small_form() -> None:
     """On other data as on its own."""
     arms = ["cifar10", "cifar10-16px"]
@@ -816,7 +908,7 @@ def test_known_tree_with_altered_files(
         for part in ("train", "test")
     }
     digest = data.tree_digest(base, listing)
-    tree = folder._Tree(("cat", "dog", "emu"), 8, {"train": 4, "test": 2}, digest)
+    tree = folder._Tree(8, {"train": 4, "test": 2}, digest, ("cat", "dog", "emu"))
     monkeypatch.setitem(folder._KNOWN_TREES, "tiny", tree)
     assert len(data.load("tiny", base.parent).train_labels) == 12
     shutil.copy(base / "train" / "cat" / "00.png", base / "train" / "cat" / "01.png")
@@ -832,6 +924,26 @@ def roomy_folder(tmp_path: Path) -> Iterator[Path]:
     where = shared_memory if os.access(shared_memory, os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(dir=where) as folder:
         yield Path(folder)
+
+
+@pytest.mark.skipif(not TINY.is_file(), reason=f"needs {TINY.name} beside the project")
+def test_tiny_imagenet_50_at_another_side(roomy_folder: Path) -> None:
+    base = roomy_folder / "tiny-imagenet-50"
+    with tarfile.open(TINY) as archive:
+        archive.extractall(base, filter="data")
+    dataset = data.load("tiny-imagenet-50@32", roomy_folder)
+    assert dataset.card == data.card("tiny-imagenet-50@32")
+    assert dataset.train_labels.bincount().tolist() == [500] * 50
+    assert dataset.test_labels.bincount().tolist() == [50] * 50
+    first = np.asarray(decode(min((base / "train" / dataset.classes[0]).rglob("*.JPEG"))), int)
+    columns = (first[:, ::2] + first[:, 1::2] + 1) // 2
+    assert np.array_equal(dataset.train_images[0], (columns[::2] + columns[1::2] + 1) // 2)
+    part = data.load("tiny-imagenet-50@32-classes0to9", roomy_folder)
+    assert part.card == data.card(part.name)
+    assert torch.equal(part.train_images, dataset.train_images[:5000])
+    moved = min((base / "val" / dataset.classes[0]).rglob("*.JPEG"))
+    moved.write_bytes(max(moved.parent.iterdir()).read_bytes())
+    assert "differs from the archive" in error("tiny-imagenet-50@32", roomy_folder)
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"needs {ARCHIVE.name} beside the project")

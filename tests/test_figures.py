@@ -1,15 +1,26 @@
 """Figures say what the records say."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from nbrepro import experiments
-from nbrepro.book import figures
+from nbrepro.book import captions, figures, style
+from nbrepro.book.figures import Chart
+from nbrepro.book.figures.measured import slower
+from nbrepro.claims import register
+from nbrepro.records.features import Clamp, Features
 from nbrepro.records.ledger import Record
+from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
 
 ARMS = {
@@ -24,7 +35,8 @@ ARMS = {
 def records() -> list[Record]:
     made = []
     for spec in experiments.get("adaptive_gradient_clipping").specs("quick", seeds=2):
-        diverged = spec.lr > 6 and spec.clip == "none"
+        plain = spec.clip == "none" and not spec.model.startswith("bn_")
+        diverged = spec.lr > 6 and plain
         accuracy = 0.1 if diverged else 0.4 + 0.01 * spec.seed
         row = {"test_accuracy": accuracy, "test_top5": 0.9, "epoch": 1}
         status = "diverged" if diverged else "completed"
@@ -41,46 +53,102 @@ def ys(line: Line2D) -> list[float]:
     return np.asarray(line.get_ydata(), float).tolist()
 
 
-def texts(figure: Figure) -> str:
-    (axis,) = figure.axes
-    labels = [label.get_text() for label in [*axis.get_yticklabels(), *axis.get_xticklabels()]]
-    notes = [text.get_text() for text in [*figure.texts, *axis.texts]]
-    return " | ".join(labels + notes)
+def texts(figure: Chart) -> str:
+    """All that is written in a figure."""
+    ticks = [t for axis in figure.axes for t in [*axis.get_yticklabels(), *axis.get_xticklabels()]]
+    notes = [text for axis in figure.axes for text in axis.texts]
+    return " | ".join(text.get_text() for text in [*ticks, *notes])
+
+
+def marked(figure: Figure, marker: str) -> list[Line2D]:
+    return [line for axis in figure.axes for line in axis.lines if line.get_marker() == marker]
+
+
+def labelled(figure: Figure, label: str) -> Line2D:
+    (line,) = [li for axis in figure.axes for li in axis.lines if li.get_label() == label]
+    return line
 
 
 def test_dots_show_every_seed_and_say_how_many(records: list[Record]) -> None:
     rates = {f"rate {lr}": ARMS["BatchNorm"] | {"lr": lr} for lr in (0.4, 1.6)}
     figure = figures.dots(records, rates | {"never run": ARMS["never run"]})
-    assert "rate 0.4  (n = 2)" in texts(figure)
-    assert "never run" not in texts(figure)
-    assert "cifar10-16px, 6 epochs, n = 2 seeds" in texts(figure)
-    (axis,) = figure.axes
-    shown = [x for line in axis.lines if line.get_marker() == "o" for x in xs(line)]
+    assert "rate 0.4 (n = 2)" in texts(figure)
+    assert "40.5 [34.1, 46.9]" in texts(figure), "Student's interval of two seeds"
+    assert "never run" not in texts(figure) + figure.alt
+    assert "cifar10-16px, 6 epochs, n = 2 seeds" in figure.note
+    assert figure.alt.count("40.5 [34.1, 46.9]") == 2, "every row is told"
+    shown = [x for line in marked(figure, "o") for x in xs(line)]
     assert sorted(shown) == pytest.approx([40.0, 40.0, 41.0, 41.0])
 
 
-def test_dots_mark_what_diverged(records: list[Record]) -> None:
-    figure = figures.dots(records, {"all rates": ARMS["no clipping"] | {"lr": 6.4}})
-    (axis,) = figure.axes
-    assert sum(line.get_marker() == "x" for line in axis.lines) == 2
+def test_failed_runs_are_crosses_and_in_no_mean() -> None:
+    ends = [0.6, 0.5, 0.1, 0.15]  # the last one did not diverge, but is below twice chance
+    runs = [
+        ended(Spec(model="cifar_resnet14", seed=seed), accuracy=end, diverged=end == 0.1)
+        for seed, end in enumerate(ends)
+    ]
+    figure = figures.dots(runs, {"four": {}})
+    assert [xs(line) for line in marked(figure, "x")] == [[10.0, 15.0]]
+    assert [xs(line) for line in marked(figure, "|")] == [[55.0]]
+    assert "2 of 4 survive: 55.0" in texts(figure)
+    assert "[" not in texts(figure), "no interval covers a mixture"
+    assert "2 of 4 survive: 55.0" in figure.alt
+    assert "crosses: failed" in figure.note
+
+
+def test_a_part_of_a_network_may_be_near_chance_without_having_failed() -> None:
+    runs = [
+        ended(Spec(model="cifar_resnet14", train="output", seed=s), accuracy=0.15) for s in (0, 1)
+    ]
+    figure = figures.accuracy(runs)
+    assert "14: 15.0" in figure.alt
+    assert not any(len(xs(line)) for line in marked(figure, "x"))
 
 
 def test_a_sweep_goes_through_the_means(records: list[Record]) -> None:
     figure = figures.sweep(records, ARMS, by="lr", label="rate")
-    (axis,) = figure.axes
-    (line,) = [li for li in axis.lines if li.get_label() == "BatchNorm"]
+    line = labelled(figure, "BatchNorm")
     assert xs(line) == [0.4, 1.6, 6.4]
+    assert ys(line) == pytest.approx([40.5] * 3)
+    (axis,) = figure.axes
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.4", "1.6", "6.4"]
-    assert "n = 2 seeds" in texts(figure)
+    assert "n = 2 seeds" in figure.note
+    assert "BatchNorm: 0.4: 40.5 [34.1, 46.9], 1.6:" in figure.alt
+
+
+def test_a_sweep_counts_failures_and_marks_the_mean_of_the_survivors() -> None:
+    runs = [
+        ended(
+            Spec(model="cifar_resnet14", lr=lr, seed=seed), accuracy=0.1 if lr * seed > 2 else 0.5
+        )
+        for lr in (0.5, 1.0)
+        for seed in (0, 1, 2, 3)
+    ]
+    figure = figures.sweep(runs, {"all": {}}, by="lr")
+    assert "1/4" in texts(figure)
+    assert "2/4" not in texts(figure), "rate 0.5 fails nowhere"
+    hollow = [li for li in marked(figure, "s") if li.get_markerfacecolor() == style.GROUND]
+    assert [(xs(line), ys(line)) for line in hollow] == [([1.0], [50.0])]
+    (axis,) = figure.axes
+    assert axis.get_ylim()[1] > 50, "the axis reaches what is drawn beside its place"
+    assert "hollow: mean of the survivors" in figure.note
 
 
 def test_a_level_is_drawn_at_the_mean_of_its_runs(records: list[Record]) -> None:
     levels = {"without": ARMS["no clipping"] | {"lr": 0.4}, "never run": ARMS["never run"]}
     figure = figures.sweep(records, {"all": ARMS["BatchNorm"]}, by="lr", levels=levels)
-    (axis,) = figure.axes
-    (line,) = [li for li in axis.lines if li.get_label() == "without (n = 2)"]
+    line = labelled(figure, "without (40.5 [34.1, 46.9])")
     assert ys(line) == pytest.approx([40.5, 40.5])
-    assert not any("never run" in str(li.get_label()) for li in axis.lines)
+    assert "never run" not in figure.alt
+    assert "without (40.5 [34.1, 46.9])" in figure.alt
+
+
+def test_survival_is_counted_by_arm_and_rate(records: list[Record]) -> None:
+    figure = figures.survival(records, {name: ARMS[name] for name in ("BatchNorm", "no clipping")})
+    (axis,) = figure.axes
+    counts = [text.get_text() for text in axis.texts if " of " in text.get_text()]
+    assert counts == ["2 of 2"] * 3 + ["2 of 2", "2 of 2", "0 of 2"]
+    assert "no clipping: 2 of 2 at 0.4, 2 of 2 at 1.6, 0 of 2 at 6.4" in figure.alt
 
 
 def test_a_method_has_one_colour_in_every_figure(records: list[Record]) -> None:
@@ -102,23 +170,32 @@ def trained(*policies: str, models: tuple[str, ...] = ("cifar_resnet14",)) -> li
     return [ended(Spec(model=m, train=p, seed=s)) for m in models for p in policies for s in (0, 1)]
 
 
-def ended(spec: Spec, status: str = "completed") -> Record:
-    row = {"test_accuracy": 0.5, "test_top5": 0.9, "epoch": 1, "train_accuracy": 0.6}
+def ended(
+    spec: Spec, status: str = "completed", accuracy: float = 0.5, diverged: bool = False
+) -> Record:
+    row = {"test_accuracy": accuracy, "test_top5": 0.9, "epoch": 1, "train_accuracy": 0.6}
     curve = [row | {"test_accuracy": 0.1, "epoch": 0}, row]
     if status == "failed":
         row, curve = {}, []
     provenance = {"device": "a GPU", "precision": "bfloat16", "commit": "c0ffee", "seconds": 1.5}
-    return Record(spec, status, row, curve, provenance)
+    return Record(spec, "diverged" if diverged else status, row, curve, provenance)
+
+
+def names(figure: Figure) -> list[str]:
+    """Labels of the lines of all panels, each once."""
+    labels = [label for axis in figure.axes for label in axis.get_legend_handles_labels()[1]]
+    return list(dict.fromkeys(labels))
 
 
 @pytest.mark.parametrize("draw", [figures.accuracy, figures.curves])
-def test_every_policy_in_the_records_is_drawn(draw: Callable[..., Figure]) -> None:
+def test_every_policy_in_the_records_is_drawn(draw: Callable[..., Chart]) -> None:
     figure = draw(trained("gamma", "beta", "random:2", "batchnorm", models=("cifar_resnet14",)))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    policies = ["BatchNorm only", "beta", "gamma", "random:2"]
-    assert [label for label in labels if label != "chance"] == policies
-    lines = {li.get_label(): li.get_color() for li in figure.axes[0].lines}
-    assert len({str(lines[policy]) for policy in policies}) == 4
+    policies = ["BatchNorm only", "β only", "γ only", "2 random weights per channel only"]
+    assert names(figure) == policies
+    lines = [labelled(figure, policy) for policy in policies]
+    assert len({str(line.get_color()) for line in lines}) == 4
+    assert len({str(line.get_marker()) for line in lines}) == 4
+    assert all(policy in figure.alt for policy in policies)
 
 
 def test_the_width_panel_is_that_of_the_depth_with_most_widths() -> None:
@@ -150,14 +227,14 @@ def test_published_accuracies_are_hollow_and_of_the_networks_shown_alone() -> No
 
     figure = figures.accuracy(runs, published)
     assert hollow(figure) == [(14, 47.9), (1, 47.9)]  # by depth and by width
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels.count("paper (v1, read off its figure, ±0.4)") == 1
+    assert names(figure).count("paper (v1, read off its figure, ±0.4)") == 1
+    assert "the paper 14: 47.9" in figure.alt
     assert hollow(figures.accuracy(runs)) == []
-    assert "shortened" not in figure.get_suptitle()
+    assert "shortened" not in figure.note
     short = [ended(record.spec.replace(epochs=8)) for record in runs]
-    caption = figures.accuracy(short, published).get_suptitle()
-    assert caption.startswith("ours: a shortened recipe, cifar10, 8 epochs")
-    assert caption.endswith("the paper: 160 epochs")
+    note = figures.accuracy(short, published).note
+    assert note.startswith("ours: a shortened recipe, cifar10, 8 epochs")
+    assert note.endswith("the paper: 160 epochs")
 
 
 def test_the_paper_s_figure_is_known_by_policy_and_network() -> None:
@@ -173,20 +250,34 @@ def test_networks_of_two_families_are_no_line() -> None:
         figures.accuracy(trained("all", models=families))
 
 
+def dotted(figure: Figure) -> list[float]:
+    """Where chance is drawn, in percent."""
+    levels = [
+        ys(line)[0] for axis in figure.axes for line in axis.lines if line.get_linestyle() == ":"
+    ]
+    for axis in figure.axes:
+        for lines in axis.collections:
+            if isinstance(lines, LineCollection):
+                levels += [float(np.asarray(segment)[0, 0]) for segment in lines.get_segments()]
+    return levels
+
+
 @pytest.mark.parametrize(("dataset", "chance"), [("cifar10-jpeg-16px", 10), ("cifar100", 1)])
 def test_chance_is_that_of_the_data(dataset: str, chance: float) -> None:
-    runs = [ended(Spec(model="cifar_resnet14", dataset=dataset))]
-    for figure in (figures.accuracy(runs), figures.dots(runs, {"all": {}})):
-        (axis,) = figure.axes
-        (line,) = [li for li in axis.lines if li.get_linestyle() == ":"]
-        assert chance in (xs(line)[0], ys(line)[0])
+    spec = Spec(model="cifar_resnet14", dataset=dataset)
+    runs = [ended(spec), ended(spec.replace(seed=1), accuracy=0.001)]
+    assert dotted(figures.dots(runs, {"all": {}})) == [chance]
+    assert f"dotted: chance, {chance} %" in figures.dots(runs, {"all": {}}).note
+    for figure in (figures.accuracy(runs), figures.curves(runs)):
+        assert dotted(figure) == [chance]
+        assert "chance" in texts(figure)
 
 
 def test_chance_is_not_drawn_where_it_is_unknown() -> None:
     runs = [ended(Spec(model="cifar_resnet14", dataset="birds"))]
-    for figure in (figures.accuracy(runs), figures.dots(runs, {"all": {}})):
-        assert not any(li.get_linestyle() == ":" for li in figure.axes[0].lines)
-        assert "chance" not in figure.axes[0].get_xlabel()
+    for figure in (figures.accuracy(runs), figures.dots(runs, {"all": {}}), figures.curves(runs)):
+        assert dotted(figure) == []
+        assert "chance" not in texts(figure) + figure.note
 
 
 def test_a_frame_keeps_provenance_and_survives_failed_runs() -> None:
@@ -202,11 +293,14 @@ def test_a_frame_keeps_provenance_and_survives_failed_runs() -> None:
     assert list(figures.frame([]).columns) == list(table.columns)
 
 
-def test_failed_runs_are_in_no_figure() -> None:
+def test_runs_that_broke_off_are_in_no_figure() -> None:
     runs = [*trained("all"), ended(Spec(model="cifar_resnet14", seed=2), "failed")]
     assert "(n = 2)" in texts(figures.dots(runs, {"all": {"train": "all"}}))
     for figure in (figures.accuracy(runs), figures.curves(runs)):
-        assert "n = 2 seeds" in figure.get_suptitle()
+        assert "n = 2 seeds" in figure.note
+
+
+# --- curves ---
 
 
 def test_curves_show_another_metric_in_panels_of_arms(records: list[Record]) -> None:
@@ -214,12 +308,207 @@ def test_curves_show_another_metric_in_panels_of_arms(records: list[Record]) -> 
         record.curve[-1]["clipped"] = 0.25
     figure = figures.curves(records, {"": {"all": {}}}, metric="clipped")
     (axis,) = figure.axes
-    assert axis.get_ylabel() == "share clipped"
-    assert {y for line in axis.lines for y in ys(line)} == {0.25}
+    assert axis.get_ylabel() == "share clipped, %"
+    assert {y for line in axis.lines for y in ys(line)} == {25.0}
+
+
+def test_a_curve_is_the_mean_of_the_same_runs_at_every_epoch() -> None:
+    """A mean over whoever is left would rise as runs fail."""
+    spec = Spec(model="cifar_resnet14", epochs=4)
+    ends = {0: [10, 40, 60, 80, 90], 1: [10, 20, 40, 60, 70], 2: [10, 30]}
+    runs = []
+    for seed, heights in ends.items():
+        run = ended(spec.replace(seed=seed), accuracy=heights[-1] / 100, diverged=len(heights) < 5)
+        curve = [{"epoch": e, "test_accuracy": h / 100} for e, h in enumerate(heights)]
+        runs.append(replace(run, curve=curve))
+    figure = figures.curves(runs, {"one rate": {"ours": {}}})
+    mean = labelled(figure, "ours")
+    assert ys(mean) == pytest.approx([10, 30, 50, 70, 80])
+    (cross,) = marked(figure, "x")
+    assert (xs(cross), ys(cross)) == ([1], [30])
+    assert "ours: 2 of 3 survive" in texts(figure)
+    assert "one rate: ours: 2 of 3 survive: 80.0" in figure.alt
+
+
+def test_panels_of_curves_have_their_own_title_and_the_same_height() -> None:
+    low, high = (ended(Spec(model="cifar_resnet14", lr=lr), accuracy=lr) for lr in (0.3, 0.9))
+    arms = {f"rate {lr}": {"all": {"lr": lr}} for lr in (0.3, 0.9)}
+    figure = figures.curves([low, high], arms)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [*arms]
+    first, second = (axis.get_ylim() for axis in figure.axes)
+    assert first == second
+    assert first[0] == 0
+    assert len(figure.subfigs) == 2, "pages stack them"
+
+
+def test_the_paper_s_curve_stands_beside_runs_of_its_length() -> None:
+    def drawn(epochs: int) -> list[tuple[list[float], list[float]]]:
+        spec = Spec(model="cifar_resnet110", train="batchnorm", epochs=epochs)
+        figure = figures.curves([ended(spec)], published=figures.curve_v1())
+        return [(xs(line), ys(line)) for line in marked(figure, "D")]
+
+    assert drawn(8) == []
+    assert drawn(160) == [([20, 50, 79, 81, 121, 160], [57, 61, 62.5, 68, 69.3, 69.5])]
+
+
+def test_the_register_and_the_table_have_the_same_curve() -> None:
+    quoted = register()["ACC-27"].quoted[0].value
+    for epoch, accuracy in figures.curve_v1()["batchnorm"]["cifar_resnet110"].items():
+        assert f"{epoch}" in quoted
+        assert f"{accuracy:g}" in quoted
+
+
+# --- training only BatchNorm ---
+
+
+def test_equal_parameters_puts_networks_at_what_they_train() -> None:
+    networks = ("cifar_resnet14", "cifar_resnet32", "cifar_resnet14x2")
+    runs = trained("batchnorm", "all", models=networks)
+    published = {"cifar_resnet14": 47.9, "cifar_resnet56": 63.0, "cifar_resnet866": float("nan")}
+    figure = figures.equal_parameters(runs, published)
+    assert xs(labelled(figure, "BatchNorm only, deeper")) == [1120, 2464]
+    assert xs(labelled(figure, "BatchNorm only, wider")) == [1120, 2240]
+    deeper, wider = (line for line in marked(figure, "D") if line.get_linestyle() == "None"
+                     and len(xs(line)))  # fmt: skip
+    assert (xs(deeper), ys(deeper)) == ([1120, 4256], [47.9, 63.0])
+    assert (xs(wider), ys(wider)) == ([1120], [47.9])
+    assert "deeper, ResNet-32, 2,464 parameters: 50.0" in figure.alt
+    assert "the paper, deeper, 4,256 parameters: 63" in figure.alt
+
+
+def test_stored_bytes_of_each_policy() -> None:
+    runs = trained("batchnorm", "all", models=("cifar_resnet14", "cifar_resnet32"))
+    sizes = {("cifar_resnet14", "batchnorm"): 16_000, ("cifar_resnet32", "batchnorm"): 30_000}
+    figure = figures.stored(runs, lambda spec: sizes.get((spec.model, spec.train), 2**20))
+    assert xs(labelled(figure, "BatchNorm only")) == [16_000, 30_000]
+    assert xs(labelled(figure, "all parameters")) == [2**20]
+    assert "64 KiB" in texts(figure)
+    assert "BatchNorm only, ResNet-32, 30,000 bytes: 50.0" in figure.alt
+
+
+def test_a_sweep_of_k_has_a_band_for_gamma_and_beta() -> None:
+    spec = Spec(model="cifar_resnet14")
+    runs = [
+        ended(spec.replace(train=train, seed=seed), accuracy=accuracy + 0.02 * seed)
+        for train, accuracy in (("random:1", 0.2), ("random:4", 0.3), ("batchnorm", 0.5))
+        for seed in (0, 1)
+    ]
+    figure = figures.k_sweep(runs)
+    line = labelled(figure, "ResNet-14, k random parameters")
+    assert xs(line) == [1, 4]
+    assert ys(line) == pytest.approx([21, 31])
+    band = labelled(figure, "ResNet-14, BatchNorm only")
+    assert ys(band) == pytest.approx([51, 51])
+    assert "ResNet-14, BatchNorm only: 51.0 [38.3, 63.7]" in figure.alt
+
+
+def test_histograms_say_how_many_gamma_are_small() -> None:
+    figure = figures.gammas({"ResNet-14": [0.001, -0.002, 0.5, 1.0], "ResNet-56": [0.5] * 3})
+    first, second = figure.axes
+    assert [text.get_text() for text in first.texts] == ["50% below 0.01"]
+    assert [text.get_text() for text in second.texts] == ["0% below 0.01"]
+    assert "ResNet-14: 4 γ, -0.002 to 1, 50% below 0.01" in figure.alt
+
+
+def test_accuracy_without_small_gamma_is_a_line_per_run() -> None:
+    clamped = (Clamp(0.0, 0.0, 0.6), Clamp(0.01, 0.25, 0.5))
+    runs = [Features("a", (), (), clamped), Features("b", (), (), clamped[:1])]
+    figure = figures.zeroed({"batchnorm": runs, "all": []})
+    lines = [(xs(line), ys(line)) for line in marked(figure, "o")]
+    assert lines == [([0, 25], [60, 50]), ([0], [60])]
+    assert names(figure) == ["BatchNorm only"]
+    assert "BatchNorm only, run 1: 0 % zero: 60.0, 25 % zero: 50.0" in figure.alt
+
+
+# --- timings ---
 
 
 @pytest.mark.parametrize(
-    "figure",
+    ("case", "ratio", "said"),
+    [
+        ("A over B, 64 px, batch 4", 2.0, "B takes 2.0× as long as A (64 px, batch 4)"),
+        ("A over B", 0.4, "A takes 2.5× as long as B"),
+        ("ResNet-14: clip_grads_ + SGD over timm", 3.0,
+         "Timm takes 3.0× as long as clip_grads_ + SGD (ResNet-14)"),
+        ("ResNet-14, float32, over the plain loop", 1.5,
+         "The plain loop takes 1.5× as long as float32 (ResNet-14)"),
+        ("ResNet-14, 5 seeds, vmap over one after another", 0.5,
+         "Vmap takes 2.0× as long as one after another (ResNet-14, 5 seeds)"),
+        ("A over B", 1.01, "B takes about as long as A"),
+        ("A over B", 0.99, "A takes about as long as B"),
+    ],
+)  # fmt: skip
+def test_a_ratio_is_said_as_the_slower_one_taking_longer(
+    case: str, ratio: float, said: str
+) -> None:
+    text, factor, low, high = slower(
+        case, {"ratio": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio}
+    )
+    assert text.replace("\u00a0", " ") == said
+    assert low < factor < high
+    assert factor >= 1
+
+
+def test_a_case_that_compares_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="'crop and flip' is no 'A over B'"):
+        slower("crop and flip", {"ratio": 2.0, "low": 2.0, "high": 2.0})
+
+
+def test_bars_are_as_long_as_the_factor_and_whiskers_as_the_rounds() -> None:
+    rows = {
+        "A over B": {"ratio": 4.0, "low": 3.0, "high": 5.0},
+        "C over D": {"ratio": 0.5, "low": 0.4, "high": 0.625},
+    }
+    provenance = {"threads": 2, "versions": {"torch": "2.15.0"}}
+    timing = Benchmark("steps", "a CPU", False, rows, provenance)
+    figure = figures.times_as_long([timing])
+    (axis,) = figure.axes
+    bars = [bar for bar in axis.patches if isinstance(bar, Rectangle)]
+    assert [bar.get_x() + bar.get_width() for bar in bars] == [4.0, 2.0]
+    assert [xs(line) for line in axis.lines] == [[3.0, 5.0], [1.6, 2.5]]
+    assert "B takes 4.0× as long as A [3.00, 5.00]" in figure.alt
+    assert figure.note.startswith("a CPU, 2 threads, torch 2.15.0")
+    assert len(figures.times_as_long([timing], "C over").axes[0].patches) == 1
+    assert "Not measured yet" in texts(figures.times_as_long([]))
+
+
+# --- on pages ---
+
+
+def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None:
+    """And stands on a page in the page's font, with small print that fits a phone."""
+    shares = pd.DataFrame([{"name": "stem.weight", "part": "stem", "step": 1, "share": 0.5}])
+    table = pd.DataFrame({"block": [0.1, 0.2]}, index=[1, 2])
+    block = dict.fromkeys(("squared_mean", "variance", "branch_variance", "expected_variance"), 1.0)
+    drawn = [
+        figures.dots(records, ARMS),
+        figures.sweep(records, ARMS, by="lr"),
+        figures.survival(records, ARMS),
+        figures.curves(records, {"": ARMS}),
+        figures.signal_propagation({"plain": [{"block": 0} | block]}, theory="plain"),
+        figures.influence({"BatchNorm": torch.ones(2, 2)}),
+        figures.clipped_shares(shares, "digits"),
+        figures.skip_bounds({"ours": [1e-5, 1e-4]}),
+        figures.skip_gains(table, table, [0.1, 1.0]),
+        figures.gammas({"ResNet-14": [0.5, 1.0]}),
+        figures.stages([8, 4], [16, 32], [[1.0], [1.1, 1.2]]),
+        figures.trade_offs({"F": {"F0": [1.0, 80.0]}}, ["cost"], {"F": {"F0": (5, 5)}}, "printed"),
+        figures.ladder({"baseline": [80.0]}, [81.0], ["F0"], "printed"),
+        figures.pictures({"crops": torch.zeros(2, 3, 8, 8)}, "two"),
+    ]
+    for figure in drawn:
+        html = captions.figure(figure, caption=figure.alt[:60]).data
+        assert figure.alt.endswith(".")
+        assert "nan" not in figure.alt
+        assert "DejaVu" not in html
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", html)]
+        panels = html.split('class="panels"')[1]
+        width = max(int(width) for width in re.findall(r'viewBox="0 0 (\d+)', panels))
+        assert min(sizes) * min(1, 350 / width) >= 9, "a phone has 350 pixels"
+
+
+@pytest.mark.parametrize(
+    "draw",
     [
         lambda: figures.accuracy([]),
         lambda: figures.accuracy([ended(Spec(model="cifar_resnet14"), "failed")]),
@@ -228,10 +517,16 @@ def test_curves_show_another_metric_in_panels_of_arms(records: list[Record]) -> 
         lambda: figures.dots([], ARMS),
         lambda: figures.dots(trained("all"), {"never run": ARMS["never run"]}),
         lambda: figures.sweep([], ARMS, by="lr"),
+        lambda: figures.survival([], ARMS),
+        lambda: figures.equal_parameters(trained("all")),
+        lambda: figures.k_sweep(trained("batchnorm")),
+        lambda: figures.zeroed({"batchnorm": []}),
+        lambda: figures.stored([], lambda spec: 1),
         lambda: figures.sweep(trained("all"), {"never run": ARMS["never run"]}, by="lr"),
     ],
 )
-def test_where_nothing_was_recorded_the_figure_says_so(figure: Callable[[], Figure]) -> None:
-    said = texts(figure())
-    assert "No records yet" in said
-    assert "nbrepro status" in said
+def test_where_nothing_was_recorded_the_figure_says_so(draw: Callable[[], Chart]) -> None:
+    figure = draw()
+    assert "No records yet" in texts(figure)
+    assert "No records yet" in figure.alt
+    assert "nbrepro status" in figure.note

@@ -178,3 +178,44 @@ def test_two_arms_that_no_claim_compares() -> None:
     counted = "3 of 3 survive, at 43.0 %, against 3 of 4, at 40.7 %"
     assert found.against(records, first, second) == counted
     assert found.against([], first, second) == "no records yet"
+
+
+def test_a_page_shows_each_claim_once_and_then_the_rest() -> None:
+    open_ = Verdict(claims.get("F2-d"), "inconclusive", (difference(0, "open"),), scale="quick")
+    further = Verdict(claims.get("F2-d"), "contradicted", (difference(1, "no"),))
+    cited = Verdict(claims.get("F2-g"), "cited only")
+    page = found.Claims([open_, further, Verdict(claims.get("M-13"), "not run"), cited])
+    assert page["F2-d"] == open_
+    first, rest = page("F2-d").data, page.rest().data
+    assert re.findall('id="(.*?)"', first) == ["F2-d"]
+    assert re.findall('id="(.*?)"', rest) == ["M-13", "F2-g"]
+    assert found.said(open_).details in first
+    assert found.missing(open_) in first
+    assert "does not decide" in first
+    assert claims.get("F2-g").needs.split(".")[0] in rest
+    with pytest.raises(ValueError, match="'F2-d'"):
+        page("F2-d")
+    with pytest.raises(ValueError, match="did you mean 'F2-d'"):
+        page["F2-dd"]
+
+
+def test_remarks_of_ours_stand_apart_from_what_the_paper_says() -> None:
+    """The claim reads as the paper's sentence; our thresholds are folded beneath it."""
+    claim = claims.get("F2-b")
+    row = found.Claims([Verdict(claim, "not run")])("F2-b").data
+    sentence, folded = row.split("<details", 1)
+    assert "The larger the batch, and so the rate, the smaller λ must be." in sentence
+    assert "(Ours" not in sentence
+    assert "(Ours, for our variant" in folded
+
+
+def test_a_figure_shows_the_records_that_its_verdicts_rest_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second, third = trained([0.4, 0.5, 0.6])
+    monkeypatch.setattr("nbrepro.book.chapter.recorded", lambda: [first, second, third])
+    verdicts = [
+        Verdict(claims.get("F2-d"), "not run", records=tuple(r.spec.hash for r in records))
+        for records in ((third, first), (first,))
+    ]
+    assert found.records_of(*verdicts) == [first, third]

@@ -1,5 +1,6 @@
 import math
 import re
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import models as vision
 
 from nbrepro import freezing, models
 from nbrepro.models.family import Family, read
-from nbrepro.spec import Spec
+from nbrepro.spec import BATCHNORM_INITS, WEIGHT_INITS, Spec
 
 # all, batchnorm, output, shortcut: recomputed from the architecture (claim sheet, section 2)
 COUNTS = {
@@ -27,7 +29,24 @@ COUNTS = {
     "cifar_resnet14x8": (11_093_130, 8_960, 5_130, 163_840),
     "cifar_resnet14x16": (44_337_418, 17_920, 10_250, 655_360),
     "cifar_resnet14x32": (177_279_498, 35_840, 20_490, 2_621_440),
+    "resnet18": (11_689_512, 9_600, 513_000, 172_032),
+    "resnet34": (21_797_672, 17_024, 513_000, 172_032),
+    "resnet50": (25_557_032, 53_120, 2_049_000, 2_768_896),
+    "resnet101": (44_549_160, 105_344, 2_049_000, 2_768_896),
+    "resnet152": (60_192_808, 151_424, 2_049_000, 2_768_896),
+    "resnet200": (64_673_832, 176_000, 2_049_000, 2_768_896),
+    "cifar_vgg11": (9_231_114, 5_504, 5_130, 0),
+    "cifar_vgg13": (9_416_010, 5_888, 5_130, 0),
+    "cifar_vgg16": (14_728_266, 8_448, 5_130, 0),
+    "cifar_vgg19": (20_040_522, 11_008, 5_130, 0),
+    # as their own papers print them, rounded: 36.5M, 2.7M (arXiv 1605.07146), 0.8M (1608.06993)
+    "cifar_wrn28x10": (36_479_194, 17_952, 6_410, 258_560),
+    "cifar_wrn16x4": (2_748_890, 3_616, 2_570, 41_984),
+    "cifar_densenet_bc40": (176_122, 5_088, 1_330, 0),
+    "cifar_densenet_bc100": (769_162, 23_988, 3_430, 0),
 }
+#: The families of the BatchNorm-only study, and of the earlier result that it cites.
+STUDIED = ("cifar_resnet", "resnet", "cifar_vgg", "cifar_wrn", "cifar_densenet")
 
 
 class ReferenceBlock(nn.Module):
@@ -75,13 +94,13 @@ class Reference(nn.Module):
 
 
 def test_the_papers_networks_are_listed() -> None:
-    assert [name for name in models.names() if name.startswith("cifar_resnet")] == list(COUNTS)
+    assert {name for name in models.names() if name.startswith(STUDIED)} == set(COUNTS)
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts_by_group(name: str) -> None:
     with torch.device("meta"):
-        counts = freezing.count(models.create(name))
+        counts = freezing.count(models.create(name, 1000 if name.startswith("resnet") else 10))
     assert tuple(counts[g] for g in ("all", "batchnorm", "output", "shortcut")) == COUNTS[name]
     assert counts["gamma"] == counts["beta"] == counts["batchnorm"] // 2
     assert sum(counts[g] for g in ("batchnorm", "output", "shortcut", "other")) == counts["all"]
@@ -113,6 +132,128 @@ def test_same_function_as_an_independent_reference(
         model.state_dict().items(), reference.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=key)
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """In double precision, with running statistics and biases that differ from 0 and 1."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.uniform_(parameter, -0.5, 0.5)
+    return model.double()
+
+
+def same_function(model: nn.Module, other: Callable[[Tensor], Tensor], side: int) -> None:
+    x = torch.randn(2, 3, side, side, dtype=torch.float64)
+    torch.testing.assert_close(model(x), other(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_imagenet_resnets_are_torchvisions(name: str, training: bool) -> None:
+    """Weights for weights: its state dict loads as it is."""
+    torch.manual_seed(0)
+    model = shaken(models.create(name, 7)).train(training)
+    theirs = vision.get_model(name, num_classes=7).double().train(training)
+    theirs.load_state_dict(model.state_dict(), strict=True)
+    same_function(model, theirs, 65)
+
+
+@pytest.mark.parametrize("depth", [34, 101, 152, 200])
+def test_deeper_imagenet_resnets_have_torchvisions_layers(depth: int) -> None:
+    with torch.device("meta"):
+        model = models.create(f"resnet{depth}", 1000)
+        if depth == 200:  # not among theirs; the released code builds it from their class
+            theirs = vision.ResNet(vision.resnet.Bottleneck, [3, 24, 36, 3])
+        else:
+            theirs = vision.get_model(f"resnet{depth}")
+
+    def layers(network: nn.Module) -> dict[str, str]:
+        return {
+            path: repr(module)
+            for path, module in network.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+        }
+
+    assert layers(model) == layers(theirs)
+
+
+@pytest.mark.parametrize(("name", "letter"), [("cifar_vgg11", "A"), ("cifar_vgg16", "D")])
+def test_vgg_features_are_torchvisions(name: str, letter: str) -> None:
+    torch.manual_seed(0)
+    model = shaken(models.create(name)).eval()
+    weight, bias = model.get_parameter("fc.weight"), model.get_parameter("fc.bias")
+    theirs = vision.vgg.make_layers(vision.vgg.cfgs[letter], batch_norm=True)[:-1]
+    theirs.double().eval().load_state_dict(model.features.state_dict(), strict=True)
+
+    def released(x: Tensor) -> Tensor:
+        pooled: Tensor = F.avg_pool2d(theirs(x), 2).flatten(1)
+        return F.linear(pooled, weight, bias)
+
+    same_function(model, released, 32)
+
+
+@pytest.mark.parametrize("side", [8, 16, 28])
+def test_vgg_takes_images_of_any_size(side: int) -> None:
+    assert models.create("cifar_vgg11")(torch.zeros(2, 3, side, side)).shape == (2, 10)
+
+
+def test_densenet_is_torchvisions_behind_a_small_stem() -> None:
+    torch.manual_seed(0)
+    model = shaken(models.create("cifar_densenet_bc40")).eval()
+    theirs = vision.DenseNet(12, (6, 6, 6), 24, num_classes=10)
+    theirs.features.conv0 = nn.Conv2d(3, 24, 3, padding=1, bias=False)
+    for path in ("norm0", "relu0", "pool0"):
+        setattr(theirs.features, path, nn.Identity())
+    ours, keys = model.state_dict().values(), list(theirs.state_dict())
+    theirs.double().eval().load_state_dict(dict(zip(keys, ours, strict=True)), strict=True)
+    same_function(model, theirs, 32)
+
+
+def test_wide_resnet_is_that_of_its_paper() -> None:
+    """Written down again as one function of the weights."""
+    torch.manual_seed(0)
+    model = shaken(models.create("cifar_wrn16x2")).eval()
+    state = model.state_dict()
+
+    def active(x: Tensor, name: str) -> Tensor:
+        mean, var, weight, bias = (
+            state[f"{name}.{leaf}"][:, None, None]
+            for leaf in ("running_mean", "running_var", "weight", "bias")
+        )
+        return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
+
+    def paper(x: Tensor) -> Tensor:
+        x = F.conv2d(x, state["conv.weight"], padding=1)
+        for number in range(6):
+            block, stride = f"blocks.{number}", 2 if number in (2, 4) else 1
+            out = active(x, f"{block}.bn1")
+            if number % 2 == 0:  # the first of a stage
+                x = F.conv2d(out, state[f"{block}.shortcut.weight"], stride=stride)
+            out = F.conv2d(out, state[f"{block}.conv1.weight"], stride=stride, padding=1)
+            out = active(out, f"{block}.bn2")
+            x = x + F.conv2d(out, state[f"{block}.conv2.weight"], padding=1)
+        return F.linear(active(x, "bn").mean((2, 3)), state["fc.weight"], state["fc.bias"])
+
+    same_function(model, paper, 32)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "cifar_vgg11", "cifar_wrn10x2", "cifar_densenet_bc22", "cifar_resnet8"]
+)
+def test_every_start_of_the_study_reaches_every_network(name: str) -> None:
+    for weight_init, batchnorm_init in zip(WEIGHT_INITS, BATCHNORM_INITS, strict=True):
+        spec = Spec(model=name, weight_init=weight_init, batchnorm_init=batchnorm_init)
+        torch.manual_seed(0)
+        model = models.create(spec.model, 10, **spec.model_options())
+        gammas, betas = _affine(model)
+        assert betas.unique().tolist() == [float(batchnorm_init == "oneone")]
+        assert bool((gammas < 0).any()) == (batchnorm_init == "positivenegative")
+        assert (len(gammas.unique()) == 1) == (batchnorm_init in ("fixed", "oneone"))
+        for path, weight in _weights(model).items():
+            assert (len(weight.abs().unique()) == 1) == (weight_init == "binary"), path
 
 
 def test_number_of_classes() -> None:
@@ -224,6 +365,10 @@ def test_seed_reproduces_and_distinguishes() -> None:
         ("cifar_resnet", "cifar_resnet<depth>"),
         ("cifar_resnet_14", "cifar_resnet<depth>"),
         ("cifar_resnet-4", "cifar_resnet<depth>"),
+        ("resnet51", "nearest depths to 51: 34 and 50"),
+        ("resnet", "write resnet<depth>"),
+        ("cifar_vgg12", "known: 11, 13, 16, 19"),
+        ("cifar_densenet40", "did you mean 'cifar_densenet_bc40'?"),
         ("cifar_resent14", "did you mean 'cifar_resnet14'?"),
         ("cifarresnet110", "did you mean 'cifar_resnet110'?"),
         ("", "unknown model ''"),
@@ -258,12 +403,14 @@ SMALL = [
     *("cifar_resnet8", "cifar_resnet14x2"),
     *(f"{kind}cifar_nf_resnet{size}" for kind in ("", "bn_", "plain_") for size in ("8", "11bx2")),
     *(f"{kind}cifar_nfnet_f0" for kind in ("", "bn_", "plain_")),
-    "nf_resnet26",
+    *("nf_resnet26", "resnet18", "resnet50", "cifar_densenet_bc22"),
+    *("cifar_vgg11", "cifar_wrn10x2"),
 ]
 
 
 def test_families_are_found_in_their_files() -> None:
     assert {"cifar_resnet", "cifar_nf_resnet", "nf_resnet", "nfnet"} <= set(FAMILIES)
+    assert {"imagenet_resnet", "cifar_vgg", "cifar_wrn", "cifar_densenet"} <= set(FAMILIES)
     assert models.names() == [name for _, name in LISTED]
     for module, family in FAMILIES.items():
         loaded = import_module(f"nbrepro.models.{module}")
@@ -294,11 +441,13 @@ def test_shape_and_depth_of_what_is_built(name: str) -> None:
     with torch.device("meta"):
         model = models.create(name, num_classes=7)
         assert model(torch.empty(2, 3, 32, 32)).shape == (2, 7)
-    if "nfnet" not in name:  # an NFNet's depth is its number
+    # An NFNet's is its number; a VGG's counts two more linear layers, a WRN's its projections.
+    if not re.search("nfnet|vgg|wrn", name):
         on_the_path = [
             path
             for path, module in model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in path
+            if isinstance(module, nn.Conv2d | nn.Linear)
+            and not re.search("shortcut|downsample", path)
         ]
         assert len(on_the_path) == models.size(name).depth
 
@@ -321,6 +470,8 @@ def test_width_is_that_of_the_channels() -> None:
         ("bn_cifar_nf_resnet29bx2", "BN-ResNet-29b ×2"),
         ("plain_nf_resnet50", "plain ResNet-50"),
         ("nfnet_f4+", "NFNet-F4+"),
+        ("resnet50", "ImageNet ResNet-50"),
+        ("cifar_wrn28x10", "WRN-28 ×10"),
         ("bn_cifar_nfnet_f0", "BN-NFNet-F0"),
     ],
 )

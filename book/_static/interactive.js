@@ -138,9 +138,9 @@
       dot.classList.add("chosen");
       for (const other of dots) other.tabIndex = other === dot ? 0 : -1;
       told.replaceChildren(dot.querySelector("title").textContent, document.createElement("br"), link(dot.getAttribute("href"), "record of the run"));
-      const ids = claims[dot.dataset.run] || [];
-      if (ids.length) told.append(ids.length > 1 ? "; claims " : "; claim ");
-      ids.forEach((id, index) => told.append(index ? ", " : "", link(`claims/${id}.html`, id)));
+      const links = claims[dot.dataset.run] || [];
+      if (links.length) told.append(links.length > 1 ? "; claims " : "; claim ");
+      links.forEach(([id, address], index) => told.append(index ? ", " : "", link(address, id)));
     }
 
     function link(href, text) {

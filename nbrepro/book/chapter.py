@@ -8,6 +8,7 @@ import inspect
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,17 +74,28 @@ class Chapter:
         return [verdict for rows in _judged(self.claims) for verdict in rows]
 
     def evidence(self) -> "list[Record]":
-        """The recorded runs that the chapter's verdicts rest on: the best scale there is."""
+        """The recorded runs that the chapter's figures show: those of the best scale.
+
+        That is the first at which two arms have two seeds, so that something can be compared: a
+        single run with the whole recipe must not hide all others. Else the one with most runs.
+        """
         from nbrepro import experiments
         from nbrepro.claims import verdicts
 
         records = recorded()
-        for profile, dataset in verdicts.scales(records):
-            for experiment in experiments.select(self.name):
-                found = verdicts.of_scale(records, experiment.name, profile, dataset)
-                if found:
-                    return found
-        return []
+        found = [
+            verdicts.of_scale(records, experiment.name, profile, dataset)
+            for profile, dataset in verdicts.scales(records)
+            for experiment in experiments.select(self.name)
+        ]
+        comparable = (runs for runs in found if _replicated_arms(runs) > 1)
+        return next(comparable, max(found, key=len, default=[]))
+
+
+def _replicated_arms(records: "Iterable[Record]") -> int:
+    """How many arms have two seeds or more."""
+    seeds = Counter(record.spec.replace(seed=0) for record in records)
+    return sum(count > 1 for count in seeds.values())
 
 
 def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
@@ -138,7 +150,7 @@ def begin(name: str, namespace: Mapping[str, Any]) -> Chapter:
     return Chapter(name, **{key: given[key] for key in known})
 
 
-def _ledger() -> "Ledger":
+def ledger() -> "Ledger":
     """The ledger that ships with the book.
 
     A page without evidence must not look like one whose claims were never tested, so a ledger that
@@ -146,13 +158,13 @@ def _ledger() -> "Ledger":
     """
     from nbrepro.records.ledger import Ledger
 
-    ledger = Ledger()
-    if not ledger.root.is_dir():
+    found = Ledger()
+    if not found.root.is_dir():
         raise FileNotFoundError(
-            f"no ledger at {ledger.root.absolute()}; run this in a clone of the book, or set "
+            f"no ledger at {found.root.absolute()}; run this in a clone of the book, or set "
             "NBREPRO_RESULTS to the folder results/ of one"
         )
-    return ledger
+    return found
 
 
 def recorded(experiment: str | None = None) -> "list[Record]":
@@ -167,7 +179,7 @@ def recorded(experiment: str | None = None) -> "list[Record]":
     """
     from nbrepro.claims import verdicts
 
-    records, damaged = _ledger().scan()
+    records, damaged = ledger().scan()
     if damaged:
         raise RuntimeError("damaged records in the ledger:\n" + "\n".join(map(str, damaged)))
     if experiment is None:
@@ -184,7 +196,7 @@ def measured(benchmark: str | None = None) -> "list[Benchmark]":
     """
     from nbrepro.records import timings
 
-    found = timings.read(_ledger().root)
+    found = timings.read(ledger().root)
     return [timing for timing in found if benchmark in (None, timing.name)]
 
 

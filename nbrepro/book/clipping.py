@@ -86,6 +86,12 @@ def rivals() -> Arms:
     }
 
 
+def any_rate() -> Arms:
+    """The arms of which several rates were tried, at one batch size."""
+    thresholds = {f"norm {threshold:g}": NORM | {"clipping": threshold} for threshold in THRESHOLDS}
+    return at({**TWINS, **thresholds, "LARS": LARS}, batch_size=LARGE["batch_size"])
+
+
 def parts() -> Arms:
     """Our form with one part of the network more or less clipped, and the paper's."""
     ours, papers = {**AGC, **LARGE}, {**PAPERS, **LARGE}
@@ -107,8 +113,7 @@ def parts() -> Arms:
 def units_table() -> "HTML":
     """Parameters of an NF-ResNet-8, and how many units each rule sees in them."""
     model = models.create("cifar_nf_resnet8")
-    names = ("stem.conv.weight", "stem.conv.gain", "stem.conv.bias", "blocks.0.skip_gain",
-             "fc.weight", "fc.bias")  # fmt: skip
+    names = ("stem.conv.weight", "stem.conv.gain", "blocks.0.skip_gain", "fc.weight")
     parameters: dict[str, nn.Parameter] = {name: model.get_parameter(name) for name in names}
     parameters["a gain in timm's shape"] = nn.Parameter(torch.ones(16, 1, 1, 1))
     rows = []

@@ -13,9 +13,9 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbrepro._suggest import unknown
+from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
-from nbrepro.book.tables import BY, SEEN, _render
+from nbrepro.book.tables import BY, SEEN, address, render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
@@ -105,19 +105,28 @@ def against(
     return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
 
 
+def records_of(*verdicts: "Verdict") -> "list[Record]":
+    """The records that these verdicts rest on, each once: what a figure of them shows."""
+    from nbrepro.book.chapter import recorded
+
+    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
+    return [record for record in recorded() if record.spec.hash in wanted]
+
+
 def said(verdict: "Verdict") -> Said:
     """What a conclusion comes to, and its numbers."""
     wording = wordings().get(verdict.claim.id)
     if verdict.tone == "none":
         kind = verdict.verdict.capitalize()
-        return Said(f"{kind}: {_bare(verdict.claim)}", _sentence(verdict.note))
+        return Said(f"{kind}: {bare(verdict.claim)}", _sentence(verdict.note))
     if wording is None or not _fits(wording, verdict):
-        headline, numbers = _bare(verdict.claim), _sentence(verdict.ours)
+        headline, numbers = bare(verdict.claim), _sentence(verdict.ours)
         if verdict.tone != "yes":
             headline = f"{verdict.verdict.capitalize()}: {headline}"
     else:
         headline = {"yes": wording.holds, "no": wording.fails, "open": wording.open}[verdict.tone]
         numbers = wording.numbers.format(*map(_Numbers, verdict.findings), **_fields(verdict))
+        numbers = numbers or _sentence(verdict.ours)
     return Said(headline, numbers)
 
 
@@ -149,7 +158,7 @@ def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
         (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
         for s in sentences
     ]
-    return _render("found", told=told, link=_link, hero=hero)
+    return render("found", told=told, link=address, hero=hero)
 
 
 class Claims:
@@ -163,6 +172,15 @@ class Claims:
         self._left: dict[str, list[Verdict]] = {}
         for verdict in verdicts:
             self._left.setdefault(verdict.claim.id, []).append(verdict)
+        self._deciding = {name: rows[0] for name, rows in self._left.items()}
+
+    def __getitem__(self, name: str) -> "Verdict":
+        """The verdict that decides a claim.
+
+        Raises:
+            ValueError: for a claim that is not one of the page.
+        """
+        return self._deciding[choose("claim of this page", name, self._deciding)]
 
     def __call__(self, *wanted: str) -> "HTML":
         """A table of these claims.
@@ -176,22 +194,29 @@ class Claims:
         return _claims([self._left.pop(name) for name in wanted])
 
     def rest(self) -> "HTML":
-        """All others of the page; those without a rule folded, with what a test would take."""
+        """All others of the page: trained and measured ones, then, folded, those that are neither.
+
+        Claims without a rule come last, with what a test would take.
+        """
         left = list(self._left.values())
         self._left = {}
         return _claims(left)
 
 
-def _claims(rows: "Sequence[Sequence[Verdict]]") -> "HTML":
-    return _render(
+def _claims(groups: "Sequence[Sequence[Verdict]]") -> "HTML":
+    """Rows of claims; those that are neither trained nor measured, and those untested, folded."""
+    ruled = [rows for rows in groups if rows[0].claim.rule]
+    shown = [rows for rows in ruled if rows[0].claim.evidence in ("trained", "measured")]
+    return render(
         "claims",
         head=("claim", "what we found", "verdict"),
-        claims=[group for group in rows if group[0].claim.rule],
-        untested=[group[0].claim for group in rows if not group[0].claim.rule],
+        shown=shown,
+        folded=[rows for rows in ruled if rows not in shown],
+        untested=[rows[0].claim for rows in groups if not rows[0].claim.rule],
         by=BY,
         seen=SEEN,
-        link=_link,
-        bare=_bare,
+        link=address,
+        bare=bare,
         details=_details,
     )
 
@@ -200,11 +225,7 @@ def _details(verdict: "Verdict") -> str:
     return " ".join(filter(None, (said(verdict).details, missing(verdict))))
 
 
-def _link(claim: "Claim") -> str:
-    return f"{claim.chapter}.html#{claim.id}"
-
-
-def _bare(claim: "Claim") -> str:
+def bare(claim: "Claim") -> str:
     """A claim's statement without the remarks in brackets behind it."""
     return re.sub(r"\s*\((?:[^()]|\([^()]*\))*\)\s*$", "", claim.statement)
 

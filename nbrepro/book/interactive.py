@@ -400,14 +400,15 @@ def _cell(
         )
 
 
-def _claims(runs: set[str], judged: "Iterable[Verdict]") -> dict[str, list[str]]:
-    """Run → the claims that rest on it."""
-    found: dict[str, list[str]] = {}
+def _claims(runs: set[str], judged: "Iterable[Verdict]") -> dict[str, list[tuple[str, str]]]:
+    """Run → the claims that rest on it, each with the address of its page."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for verdict in judged:
-        for run in verdict.records:
-            if run in runs and verdict.claim.id not in found.setdefault(run, []):
-                found[run].append(verdict.claim.id)
-    return found
+        link = (verdict.claim.id, f"claims/{verdict.claim.id}.html")
+        for run in runs.intersection(verdict.records):
+            if link not in found.setdefault(run, []):
+                found[run].append(link)
+    return dict(sorted(found.items()))
 
 
 def _row_in_words(name: str, runs: "Sequence[Record]") -> str:

@@ -75,6 +75,7 @@ METHODS: Mapping[str, Style] = {
     "batchnorm+output": _style("teal", ">", _MIXED),
     "batchnorm+output+shortcut": _style("green", "p", "-"),
     "output+shortcut": _style("purple", "*", _DOTS),
+    "output+shortcut+other": _style("red", "H", _LONG),
     "none": _style("muted", "8", _SHORT),
     # how a network is normalized, or its gradients are clipped (NFNets)
     "BatchNorm": _style("blue", "o", "-"),

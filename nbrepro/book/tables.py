@@ -35,6 +35,7 @@ EVIDENCE = {
     "verified": "code held against its description",
     "cited": "nothing of ours",
 }
+#: How a published value was seen, in words; see :class:`nbrepro.claims.Quoted`.
 SEEN = {
     "paper": "the paper",
     "figure": "read off its figure",
@@ -67,10 +68,16 @@ def _templates() -> "Environment":
     )
 
 
-def _render(template: str, **given: Any) -> "HTML":
+def render(template: str, **given: Any) -> "HTML":
+    """A template of this package, ``<template>.html.j2``, filled in; text is escaped."""
     from IPython.display import HTML
 
     return HTML(_templates().get_template(f"{template}.html.j2").render(given))
+
+
+def address(claim: str) -> str:
+    """Where the page of a claim lies on the site, see :mod:`nbrepro.book.evidence`."""
+    return f"claims/{claim}.html"
 
 
 class Cell(NamedTuple):
@@ -93,11 +100,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "")
     """
     cells = [[c if isinstance(c, Cell) else Cell(str(c)) for c in row] for row in rows]
     labelled = [list(zip(head, row, strict=True)) for row in cells]
-    return _render("table", head=head, rows=labelled, note=note)
+    return render("table", head=head, rows=labelled, note=note)
 
 
 def _nothing(note: str) -> "HTML":
-    return _render("nothing", note=note)
+    return render("nothing", note=note)
 
 
 # --- numbers in words ---
@@ -137,7 +144,7 @@ def claim_cards(claims: Iterable["Claim"]) -> "HTML":
     """
     kinds = list(EVIDENCE)
     claims = sorted(claims, key=lambda claim: kinds.index(claim.evidence))
-    return _render(
+    return render(
         "claim_cards",
         tested=[claim for claim in claims if claim.rule],
         untested=[claim for claim in claims if not claim.rule],
@@ -195,7 +202,7 @@ def verdict_table(verdicts: Iterable["Verdict"]) -> "HTML":
     if not rows:
         return _nothing("No claim of this page has a rule.")
     head = ("claim", "what we found", "verdict")
-    return _render("verdicts", head=head, claims=rows)
+    return render("verdicts", head=head, claims=rows)
 
 
 def by_evidence(verdicts: Iterable["Verdict"]) -> dict[str, list["Verdict"]]:
@@ -211,7 +218,7 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
     rows = [row[0] for row in _in_order(verdicts)]
     if not rows:
         return _nothing("No claim rests on this.")
-    return _render(
+    return render(
         "scorecard",
         head=("claim", "published", "ours, the least clear", "verdict, scale"),
         verdicts=rows,
@@ -228,7 +235,7 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
         papers.setdefault(verdict.claim.paper.short, []).append(verdict.claim)
     if not papers:
         return _nothing("No claim is only cited.")
-    return _render("cited", papers=papers, by=_BY, page=_page)
+    return render("cited", papers=papers, by=_BY, page=_page)
 
 
 def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
@@ -288,8 +295,8 @@ def review(review: "Review", verdicts: Iterable["Verdict"]) -> "HTML":
     """
     judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
     rows = [(each, [judged[claim] for claim in each.claims]) for each in review.statements]
-    head = ("", "what the review says", "and the paper", "claims that answer it", "note")
-    return _render("review", head=head, key=review.key, rows=rows, stands=_STANDS)
+    head = ("no.", "what the review says", "and the paper", "claims that answer it", "note")
+    return render("review", head=head, key=review.key, rows=rows, stands=_STANDS)
 
 
 def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":

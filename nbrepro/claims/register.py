@@ -139,10 +139,8 @@ def register() -> dict[str, Claim]:
         ValueError: naming file, claim and what is wrong, if anything is.
     """
     claims: dict[str, Claim] = {}
-    folder = files(__package__)
-    for paper in sorted(f.name for f in folder.iterdir() if f.joinpath("claims.yaml").is_file()):
-        file = f"{paper}/claims.yaml"
-        for claim in read_claims(parse(text(file), file), file):
+    for file, document in _documents().items():
+        for claim in read_claims(document, file):
             if claim.id in claims:
                 other = claims[claim.id].paper.short
                 raise ValueError(f"{file}: {claim.id}: the id is that of a claim of {other} too")
@@ -152,6 +150,25 @@ def register() -> dict[str, Claim]:
             at = f"{claim.paper.folder}/claims.yaml: {claim.id}"
             raise ValueError(f"{at}: also names {other}, which is a claim itself; leave it out")
     return claims
+
+
+@cache
+def texts() -> dict[str, str]:
+    """The files of the register, such as ``nfnets/claims.yaml``, and what stands in them."""
+    papers = (f for f in files(__package__).iterdir() if f.joinpath("claims.yaml").is_file())
+    names = (f"{paper.name}/claims.yaml" for paper in sorted(papers, key=lambda paper: paper.name))
+    return {file: text(file) for file in names}
+
+
+@cache
+def _documents() -> dict[str, Any]:
+    return {file: parse(text, file) for file, text in texts().items()}
+
+
+def as_written(claim: Claim) -> dict[str, Any]:
+    """A claim's entry in the register, its anchors resolved; shared, so not to be changed."""
+    entries = _documents()[f"{claim.paper.folder}/claims.yaml"]["claims"]
+    return next(entry for entry in entries if entry["id"] == claim.id)
 
 
 def get(claim_id: str) -> Claim:

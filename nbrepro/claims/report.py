@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbrepro.claims import findings, statistics, verdicts
+from nbrepro.claims import arithmetic, verdicts
 from nbrepro.claims.rules import (
     METRICS,
     Arm,
@@ -113,6 +113,7 @@ def report(rows: Sequence[Verdict], records: Sequence[Record]) -> dict[str, Any]
         "published": [{"value": q.value, "seen": q.seen} for q in claim.quoted],
         "evidence": claim.evidence,
         "rule": in_words(claim.rule),
+        "metric": METRICS[_metric(claim.rule)] if isinstance(claim.rule, Trained) else None,
         "verdict": verdict.verdict,
         "uncorrected": verdict.single or verdict.verdict,
         "value": verdict.value,
@@ -175,67 +176,23 @@ def _finding(finding: Finding) -> dict[str, Any]:
             {"arm": name, "runs": [run._asdict() for run in runs]}
             for name, runs in zip(finding.names, finding.arms, strict=True)
         ],
-        "differences": _differences(finding),
-        "arithmetic": arithmetic(finding),
+        "differences": arithmetic.differences(finding),
+        "arithmetic": arithmetic.steps(finding),
     }
 
 
-def _differences(finding: Finding) -> list[dict[str, Any]]:
-    """Seed by seed what was subtracted from what, where arms were compared like that."""
-    if finding.test != findings.PAIRED:
-        return []
-    arms = [{run.seed: run.accuracy for run in arm} for arm in finding.arms]
-    rows = []
-    for seed in sorted(set.intersection(*map(set, arms))):
-        values = [arm[seed] for arm in arms]
-        # Of two pairs the second pair's difference comes first.
-        difference = sum(sign * value for sign, value in zip((1, -1, -1, 1), values, strict=False))
-        rows.append({"seed": seed, "accuracies": values, "difference": difference})
-    return rows
-
-
-def arithmetic(finding: Finding) -> str:
-    """How the interval or the p value comes about, in words and numbers; empty for a ratio."""
-    estimate, unit = finding.estimate, finding.unit
-    if finding.failed:
-        counts = "; ".join(
-            f"{name}: {sum(run.failed for run in arm)} of {len(arm)} failed"
-            for name, arm in zip(finding.names, finding.arms, strict=True)
-        )
-        if not finding.test:
-            return f"{counts}; not tested, which takes {findings.FEWEST} seeds per arm"
-        return f"{counts}; {finding.test}: {finding.significance}"
-    if estimate is None:
-        return ""
-    sign = "+" if unit == "points" else ""
-    mean = f"mean {100 * estimate.mean:{sign}.2f} {unit}"
-    if math.isnan(finding.low):
-        return f"{mean}; a single seed gives no interval"
-    if finding.test == "Welch":
-        parts = [statistics.mean([run.accuracy for run in arm]) for arm in finding.arms]
-        told = " and ".join(
-            f"{100 * part.mean:.2f} % (standard deviation {100 * part.spread:.4f}, n = {len(arm)})"
-            for part, arm in zip(parts, finding.arms, strict=True)
-        )
-        spread = f"means {told}, difference {100 * estimate.mean:+.2f} {unit}"
-    else:
-        n = finding.n[0]
-        spread = f"{mean}, standard deviation {100 * estimate.spread:.4f}, n = {n}"
-    half = 100 * estimate.quantile * estimate.error
-    return (
-        f"{spread}; standard error {100 * estimate.error:.4f}, times Student's t for 95 % and "
-        f"{estimate.df:.3g} degrees of freedom, {estimate.quantile:.4f}: {half:.3f}; interval "
-        f"{100 * finding.low:{sign}.2f} to {100 * finding.high:{sign}.2f} {unit}; "
-        f"{finding.significance}"
-    )
+def _metric(rule: Trained) -> str:
+    return "test_accuracy" if isinstance(rule, Failures) else rule.metric
 
 
 def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
     assert isinstance(rule, Trained)
+    metric = _metric(rule)
     named = dict.fromkeys(label(arm) for arm in rule.arms if arm.matches(record.spec))
     return {
         "arm": " = ".join(named),
         "seed": record.spec.seed,
+        "value": verdicts.value(record, metric) if verdicts.has(record, metric) else None,
         "accuracy": verdicts.value(record, "test_accuracy"),
         "status": record.status,
         "failed": verdicts.failed(record),
@@ -265,7 +222,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         by_itself = "" if alone == found["answer"] else f" ({alone} by itself)"
         text.append(f"  {found['answer']}{by_itself}: {found['in_words']}")
         if found["arithmetic"]:
-            text.append(f"    {found['arithmetic']}")
+            text.append(f"    {'; '.join(found['arithmetic'])}")
     for value in report["values"]:
         over = f" over {value['n']} seeds" if value["n"] > 1 else ""
         text.append(

@@ -61,6 +61,7 @@ __all__ = [
     "comparison",
     "failed",
     "feeds",
+    "has",
     "interval",
     "judge",
     "judge_all",
@@ -116,6 +117,7 @@ class Verdict:
         values: what a check found, by name.
         single: what the verdict would be without the correction for many questions.
         value: whether the published values agree with ours; empty if that was not asked.
+        profile: of the runs it rests on.
     """
 
     claim: Claim
@@ -126,6 +128,7 @@ class Verdict:
     records: tuple[str, ...] = ()
     single: str = ""
     value: str = ""
+    profile: str = ""
     values: "Mapping[str, Estimate]" = field(default_factory=dict)
 
     @property
@@ -317,6 +320,11 @@ def value(record: Record, metric: str) -> float:
     return record.metrics[metric]
 
 
+def has(record: Record, metric: str) -> bool:
+    """Whether a run has a metric; those made before it was kept have not."""
+    return metric == "untrained_accuracy" or metric in record.metrics
+
+
 def failed(record: Record) -> bool:
     """Whether a run diverged, or ended below twice the accuracy of guessing.
 
@@ -461,7 +469,7 @@ def _runs(records: Sequence[Record], arm: Arm, metric: str = "test_accuracy") ->
     return [
         Run(r.spec.seed, value(r, metric), final and failed(r))
         for r in records
-        if arm.matches(r.spec) and (metric == "untrained_accuracy" or metric in r.metrics)
+        if arm.matches(r.spec) and has(r, metric)
     ]
 
 
@@ -613,7 +621,17 @@ def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
         of = " and ".join(map(fingerprints.called, sorted(other) or [row.other or ""]))
         scale += f", not the data meant by that name ({of})"
     hashes = tuple(sorted(r.spec.hash for r in row.records))
-    return Verdict(claim, verdict, tuple(found), scale, "; ".join(notes), hashes, single, agreement)
+    return Verdict(
+        claim,
+        verdict,
+        tuple(found),
+        scale,
+        "; ".join(notes),
+        hashes,
+        single,
+        agreement,
+        row.profile,
+    )
 
 
 def _word(claim: Claim, answers: Sequence[Answer], whole: bool) -> str:

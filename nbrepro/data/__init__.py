@@ -10,13 +10,13 @@ from nbrepro.data.cards import SMALL, Card, base, card
 
 if TYPE_CHECKING:
     from nbrepro.data.batches import Batches
-    from nbrepro.data.datasets import MEAN, STD, Dataset, load, shrink
+    from nbrepro.data.datasets import MEAN, STD, Dataset, load, shrink, some_classes
     from nbrepro.data.decode import DataError
     from nbrepro.data.folder import default_root, tree_digest
 else:
     _HOMES = {
         "batches": ("Batches",),
-        "datasets": ("MEAN", "STD", "Dataset", "load", "shrink"),
+        "datasets": ("MEAN", "STD", "Dataset", "load", "shrink", "some_classes"),
         "decode": ("DataError",),
         "folder": ("default_root", "tree_digest"),
     }
@@ -41,5 +41,6 @@ __all__ = [
     "default_root",
     "load",
     "shrink",
+    "some_classes",
     "tree_digest",
 ]

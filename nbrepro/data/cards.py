@@ -1,12 +1,65 @@
-"""Data cards: what is known about a data set without loading it, or torch."""
+"""Data cards: what is known about a data set without loading it, or torch.
 
+A name is ``<data>[@<side>][-classes<first>to<last>][-16px]``, such as ``cifar10``,
+``cifar10-jpeg-classes0to4``, ``tiny-imagenet-50@32-classes0to9`` or ``cifar10-16px``:
+
+=======================  ======================================================================
+``@32``                  a folder tree at 32×32 pixels: see :func:`nbrepro.data.folder.read`
+``-classes0to4``         only the classes with the labels 0 to 4, which are numbered from 0 again
+``-16px``                the small form, see :func:`nbrepro.data.shrink`
+=======================  ======================================================================
+"""
+
+import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 #: Ending of the name of a data set's small form, see :func:`nbrepro.data.shrink`.
 SMALL = "-16px"
 
 #: The small form keeps one image in this many of each class.
 SMALL_SHARE = 5
+
+_NAME = re.compile(
+    r"(?P<data>.*?)(?:@(?P<side>[1-9]\d*))?"
+    r"(?:-classes(?P<first>0|[1-9]\d*)to(?P<last>0|[1-9]\d*))?"
+    rf"(?P<small>{SMALL})?",
+    re.ASCII | re.DOTALL,
+)
+
+
+class Name(NamedTuple):
+    """The parts of a data set's name.
+
+    Attributes:
+        data: the data set itself.
+        side: height and width that its images are resized to, or None.
+        classes: labels of the first and the last class that is kept, or None.
+        small: whether it is the small form.
+    """
+
+    data: str
+    side: int | None
+    classes: tuple[int, int] | None
+    small: bool
+
+    def __str__(self) -> str:
+        side = "" if self.side is None else f"@{self.side}"
+        classes = "" if self.classes is None else "-classes{}to{}".format(*self.classes)
+        return f"{self.data}{side}{classes}{SMALL if self.small else ''}"
+
+
+def parse(name: str) -> Name:
+    """The parts of a name; every text is one."""
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    data, side, first, last, small = match.groups()
+    return Name(
+        data,
+        None if side is None else int(side),
+        None if first is None else (int(first), int(last)),
+        small is not None,
+    )
 
 
 @dataclass(frozen=True)
@@ -43,46 +96,59 @@ _KNOWN = {
         Card("cifar10", 10, 50_000, 10_000, 32, original=True),
         Card("cifar10-jpeg", 10, 50_000, 10_000, 32, fingerprint="4755da40623d5849"),
         Card("cifar100", 100, 50_000, 10_000, 32),
+        Card("tiny-imagenet-50", 50, 25_000, 2_500, 64),
     )
 }
 
-#: Fingerprints of small forms: a small form is computed, so its card is too, but for this.
-_SMALL_FINGERPRINTS = {"cifar10-jpeg-16px": "637817b9862b050c"}
+#: Fingerprints of forms of data sets: a form is computed, so its card is too, but for this.
+_FORM_FINGERPRINTS = {"cifar10-jpeg-16px": "637817b9862b050c"}
 
 
 def card(name: str) -> Card:
-    """The card of a data set; for an unknown folder, one with its name only.
+    """The card of a data set; for an unknown folder, what its name says.
 
     What such a folder holds is known once it is loaded: ``load(name).card``.
     """
-    if not is_small(name):
-        return _KNOWN.get(name, Card(name))
-    whole = card(base(name))
-    if whole.classes is None or whole.side is None:
-        return Card(name)
-    return replace(
-        whole,
-        name=name,
-        train_images=_a_share(whole.train_images, whole.classes),
-        test_images=_a_share(whole.test_images, whole.classes),
-        side=whole.side // 2,
-        original=False,
-        fingerprint=_SMALL_FINGERPRINTS.get(name),
-    )
+    data, side, classes, small = parse(name)
+    known = _KNOWN.get(data, Card(data))
+    if side is not None:
+        known = replace(known, side=side)
+    if classes is not None:
+        kept = max(0, classes[1] - classes[0] + 1)
+        known = replace(_part(known, kept, known.classes), classes=kept or None)
+    if small:
+        half = None if known.side is None else known.side // 2
+        known = replace(_part(known, 1, SMALL_SHARE, known.classes), side=half)
+    if name != data:
+        known = replace(known, original=False, fingerprint=_FORM_FINGERPRINTS.get(name))
+    return replace(known, name=name)
 
 
-def _a_share(images: int | None, classes: int) -> int | None:
-    """How many images the small form keeps; unknown if classes differ in size."""
-    if images is None or images % (classes * SMALL_SHARE):
-        return None
-    return images // SMALL_SHARE
+def _part(card: Card, kept: int, of: int | None, classes: int | None = 1) -> Card:
+    """The card of ``kept / of`` of the images; how many is unknown if classes differ in size."""
+    numbers = [card.train_images, card.test_images]
+    if of is None or classes is None or any(n is None or n % (of * classes) for n in numbers):
+        return replace(card, train_images=None, test_images=None)
+    train, test = (number // of * kept for number in numbers if number is not None)
+    return replace(card, train_images=train, test_images=test)
 
 
 def base(name: str) -> str:
-    """The data set itself, given its name or its small form's: ``cifar10-16px`` → ``cifar10``."""
-    return name.removesuffix(SMALL)
+    """The data set itself, given the name of a part of it: ``cifar10-16px`` → ``cifar10``."""
+    return str(parse(name)._replace(classes=None, small=False))
 
 
 def is_small(name: str) -> bool:
     """Whether ``name`` is the small form of a data set."""
-    return name.endswith(SMALL)
+    return parse(name).small
+
+
+def same_part(name: str, other: str) -> str:
+    """The part of ``other`` that ``name`` is of its data set.
+
+    ``("cifar10-classes0to4-16px", "cifar100")`` → ``cifar100-classes0to4-16px``. Where ``name`` is
+    a whole data set, it is ``other`` as it stands.
+    """
+    part, whole = parse(name), parse(other)
+    classes = part.classes or whole.classes
+    return str(whole._replace(classes=classes, small=part.small or whole.small))

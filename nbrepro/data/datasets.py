@@ -7,11 +7,16 @@ A data set is decoded once into uint8 tensors and cached; nothing is decoded dur
 ``cifar10``             the original files, through torchvision (``download=True`` fetches them)
 ``cifar100``            likewise, with its 100 fine classes
 any other name          a folder tree ``<root>/<name>/train/<class>/*.jpg`` and ``.../test/...``
+``<tree>@32``           a folder tree at 32×32 pixels: see :func:`nbrepro.data.folder.read`
+``<name>-classes0to4``  five classes of ``<name>``: see :func:`some_classes`
 ``<name>-16px``         a fifth of ``<name>``, at half its side: see :func:`shrink`
 ======================  ==========================================================================
 
+The last three may follow each other in this order: ``tiny-imagenet-50@32-classes0to9-16px``.
+
 ``cifar10-jpeg`` is a folder tree too: CIFAR-10 re-encoded as JPEG. Its pixels differ from the
-original's, hence the name, and its contents are checked against a known digest.
+original's, hence the name, and its contents are checked against a known digest. So are those of
+``tiny-imagenet-50``, 50 of the 200 classes of Tiny ImageNet in their original files, 64×64.
 """
 
 import hashlib
@@ -93,13 +98,40 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
             names the file and what to do.
     """
     root = Path(root) if root is not None else default_root()
-    if cards.is_small(name):
-        return shrink(load(cards.base(name), root, download=download))
-    if name == "digits":
-        return _digits()
-    if name in ("cifar10", "cifar100"):
-        return _cifar(name, root, download)
-    return _dataset(name, *folder.read(name, root))
+    data, side, classes, small = cards.parse(name)
+    if data not in ("digits", "cifar10", "cifar100"):
+        dataset = _dataset(cards.base(name), *folder.read(data, root, side))
+    elif side is not None:
+        raise DataError(f"{name}: only folder trees are resized, write {data} without @{side}")
+    else:
+        dataset = _digits() if data == "digits" else _cifar(data, root, download)
+    if classes is not None:
+        dataset = some_classes(dataset, *classes)
+    return shrink(dataset) if small else dataset
+
+
+def some_classes(dataset: Dataset, first: int, last: int) -> Dataset:
+    """The images of the classes ``first`` to ``last``, labelled 0 to ``last - first``.
+
+    Two such parts are two tasks on images of one kind; each has its own chance level.
+
+    Raises:
+        DataError: if there are no such classes, or fewer than two of them.
+    """
+    name, count = f"{dataset.name}-classes{first}to{last}", len(dataset.classes)
+    if not first < last < count:
+        raise DataError(
+            f"{name}: {dataset.name} has the classes 0 to {count - 1}; expected two or more of "
+            f"them, the lower label first, as in {dataset.name}-classes0to{count // 2}"
+        )
+    parts = []
+    for images, labels in (
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+    ):
+        kept = (labels >= first) & (labels <= last)
+        parts.append((images[kept].numpy(), (labels[kept] - first).numpy()))
+    return _dataset(name, list(dataset.classes[first : last + 1]), *parts)
 
 
 def shrink(dataset: Dataset) -> Dataset:

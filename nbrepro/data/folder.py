@@ -3,8 +3,8 @@
 A tree is ``<root>/<name>/{train,test}/<class>/<image>``; ``val`` is accepted for ``test``, and
 folders inside a class are searched too. Images may have any size, square or not, but all the same:
 batches are cut from one tensor, which must fit into memory (3 bytes per pixel). Nothing is resized
-here, since the method would affect the results. :mod:`nbrepro.data.decode` says how files become
-pixels.
+unless a side is given, since the method would affect the results; it is then part of the name, as
+in ``tiny-imagenet-50@32``. :mod:`nbrepro.data.decode` says how files become pixels.
 """
 
 import contextlib
@@ -13,11 +13,15 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nbrepro._files import cache_folder, replacing
 from nbrepro.data.decode import SUFFIXES, DataError, decode, is_image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger("nbrepro")
 
@@ -34,19 +38,24 @@ _ENDINGS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 class _Tree:
     """A folder tree with known content."""
 
-    classes: tuple[str, ...]
     side: int
     files_per_class: dict[str, int]
     digest: str
+    classes: tuple[str, ...] = ()  # if not given, the digest alone tells other ones
 
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _KNOWN_TREES = {
     "cifar10-jpeg": _Tree(
-        classes=tuple(_CIFAR10.split()),
         side=32,
         files_per_class={"train": 5000, "test": 1000},
         digest="3f8acc60b8946a2f",
+        classes=tuple(_CIFAR10.split()),
+    ),
+    "tiny-imagenet-50": _Tree(
+        side=64,
+        files_per_class={"train": 500, "val": 50},
+        digest="ca02f931668b9c2c",
     ),
 }
 
@@ -56,8 +65,15 @@ def default_root() -> Path:
     return Path(os.environ.get("NBREPRO_DATA", "data"))
 
 
-def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
+def read(name: str, root: Path, side: int | None = None) -> tuple[list[str], Part, Part]:
     """Decode the tree ``<root>/<name>``, or take it from the cache.
+
+    Args:
+        name: the tree's folder.
+        root: folder that holds the data sets.
+        side: resize all images to ``side × side`` pixels: of the central square, each new pixel is
+            the mean of the area that it covers (Pillow's ``BOX``, rounded after each direction).
+            Images may then differ in size.
 
     Returns:
         Names of the classes; the training and the test images with their labels.
@@ -79,7 +95,7 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
     classes = sorted(listing["train"])
     _check_tree(name, base, listing, classes, test_folder)
 
-    stamp = hashlib.sha256(f"{_DECODING} {base.resolve()}".encode())
+    stamp = hashlib.sha256(f"{_DECODING} {side} {base.resolve()}".encode())
     for files in listing.values():
         for paths in files.values():
             for path in paths:
@@ -93,9 +109,9 @@ def read(name: str, root: Path) -> tuple[list[str], Part, Part]:
         _check_digest(name, base, listing)
         arrays = {}
         known = _KNOWN_TREES.get(name)
-        shape: tuple[int, ...] | None = (known.side, known.side, 3) if known else None
+        shape: tuple[int, ...] | None = (known.side, known.side, 3) if known and not side else None
         for part, key in (("train", "train"), (test_folder, "test")):
-            images, labels, shape = _decode(name, listing[part], classes, shape)
+            images, labels, shape = _decode(name, listing[part], classes, shape, side)
             arrays |= {f"{key}_images": images, f"{key}_labels": labels}
         _write_cache(cached, arrays)
     return (
@@ -146,7 +162,7 @@ def _check_tree(
     known = _KNOWN_TREES.get(name)
     if known is None:
         return
-    if classes != list(known.classes):
+    if known.classes and classes != list(known.classes):
         raise DataError(f"{name}: classes in {base} are {classes}; expected {list(known.classes)}")
     for part, files in listing.items():
         for label, paths in files.items():
@@ -185,22 +201,35 @@ def _decode(
     files: dict[str, list[Path]],
     classes: list[str],
     shape: tuple[int, ...] | None,
+    side: int | None,
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     images, labels = [], []
     for label, class_name in enumerate(classes):
         for path in files[class_name]:
-            pixels = np.asarray(decode(path))
+            image = decode(path)
+            pixels = np.asarray(image if side is None else _square(image, side))
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise DataError(
                     f"{name}: {path} is {pixels.shape[1]}×{pixels.shape[0]}, the others are "
                     f"{shape[1]}×{shape[0]}; all images of a data set must have the same size: "
-                    "resize or remove this one"
+                    "resize or remove this one, "
+                    f"or write {name}@{min(shape[:2])}, which resizes them all"
                 )
             images.append(pixels)
             labels.append(label)
     assert shape is not None
     return np.stack(images), np.asarray(labels), shape
+
+
+def _square(image: "Image.Image", side: int) -> "Image.Image":
+    """The central square at ``side × side`` pixels, each the mean of the area it covers."""
+    from PIL import Image
+
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    box = (left, top, left + short, top + short)
+    return image.resize((side, side), Image.Resampling.BOX, box)
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:

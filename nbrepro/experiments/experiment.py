@@ -44,8 +44,8 @@ class Experiment:
 
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
-            dataset: instead of the arms' own (an arm with a small form uses the small form of this
-                one); ``smoke`` always uses the embedded digits.
+            dataset: instead of the arms' own (an arm on a part of its own uses the same part of
+                this one); ``smoke`` always uses the embedded digits.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -57,9 +57,5 @@ class Experiment:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
         if dataset is not None and profile != "smoke":
-            whole = cards.base(dataset)
-            arms = [
-                arm.replace(dataset=whole + cards.SMALL if cards.is_small(arm.dataset) else dataset)
-                for arm in arms
-            ]
+            arms = [arm.replace(dataset=cards.same_part(arm.dataset, dataset)) for arm in arms]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

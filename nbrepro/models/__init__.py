@@ -80,7 +80,8 @@ def create(name: str, num_classes: int = 10, **options: object) -> "nn.Module":
 
     Args:
         name: for example ``cifar_resnet14``, ``cifar_resnet14x4`` (four times as wide),
-            ``cifar_nf_resnet20``, ``nf_resnet50`` or ``nfnet_f0``.
+            ``resnet50``, ``cifar_vgg16``, ``cifar_nf_resnet20``, ``nf_resnet50`` or ``nfnet_f0``;
+            see :func:`names`.
         num_classes: outputs of the last linear layer.
         **options: options of the family, for example ``batchnorm_init="oneone"``.
 

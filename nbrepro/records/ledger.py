@@ -344,15 +344,16 @@ def _read(path: Path) -> Record | Damaged | None:
     return record
 
 
-def default_root() -> Path:
+def default_root(start: Path | None = None) -> Path:
     """``$NBREPRO_RESULTS``, else ``results`` in the book's folder, else ``./results``.
 
-    The book's folder is the nearest folder, from here upwards, that holds ``_toc.yml`` and
-    ``results``; a notebook in ``book/`` finds the same ledger as a command at the top level.
+    The book's folder is the nearest folder, from ``start`` (default: here) upwards, that holds
+    ``_toc.yml`` and ``results``; a notebook in ``book/`` finds the same ledger as a command at the
+    top level.
     """
     if "NBREPRO_RESULTS" in os.environ:
         return Path(os.environ["NBREPRO_RESULTS"])
-    here = Path.cwd()
+    here = start or Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "_toc.yml").is_file() and (folder / "results").is_dir():
             return folder / "results"

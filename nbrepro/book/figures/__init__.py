@@ -14,6 +14,7 @@ from nbrepro.book.figures.measured import (
     skip_bounds,
     skip_gains,
     times_as_long,
+    zeroed,
 )
 from nbrepro.book.figures.runs import (
     Arms,
@@ -65,4 +66,5 @@ __all__ = [
     "sweep",
     "times_as_long",
     "trade_offs",
+    "zeroed",
 ]

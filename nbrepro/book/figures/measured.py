@@ -20,12 +20,14 @@ from nbrepro.book.figures.chart import (
     said,
     ticks,
 )
+from nbrepro.claims.labels import trained
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from torch import Tensor
 
+    from nbrepro.records.features import Features
     from nbrepro.records.timings import Benchmark
 
 #: Of what is no method: shares as squares of one colour, ratios of timings as bars.
@@ -244,6 +246,35 @@ def gammas(networks: Mapping[str, Sequence[float]], below: float = 0.01, bins: i
             )
     chart.alt = f"Histograms of γ, counts on a log scale. {said(told)}"
     chart.note = f"coloured band: |γ| < {below:g}"
+    return chart
+
+
+def zeroed(runs: Mapping[str, Sequence["Features"]]) -> Chart:
+    """Accuracy when the smallest γ are set to zero (2003.00152, Figure 6), one line per run.
+
+    Args:
+        runs: what was trained → the features of its runs.
+    """
+    used = [features for found in runs.values() for features in found]
+    if not used:
+        return nothing()
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        for look, (policy, found) in zip(style.of(runs), runs.items(), strict=True):
+            for number, features in enumerate(found):
+                path = [(100 * c.share, 100 * c.accuracy) for c in features.clamped]
+                label = None if number else trained(policy)
+                axis.plot(*zip(*path, strict=True), color=look.light, ls=look.line, lw=1.4, ms=5,
+                          marker=look.marker, label=label)  # fmt: skip
+                told.append(
+                    f"{trained(policy)}, run {number + 1}: "
+                    + ", ".join(f"{share:.0f} % zero: {left:.1f}" for share, left in path)
+                )
+        axis.set_ylim(bottom=0)
+        name_axes(axis, "γ set to zero, the smallest first, % of channels", "test accuracy, %")
+    chart.alt = f"Test accuracy in percent by share of γ set to zero. {said(told)}"
+    n = {len(found) for found in runs.values()}
+    chart.note = f"one line per seed, n = {' or '.join(map(str, sorted(n)))}"
     return chart
 
 

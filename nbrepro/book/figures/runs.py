@@ -31,13 +31,8 @@ def runs_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Reco
 
 
 def survived(record: Record) -> bool:
-    """Whether a run trained: it did not diverge and is not left below twice chance.
-
-    A network of which only a part is trained may rightly be near chance; it fails if it diverges.
-    """
-    if record.spec.train == "all":
-        return not verdicts.failed(record)
-    return record.status != "diverged"
+    """Whether a run trained, by the same rule as in verdicts."""
+    return not verdicts.failed(record)
 
 
 @dataclass(frozen=True)
@@ -79,12 +74,14 @@ class Ends:
 
     def __str__(self) -> str:
         """``47.9 [47.0, 48.8]``, or ``5 of 8 survive: 54.8``, or ``0 of 8 survive``."""
-        mean = "" if math.isnan(self.mean) else f"{self.mean:.1f}"
+        mean = "" if math.isnan(self.mean) else statistics.digits(self.mean)
         if self.failed:
             who = f"{len(self.survivors)} of {self.n} survive"
             return f"{who}: {mean}" if mean else who
         low, high = self.interval
-        return mean if math.isnan(low) else f"{mean} [{low:.1f}, {high:.1f}]"
+        if math.isnan(low):
+            return mean
+        return f"{mean} [{statistics.digits(low)}, {statistics.digits(high)}]"
 
 
 def ends(runs: Sequence[Record], by: str) -> dict[float, Ends]:

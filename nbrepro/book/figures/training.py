@@ -515,6 +515,7 @@ def equal_parameters(
     runs = runs_of(records, {"train": "batchnorm"})
     if not runs:
         return nothing()
+    published = {model: y for model, y in (published or {}).items() if not math.isnan(y)}
     ours = {run.spec.model for run in runs}
     base = min(size(model).depth for model in ours)
     told = []
@@ -522,7 +523,7 @@ def equal_parameters(
         for name, look in zip(("deeper", "wider"), style.of(["batchnorm"] * 2), strict=True):
             counts = {
                 model: trained_parameters(model)
-                for model in sorted({*ours, *(published or {})}, key=trained_parameters)
+                for model in sorted({*ours, *published}, key=trained_parameters)
                 if (size(model).width == 1 if name == "deeper" else size(model).depth == base)
             }
             cells = {
@@ -530,10 +531,7 @@ def equal_parameters(
                 for model, count in counts.items()
                 if model in ours
             }
-            theirs = {
-                count: (published or {}).get(model, math.nan) for model, count in counts.items()
-            }
-            theirs = {count: value for count, value in theirs.items() if not math.isnan(value)}
+            theirs = {count: published[m] for m, count in counts.items() if m in published}
             _line(axis, cells, look, f"BatchNorm only, {name}")
             axis.plot([*theirs], [*theirs.values()], ls=":", lw=1, color=look.light)
             axis.plot([*theirs], [*theirs.values()], **_hollow(look.light))

@@ -1,0 +1,150 @@
+"""What chapters 9 and 10 ask of the records: arms, and what trained networks have made of γ.
+
+Figures are made by :mod:`nbrepro.book.figures`, sentences by :mod:`nbrepro.book.found`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from nbrepro.book.interactive import GammaCurve
+from nbrepro.claims.labels import network
+from nbrepro.records import features
+from nbrepro.records.features import Features
+from nbrepro.records.ledger import Record
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+#: The start and the rate that every arm has which does not say otherwise.
+USUAL = {
+    "model": "cifar_resnet14",
+    "weight_init": "kaiming_normal",
+    "batchnorm_init": "uniform",
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "decay": "all",
+}
+AFFINE = {**USUAL, "train": "batchnorm"}
+#: Chapter 10's two ways to train a network, by readers' names.
+KINDS = {"BatchNorm only": "batchnorm", "all parameters": "all"}
+
+
+def parts() -> dict[str, dict[str, Any]]:
+    """What may be trained, by readers' names."""
+    policies = {
+        "γ and β": "batchnorm",
+        "γ only": "gamma",
+        "β only": "beta",
+        "two random weights per channel": "random:2",
+        "output layer only": "output",
+        "γ, β and output layer": "batchnorm+output",
+        "all but γ and β": "output+shortcut+other",
+        "everything": "all",
+    }
+    return {name: {**USUAL, "train": policy} for name, policy in policies.items()}
+
+
+def starts() -> dict[str, dict[str, Any]]:
+    """Where γ and β may start, by readers' names."""
+    named = {
+        "γ from [0, 1), β = 0": "uniform",
+        "γ = 1, β = 0": "fixed",
+        "γ = 1, β = 1": "oneone",
+        "γ from [−1, 1), β = 0": "positivenegative",
+    }
+    return {name: {**AFFINE, "batchnorm_init": start} for name, start in named.items()}
+
+
+def learnt(
+    records: Sequence[Record], settings: Mapping[str, Any] = USUAL
+) -> dict[str, list[Features]]:
+    """``BatchNorm only`` and ``all parameters`` → what these runs have learnt, in order of seeds.
+
+    Args:
+        records: the runs; those that kept no features are left out.
+        settings: of the runs, beside what is trained.
+    """
+    from nbrepro.book.chapter import ledger
+    from nbrepro.book.figures import runs_of
+
+    root = ledger().root
+    found = {}
+    for name, policy in KINDS.items():
+        runs = sorted(
+            runs_of(records, {**settings, "train": policy}), key=lambda run: run.spec.seed
+        )
+        kept = [features.read(root, run.spec.hash) for run in runs]
+        found[name] = [one for one in kept if one is not None]
+    return {name: kept for name, kept in found.items() if kept}
+
+
+def gammas(kept: Mapping[str, Sequence[Features]]) -> dict[str, list[float]]:
+    """γ of all channels and all seeds, by name."""
+    return {name: [g for one in runs for g in one.gamma] for name, runs in kept.items()}
+
+
+def curves(kept: Mapping[str, Sequence[Features]]) -> dict[str, GammaCurve]:
+    """Accuracy without small γ, of the first seed, by name."""
+    return {f"{name}, seed 0": GammaCurve.of(runs[0]) for name, runs in kept.items()}
+
+
+def mean(kept: Sequence[Features], of: Callable[[Features], float | None]) -> float:
+    """The mean over seeds of a number, in percent."""
+    return 100 * fmean(number for one in kept if (number := of(one)) is not None)
+
+
+def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
+    """The share of channels with a γ below each of several thresholds, either way."""
+    from nbrepro.book.tables import table
+
+    thresholds = (0.001, 0.01, 0.05, 0.1)
+
+    def share(runs: Sequence[Features], threshold: float) -> str:
+        return f"{mean(runs, lambda one: one.gamma_below(threshold)):.1f} %"
+
+    rows = [(name, *(share(runs, t) for t in thresholds)) for name, runs in kept.items()]
+    return table(("trained", *(f"|γ| < {t:g}" for t in thresholds)), rows)
+
+
+def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
+    """The share of channels whose ReLU is always off, layer by layer."""
+    from nbrepro.book.tables import table
+
+    names = list(kept)
+    relus = {
+        name: list(zip(*(one.relus for one in runs), strict=True)) for name, runs in kept.items()
+    }
+    rows = []
+    for place, of_seeds in enumerate(relus[names[0]]):
+        after = of_seeds[0].after or "the sum of branch and shortcut"
+        shares = [
+            100 * fmean(x > features.ALWAYS for relu in relus[name][place] for x in relu.off)
+            for name in names
+        ]
+        rows.append((str(place + 1), after, *(f"{share:.0f} %" for share in shares)))
+    return table(("ReLU", "behind", *names), rows)
+
+
+def sizes_table(records: Sequence[Record]) -> "HTML":
+    """Median |γ| and the share of small ones, by network and by what is trained."""
+    from statistics import median
+
+    from nbrepro.book.tables import table
+
+    rows = []
+    for model in dict.fromkeys(record.spec.model for record in records):
+        for name, runs in learnt(records, {**USUAL, "model": model}).items():
+            middle = fmean(median(abs(g) for g in one.gamma) for one in runs)
+            rows.append(
+                (
+                    network(model),
+                    name,
+                    str(len(runs)),
+                    f"{middle:.2f}",
+                    f"{mean(runs, lambda one: one.gamma_below(features.OFF)):.1f} %",
+                    f"{mean(runs, lambda one: one.relus_off()):.0f} %",
+                )
+            )
+    head = ("network", "trained", "seeds", "median |γ|", "|γ| < 0.01", "ReLUs always off")
+    return table(head, rows)

@@ -1,0 +1,99 @@
+"""What the chapter on normalizer-free ResNets measures live and compares.
+
+The five networks whose signal is followed, how much one image says about another, and the twins of
+its figures.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nbrepro import models, probes
+from nbrepro.book import figures
+from nbrepro.experiments.nf_resnets import BN, NF
+
+if TYPE_CHECKING:
+    from nbrepro.records.ledger import Record
+
+#: Reader's name → the settings of the runs it stands for.
+Arms = dict[str, dict[str, Any]]
+
+#: The twins of this chapter, as the papers build them.
+TWINS: Arms = {
+    "BatchNorm": {"model": BN, "skip_init": True},
+    "normalizer-free": {"model": NF, "skip_init": True},
+}
+_FREE = {"alpha": 1.0, "skip_gain": None}
+#: Network → prefix of its name in the library, and options.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("plain_", {}),
+    "BN → ReLU": ("bn_", {"order": "bn-relu"}),
+    "ReLU → BN": ("bn_", {"order": "relu-bn"}),
+    "NF without WS": ("", _FREE | {"standardize": False}),
+    "NF with WS": ("", _FREE),
+}
+
+
+def signals(padding_mode: str = "circular") -> dict[str, Sequence[Any]]:
+    """How the signal of Gaussian noise fares in each of :data:`NETWORKS`, block by block.
+
+    24 residual blocks in three stages, with α = 1, so that the normalizer-free networks can be
+    compared with those that have BatchNorm, and without SkipInit, which the theory leaves out.
+
+    Args:
+        padding_mode: of all convolutions; zeros at the border distort the picture.
+    """
+    found: dict[str, Sequence[Any]] = {}
+    for name, (prefix, options) in NETWORKS.items():
+        torch.manual_seed(0)
+        model = models.create(f"{prefix}cifar_nf_resnet74bx2", padding_mode=padding_mode, **options)
+        found[name] = probes.signal_propagation(model, torch.randn(16, 3, 16, 16))
+    return found
+
+
+def influence(model: nn.Module, images: Tensor) -> Tensor:
+    """How much image j moves the output for image i, ``[output, image]``."""
+    images = images.clone().requires_grad_()
+    rows = []
+    for logits in model(images):
+        (gradient,) = torch.autograd.grad(logits.norm(), images, retain_graph=True)
+        rows.append(gradient.flatten(1).norm(dim=1))
+    return torch.stack(rows)
+
+
+def influences() -> dict[str, Tensor]:
+    """The influence of eight images of noise in two untrained twins, relative to their own."""
+    batch = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {}
+    twins: dict[str, tuple[str, dict[str, Any]]] = {
+        "BatchNorm": (BN, {}),
+        "normalizer-free": (NF, {"skip_gain": None}),
+    }
+    for name, (model, options) in twins.items():
+        torch.manual_seed(0)
+        share = influence(models.create(model, **options), batch)
+        found[name] = share / share.diagonal()[:, None]
+    return found
+
+
+def schedules(records: Sequence["Record"]) -> dict[str, Arms]:
+    """Batch, epochs and rate → the twins that were trained so."""
+    return {
+        f"batch {size}, {epochs} epochs, rate {rate:g}": {
+            name: arm | {"batch_size": size, "epochs": epochs, "lr": rate}
+            for name, arm in TWINS.items()
+        }
+        for (size, epochs, rate), _ in figures.schedules(records, *TWINS.values())
+    }
+
+
+def all_arms(records: Sequence["Record"]) -> Arms:
+    """Every arm of :func:`schedules`, and those without SkipInit."""
+    return {
+        f"{case}: {name}{note}": arm | {"skip_init": skip_init}
+        for skip_init, note in ((True, ""), (False, ", no SkipInit"))
+        for case, twins in schedules(records).items()
+        for name, arm in twins.items()
+    }
