@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nbrepro.claims.reviews import Review
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
-    from nbrepro.records.timings import Benchmark
     from nbrepro.spec import Spec
 
 #: What a claim can rest on, in the order of a scorecard; see :attr:`nbrepro.claims.Claim.evidence`.
@@ -412,21 +411,3 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
     scale = figures.scale_of([r for side in sides.values() for r in side.values()])
     note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
     return table(head, rows, note)
-
-
-def benchmark_table(timings: Sequence["Benchmark"]) -> "HTML":
-    """What a benchmark measured: one row per case, ratios with the middle 95 % of rounds."""
-    rows = []
-    for timing in timings:
-        for case, row in timing.rows.items():
-            low, high = f"{row['low']:.2f}", f"{row['high']:.2f}"
-            spread = f"[{low}, {high}]" if low != high else ""
-            rows.append((case, Cell(f"×{row['ratio']:.2f}", spread), timing.hardware))
-    if not rows:
-        return _nothing("Not measured yet.")
-    machines = [
-        f"{t.hardware}, {t.provenance['threads']} thread{'s' * (t.provenance['threads'] > 1)}, "
-        f"torch {t.provenance['versions']['torch']}"
-        for t in timings
-    ]
-    return table(("case", "ratio", "hardware"), rows, "; ".join(machines) + ".")
