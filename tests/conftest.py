@@ -37,6 +37,8 @@ SLOW = (
     "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
     "test_interactive_in_browser.py",
+    "test_files.py::test_an_interrupted_run_ends_the_same",
+    "test_files.py::test_the_recipe_learns_and_its_record_has_both_accuracies",
     "test_ledger.py::test_no_flipped_bit_is_believed",
     "test_ledger.py::test_no_shortened_record_is_believed",
     "test_ledger.py::test_two_writers_at_once",
