@@ -131,7 +131,7 @@ class Spec:
         _check_folder(self.dataset)
         object.__setattr__(self, "train", _policy.canonical(self.train))
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
-        usual = _DEFAULTS["unclipped"]
+        usual: Any = _DEFAULTS["unclipped"]
         unclipped = sorted(set(self.unclipped), key=lambda name: (name not in usual, name))
         object.__setattr__(self, "unclipped", tuple(unclipped))
         choose("weight_init", self.weight_init, WEIGHT_INITS)

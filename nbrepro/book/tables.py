@@ -132,7 +132,7 @@ def _diverged(records: Sequence["Record"]) -> str:
     return f" ({diverged} diverged)" if diverged else ""
 
 
-def _page(chapter: str) -> str:
+def page(chapter: str) -> str:
     """How a link to a page reads: ``chapter 8``, or the page's name if it has no number."""
     number = re.match(r"\d+", chapter)
     return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
@@ -229,7 +229,7 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
         verdicts=rows,
         by=_BY,
         seen=SEEN,
-        page=_page,
+        page=page,
     )
 
 
@@ -240,7 +240,7 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
         papers.setdefault(verdict.claim.paper.short, []).append(verdict.claim)
     if not papers:
         return _nothing("No claim is only cited.")
-    return render("cited", papers=papers, by=_BY, page=_page)
+    return render("cited", papers=papers, by=_BY, page=page)
 
 
 def tally(verdicts: Iterable["Verdict"]) -> "Markdown":

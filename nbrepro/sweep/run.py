@@ -235,7 +235,8 @@ def _parameters(model: str, skip_init: bool) -> tuple[str, ...]:
     from nbrepro import models
 
     with torch.device("meta"):
-        network = models.create(model, **({} if skip_init else {"skip_gain": None}))
+        options: dict[str, Any] = {} if skip_init else {"skip_gain": None}
+        network = models.create(model, **options)
     return tuple(name for name, _ in network.named_parameters())
 
 
