@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nbrepro.claims.reviews import Review
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
-    from nbrepro.records.timings import Benchmark
     from nbrepro.spec import Spec
 
 #: What a claim can rest on, in the order of a scorecard; see :attr:`nbrepro.claims.Claim.evidence`.
@@ -133,7 +132,7 @@ def _diverged(records: Sequence["Record"]) -> str:
     return f" ({diverged} diverged)" if diverged else ""
 
 
-def _page(chapter: str) -> str:
+def page(chapter: str) -> str:
     """How a link to a page reads: ``chapter 8``, or the page's name if it has no number."""
     number = re.match(r"\d+", chapter)
     return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
@@ -230,7 +229,7 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
         verdicts=rows,
         by=_BY,
         seen=SEEN,
-        page=_page,
+        page=page,
     )
 
 
@@ -238,10 +237,10 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
     """The claims that are only cited, by paper, folded, each with what a test would take."""
     papers: dict[str, list[Claim]] = {}
     for verdict in verdicts:
-        papers.setdefault(verdict.claim.paper.short, []).append(verdict.claim)
+        papers.setdefault(verdict.claim.source, []).append(verdict.claim)
     if not papers:
         return _nothing("No claim is only cited.")
-    return render("cited", papers=papers, by=_BY, page=_page)
+    return render("cited", papers=papers, by=_BY, page=page)
 
 
 def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
@@ -412,21 +411,3 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
     scale = figures.scale_of([r for side in sides.values() for r in side.values()])
     note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
     return table(head, rows, note)
-
-
-def benchmark_table(timings: Sequence["Benchmark"]) -> "HTML":
-    """What a benchmark measured: one row per case, ratios with the middle 95 % of rounds."""
-    rows = []
-    for timing in timings:
-        for case, row in timing.rows.items():
-            low, high = f"{row['low']:.2f}", f"{row['high']:.2f}"
-            spread = f"[{low}, {high}]" if low != high else ""
-            rows.append((case, Cell(f"×{row['ratio']:.2f}", spread), timing.hardware))
-    if not rows:
-        return _nothing("Not measured yet.")
-    machines = [
-        f"{t.hardware}, {t.provenance['threads']} thread{'s' * (t.provenance['threads'] > 1)}, "
-        f"torch {t.provenance['versions']['torch']}"
-        for t in timings
-    ]
-    return table(("case", "ratio", "hardware"), rows, "; ".join(machines) + ".")
