@@ -9,6 +9,7 @@ Images are treated as in the authors' code: see :mod:`nbrepro.data.preprocess`.
 """
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -127,7 +128,7 @@ def evaluate(
 
 
 def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
-    """The network ``name`` with the weights in a file.
+    """The network ``name`` with the weights in a file, in float32.
 
     Args:
         name: an NFNet, see :mod:`nbrepro.models.nfnet`.
@@ -136,7 +137,8 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
         form: how timm's weights are used, see :mod:`nbrepro.models.pretrained`.
 
     Raises:
-        ValueError: if the weights are those of another network.
+        ValueError: if the weights are those of another network, not finite, or of a type that no
+            network is trained in.
         FileNotFoundError: if there is no such file.
         OSError: if weights cannot be fetched.
         ImportError: if fetching needs a package that is not installed.
@@ -147,18 +149,20 @@ def load(name: str, weights: str | Path, form: str = "official") -> nn.Module:
         held = f"nfnet_{pretrained.variant_of(state)}"
         if held != name:
             raise ValueError(f"{weights} holds the weights of {held}, not of {name}")
-        return pretrained.from_timm(state, form)
+        return pretrained.from_timm(state, form).float()
     if form != "official":
         raise ValueError(f"form={form!r} is for timm's weights; {weights} holds other weights")
     if "fc.weight" not in state:
         raise ValueError(f"{weights} does not hold an NFNet: it lacks fc.weight")
     with torch.device("meta"):
         model = models.create(name, len(state["fc.weight"]))
+    named = [n for n, t in model.state_dict().items() if t.is_floating_point() and n in state]
+    pretrained.check_values({name: state[name] for name in named})
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{weights} does not fit {name}: {error}") from error
-    return model
+    return model.float()
 
 
 def report(name: str, pixels: int, accuracy: Accuracy) -> str:
@@ -248,4 +252,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("nbrepro").setLevel(logging.INFO)  # says what weights are held against
     sys.exit(main())

@@ -88,6 +88,18 @@ def test_equalize_and_autocontrast_are_those_of_torchvision() -> None:
     assert furthest(apply("AutoContrast", images, 5), V.autocontrast(images)) <= 1
 
 
+def test_autocontrast_rounds_as_the_authors_do() -> None:
+    """Their formula in NumPy's float32, over every darkest and brightest value and all between."""
+    for low in range(0, 255, 2):
+        for high in range(low + 1, 256, 7):
+            values = np.arange(low, high + 1)
+            image = torch.from_numpy(values).to(torch.uint8).expand(1, 3, 1, -1)
+            scale = np.float32(255) / np.float32(high - low)
+            stretched = values.astype(np.float32) * scale + np.float32(-low) * scale
+            expected = torch.from_numpy(stretched.clip(0, 255).astype(np.uint8))
+            assert torch.equal(apply("AutoContrast", image, 5)[0, 0, 0], expected), (low, high)
+
+
 def test_equalize_with_too_few_pixels_changes_nothing() -> None:
     """The step between grey levels is zero where most pixels are of the brightest level."""
     images = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
@@ -419,7 +431,7 @@ def loaded(pad: int = 0, **options: Any) -> Batches:
     ids=lambda strong: "+".join(strong) or "weak",
 )
 def test_a_batch_is_cropped_then_mixed_then_altered_then_normalized(
-    strong: dict[str, float],
+    strong: dict[str, Any],
 ) -> None:
     batches = loaded(pad=2, magnitude=5.0)
     draws = epoch_draws(0, 0, 12, 2, **strong)

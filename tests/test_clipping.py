@@ -14,7 +14,7 @@ from nbrepro.experiments.adaptive_gradient_clipping import FREE
 GRID = experiments.get("adaptive_gradient_clipping").specs("quick", seeds=1)
 
 
-@pytest.mark.parametrize("arms", ["TWINS", "lambdas", "rivals", "parts"])
+@pytest.mark.parametrize("arms", ["TWINS", "any_rate", "lambdas", "rivals", "parts"])
 def test_every_arm_of_a_figure_is_one_of_the_experiment(arms: str) -> None:
     drawn = getattr(clipping, arms)
     for name, settings in (drawn() if callable(drawn) else drawn).items():

@@ -36,9 +36,8 @@ def rules() -> dict[str, dict[str, str]]:
     text = re.sub(r"/\*.*?\*/", "", (FOLDER / "style.css").read_text("utf-8"), flags=re.S)
     found = {}
     for selectors, body in re.findall(r"([^{}]+)\{([^}]*)\}", text):
-        properties = dict(
-            (part.strip() for part in line.split(":", 1)) for line in body.split(";") if ":" in line
-        )
+        lines = (line.split(":", 1) for line in body.split(";") if ":" in line)
+        properties = {key.strip(): value.strip() for key, value in lines}
         for selector in selectors.split(","):
             found[selector.strip().removeprefix(".nbrepro-drawing").strip()] = properties
     return found

@@ -4,7 +4,7 @@ Each is brought about for real where that is possible: processes are killed in t
 write, and the operating system refuses bytes (``RLIMIT_FSIZE``), as a full disk does. Faults that
 belong to one room are tested there: damaged and altered records, later schemas and several writers
 in ``test_ledger``, interrupted and repeated runs in ``test_runner``, dying processes and workers in
-``test_sweep``, damaged checkpoints in ``test_training``.
+``test_sweep``, damaged and foreign checkpoints in ``test_checkpoint`` and ``test_training``.
 """
 
 import contextlib

@@ -194,6 +194,30 @@ def test_weights_of_timm_are_recognised(tmp_path: Path, monkeypatch: pytest.Monk
         imagenet.load("nfnet_f0", tmp_path / "other.pth")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_of_ones_own_that_no_network_was_trained_to(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that names the tensor, from the command line too; weights in float64 are rounded."""
+    model = models.create("cifar_nfnet_f0", num_classes=3)
+    state = model.state_dict()
+    arguments = ["--model", "cifar_nfnet_f0", "--data", str(colours), "--device", "cpu"]
+    arguments += ["--workers", "0", "--weights"]
+    nan = {name: tensor.clone() for name, tensor in state.items()}
+    nan["fc.weight"][0, 0] = float("nan")
+    for name, wrong, message in (
+        ("half.pth", {n: t.half() for n, t in state.items()}, "has type torch.float16, expected"),
+        ("whole.pth", {n: t.int() for n, t in state.items()}, "has type torch.int32, expected"),
+        ("nan.pth", nan, "fc.weight has values that are not finite"),
+    ):
+        torch.save(wrong, tmp_path / name)
+        assert main([*arguments, str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    torch.save({name: tensor.double() for name, tensor in state.items()}, tmp_path / "double.pth")
+    loaded = imagenet.load("cifar_nfnet_f0", tmp_path / "double.pth")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
 def test_report_stands_next_to_the_paper() -> None:
     lines = report("nfnet_f0", 256, Accuracy(0.8340, 0.966, 50_000)).splitlines()
     assert lines == [

@@ -1,3 +1,4 @@
+import hashlib
 import sys
 import traceback
 from pathlib import Path
@@ -105,6 +106,58 @@ def test_files_give_the_network_back(tiny: NFNet, tmp_path: Path, suffix: str) -
     assert not torch.equal(pretrained.load_timm(str(path), form="timm").eval()(x), tiny(x))
 
 
+def save(state: dict[str, Tensor], folder: Path, name: str = "dm_nfnet_f0-{}.pth") -> Path:
+    """A file that is named by its digest."""
+    torch.save(state, folder / "unnamed.pth")
+    digest = hashlib.sha256((folder / "unnamed.pth").read_bytes()).hexdigest()
+    return (folder / "unnamed.pth").rename(folder / name.format(digest[:8], digest))
+
+
+def test_a_file_with_a_published_digest_is_held_against_it(
+    tiny: NFNet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As timm names its files; one flipped bit of a weight is noticed."""
+    path = save(pretrained.to_timm(tiny), tmp_path)
+    with caplog.at_level("INFO", "nbrepro"):
+        pretrained.load_timm(path)
+    digest = path.stem.rpartition("-")[2]
+    assert caplog.messages == [f"{path.name}: its SHA-256 begins with {digest}, as published"]
+
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"is damaged .* published is {digest}; fetch it again"):
+        pretrained.load_timm(path)
+
+
+def test_a_file_in_the_cache_of_the_hub_is_held_against_its_name(tmp_path: Path) -> None:
+    """There ``model.safetensors`` is a link to a file that is called by its whole SHA-256."""
+    blob = save({"a": torch.zeros(3)}, tmp_path, "{1}")
+    link = tmp_path / "model.pth"
+    link.symlink_to(blob)
+    assert pretrained.checked_digest(link) == (
+        f"model.pth: its SHA-256 begins with {blob.name}, as published"
+    )
+    blob.write_bytes(blob.read_bytes() + b"x")
+    with pytest.raises(ValueError, match="is damaged"):
+        pretrained.read(link)
+
+
+def test_a_name_without_a_digest_is_said_to_be_unchecked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"a": torch.zeros(3)}, tmp_path / "mine-20260101.pth")  # a date
+    with caplog.at_level("INFO", "nbrepro"):
+        pretrained.read(tmp_path / "mine-20260101.pth")
+    assert "no digest in its name, so whether it is as published is not checked" in caplog.text
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_timm_publishes_the_digest_in_the_name(name: str) -> None:
+    url = pytest.importorskip("timm").get_pretrained_cfg(name).url
+    assert len(pretrained.published_digest(Path(url.rpartition("/")[2])) or "") == 8
+
+
 def test_names_are_fetched_from_the_hub(
     tiny: NFNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +247,7 @@ def test_values_that_are_no_weights(tiny: NFNet, form: str) -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.int64):
         with pytest.raises(ValueError, match=f"has type {dtype}, expected torch.float32"):
             pretrained.from_timm({name: tensor.to(dtype) for name, tensor in state.items()}, form)
-    with pytest.raises(ValueError, match=f"{bias} has type torch.float64 and head.fc.weight has"):
+    with pytest.raises(ValueError, match=f"{bias} has type torch.float64 and stem.conv1.weight"):
         pretrained.from_timm({**state, bias: state[bias].double()}, form)
 
 

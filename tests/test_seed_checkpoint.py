@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbrepro import data
 from nbrepro.spec import Spec
@@ -59,6 +61,33 @@ def test_another_draw_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(seed_checkpoint, "initial_model", lambda *_: other)
     with pytest.raises(seed_checkpoint.CheckpointError, match="draws other frozen weights"):
         seed_checkpoint.load(path)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stored") / "network.safetensors"
+    seed_checkpoint.save(loop.initial_model(SPEC, 10), SPEC, path)
+    return path
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), header=st.booleans())
+def test_no_flipped_bit_is_believed(stored: Path, place: float, bit: int, header: bool) -> None:
+    content = bytearray(stored.read_bytes())
+    length = 8 + int.from_bytes(content[:8], "little") if header else len(content)
+    content[int(place * length)] ^= 1 << bit
+    flipped = stored.with_name("flipped.safetensors")
+    flipped.write_bytes(content)
+    with pytest.raises(seed_checkpoint.CheckpointError):
+        seed_checkpoint.load(flipped)
+
+
+def test_a_flipped_weight_is_named_as_damage(stored: Path) -> None:
+    content = bytearray(stored.read_bytes())
+    content[-3] ^= 1
+    flipped = stored.with_name("flipped.safetensors")
+    flipped.write_bytes(content)
+    with pytest.raises(seed_checkpoint.CheckpointError, match="is damaged: its content does not"):
+        seed_checkpoint.load(flipped)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, 2000])

@@ -110,14 +110,13 @@
     const names = [...root.querySelectorAll("text.bold")].map(node => node.textContent);
     const [veil] = parts(root, "veil");
     const input = root.querySelector("input");
-    const told = root.querySelector(".said");
-    told.hidden = false;
+    const told = root.querySelector('[role="status"]');
     sliders(root, ({ threshold }) => {
       const place = x[input.value];
       veil.setAttribute("width", (place - veil.getAttribute("x")).toFixed(2));
       set(root, "cursor", "d", parts(root, "cursor")[0].getAttribute("d").replace(/^M[\d.]+/, `M${place.toFixed(2)}`));
       parts(root, "said").forEach((node, index) => { node.textContent = said[index][input.value]; });
-      told.textContent = `|γ| < ${number(threshold)} set to zero. ` + names.map((name, index) => `${name}: ${said[index][input.value]}.`).join(" ");
+      told.textContent = `|γ| < ${number(threshold)} set to zero. ` + names.map((name, index) => `${name}: ${said[index][input.value]}`).join("; ");
     });
   }
 
@@ -138,9 +137,9 @@
       dot.classList.add("chosen");
       for (const other of dots) other.tabIndex = other === dot ? 0 : -1;
       told.replaceChildren(dot.querySelector("title").textContent, document.createElement("br"), link(dot.getAttribute("href"), "record of the run"));
-      const ids = claims[dot.dataset.run] || [];
-      if (ids.length) told.append(ids.length > 1 ? "; claims " : "; claim ");
-      ids.forEach((id, index) => told.append(index ? ", " : "", link(`claims/${id}.html`, id)));
+      const links = claims[dot.dataset.run] || [];
+      if (links.length) told.append(links.length > 1 ? "; claims " : "; claim ");
+      links.forEach(([id, address], index) => told.append(index ? ", " : "", link(address, id)));
     }
 
     function link(href, text) {

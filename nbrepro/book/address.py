@@ -33,7 +33,10 @@ def add_tags(app: Any, page: str, _template: str, context: dict[str, Any], doctr
     """Give a page its description, and the Open Graph tags that previews of links are made of."""
     home = app.config.html_baseurl and app.config.html_baseurl.rstrip("/") + "/"
     title = html.unescape(re.sub("<[^>]+>", "", context.get("title", "")))
-    description = describe(doctree) or app.config.nbrepro_description
+    given = context.get("metatags", "")
+    own = re.search(r'<meta name="description" content="([^"]*)">', given)
+    description = html.unescape(own[1]) if own else describe(doctree)
+    description = description or app.config.nbrepro_description
     tags = {
         "description": description,
         "og:title": title or app.config.html_title,
@@ -47,7 +50,7 @@ def add_tags(app: Any, page: str, _template: str, context: dict[str, Any], doctr
             "og:image": home + PICTURE,
             "twitter:card": "summary_large_image",
         }
-    context["metatags"] = context.get("metatags", "") + "".join(
+    context["metatags"] = (given.replace(own[0], "") if own else given) + "".join(
         f'<meta {"property" if name.startswith("og:") else "name"}="{name}" '
         f'content="{html.escape(text)}">\n'
         for name, text in tags.items()

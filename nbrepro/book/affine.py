@@ -99,10 +99,11 @@ def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     from nbrepro.book.tables import table
 
     thresholds = (0.001, 0.01, 0.05, 0.1)
-    rows = [
-        (name, *(f"{mean(runs, lambda one, t=t: one.gamma_below(t)):.1f} %" for t in thresholds))
-        for name, runs in kept.items()
-    ]
+
+    def share(runs: Sequence[Features], threshold: float) -> str:
+        return f"{mean(runs, lambda one: one.gamma_below(threshold)):.1f} %"
+
+    rows = [(name, *(share(runs, t) for t in thresholds)) for name, runs in kept.items()]
     return table(("trained", *(f"|γ| < {t:g}" for t in thresholds)), rows)
 
 

@@ -86,6 +86,12 @@ def rivals() -> Arms:
     }
 
 
+def any_rate() -> Arms:
+    """The arms of which several rates were tried, at one batch size."""
+    thresholds = {f"norm {threshold:g}": NORM | {"clipping": threshold} for threshold in THRESHOLDS}
+    return at({**TWINS, **thresholds, "LARS": LARS}, batch_size=LARGE["batch_size"])
+
+
 def parts() -> Arms:
     """Our form with one part of the network more or less clipped, and the paper's."""
     ours, papers = {**AGC, **LARGE}, {**PAPERS, **LARGE}

@@ -105,6 +105,14 @@ def against(
     return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
 
 
+def records_of(*verdicts: "Verdict") -> "list[Record]":
+    """The records that these verdicts rest on, each once: what a figure of them shows."""
+    from nbrepro.book.chapter import recorded
+
+    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
+    return [record for record in recorded() if record.spec.hash in wanted]
+
+
 def said(verdict: "Verdict") -> Said:
     """What a conclusion comes to, and its numbers."""
     wording = wordings().get(verdict.claim.id)
@@ -118,6 +126,7 @@ def said(verdict: "Verdict") -> Said:
     else:
         headline = {"yes": wording.holds, "no": wording.fails, "open": wording.open}[verdict.tone]
         numbers = wording.numbers.format(*map(_Numbers, verdict.findings), **_fields(verdict))
+        numbers = numbers or _sentence(verdict.ours)
     return Said(headline, numbers)
 
 
@@ -185,18 +194,25 @@ class Claims:
         return _claims([self._left.pop(name) for name in wanted])
 
     def rest(self) -> "HTML":
-        """All others of the page; those without a rule folded, with what a test would take."""
+        """All others of the page: trained and measured ones, then, folded, those that are neither.
+
+        Claims without a rule come last, with what a test would take.
+        """
         left = list(self._left.values())
         self._left = {}
         return _claims(left)
 
 
-def _claims(rows: "Sequence[Sequence[Verdict]]") -> "HTML":
+def _claims(groups: "Sequence[Sequence[Verdict]]") -> "HTML":
+    """Rows of claims; those that are neither trained nor measured, and those untested, folded."""
+    ruled = [rows for rows in groups if rows[0].claim.rule]
+    shown = [rows for rows in ruled if rows[0].claim.evidence in ("trained", "measured")]
     return render(
         "claims",
         head=("claim", "what we found", "verdict"),
-        claims=[group for group in rows if group[0].claim.rule],
-        untested=[group[0].claim for group in rows if not group[0].claim.rule],
+        shown=shown,
+        folded=[rows for rows in ruled if rows not in shown],
+        untested=[rows[0].claim for rows in groups if not rows[0].claim.rule],
         by=BY,
         seen=SEEN,
         link=address,

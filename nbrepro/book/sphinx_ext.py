@@ -1,9 +1,16 @@
 """Sphinx extension: make the built site readable offline, also straight from the disk.
 
 MathJax is served from the site: what is needed of the package ``sphinx-mathjax-offline`` (MathJax
-3) is copied; where that package is missing the default, a content delivery network, stays. The
-theme's font preloads are taken out: from a file they are blocked and fill the console with errors,
-and the fonts load without them. So is the second copy of a script that sphinx-thebe declares twice.
+3) is copied; where that package is missing the default, a content delivery network, stays.
+
+Every page is tidied after the theme has written it:
+
+- font preloads go: from a file they are blocked and fill the console with errors, and the fonts
+  load without them;
+- so does the second copy of a script that sphinx-thebe declares twice;
+- so do the 1.5 MB of Font Awesome as a script: the page shows the same icons from its font;
+- roles of bibliographies that ARIA has withdrawn go, and signatures that docutils writes as lists
+  of definitions without terms become blocks.
 
 What links elsewhere show of a page comes from :mod:`nbrepro.book.address`, the download ``agc.py``
 from :mod:`nbrepro.book.standalone`.
@@ -12,6 +19,7 @@ from :mod:`nbrepro.book.standalone`.
 import importlib.util
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +62,19 @@ def _write_downloads(app: Any, error: Exception | None) -> None:
     Path(app.outdir, "_static", "agc.py").write_text(standalone(licence), encoding="utf-8")
 
 
-_FONT_PRELOAD = re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>')
-_THEBE = re.compile(r"(<script>const THEBE_JS_URL.*?</script>)(.*?)\1", re.DOTALL)
+def _as_blocks(found: re.Match[str]) -> str:
+    lines = found[1].replace("<dd>", "<div>").replace("</dd>", "</div>")
+    return f'<div class="sig-lines">{lines}</div>'
+
+
+#: What is taken out of every page, or put in another form; in this order.
+_TIDY = (
+    (re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>'), ""),
+    (re.compile(r"(<script>const THEBE_JS_URL.*?</script>)(.*?)\1", re.DOTALL), r"\1\2"),
+    (re.compile(r"<script[^>]*/fontawesome/[^>]*></script>"), ""),
+    (re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")'), ""),
+    (re.compile(r'<dl>\s*(<dd><em class="sig-param">.*?)</dl>', re.DOTALL), _as_blocks),
+)
 
 
 def _tidy_pages(app: Any, error: Exception | None) -> None:
@@ -63,7 +82,20 @@ def _tidy_pages(app: Any, error: Exception | None) -> None:
         return
     for page in Path(app.outdir).glob("**/*.html"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(_THEBE.sub(r"\1\2", _FONT_PRELOAD.sub("", text)), encoding="utf-8")
+        for pattern, replacement in _TIDY:
+            text = pattern.sub(replacement, text)
+        page.write_text(text, encoding="utf-8")
+
+
+def _pages_of_claims(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    from nbrepro.book import evidence  # here, so that other builders need not wait for it
+
+    yield from evidence.pages(app)
+
+
+def _outdated(app: Any, *_: Any) -> list[str]:
+    """One page that is always read again: else nothing is done where only records changed."""
+    return [app.config.root_doc]
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -73,6 +105,8 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("nbrepro_description", "", "env")
     app.connect("config-inited", address.configure)
     app.connect("html-page-context", address.add_tags)
+    app.connect("env-get-outdated", _outdated)
+    app.connect("html-collect-pages", _pages_of_claims)
     app.connect("build-finished", _copy)
     app.connect("build-finished", _write_downloads)
     app.connect("build-finished", _tidy_pages)

@@ -266,7 +266,11 @@ def _tone(pixels: Tensor, op: Tensor, level: float) -> Tensor:
 
     low = pixels.amin((1, 2)).long()[:, :, None]
     high = pixels.amax((1, 2)).long()[:, :, None]
-    stretched = ((value - low) * 255 // (high - low).clamp(min=1)).clamp(0, 255)
+    # In float32 and in this order, as the authors round it: whole numbers differ by a grey level,
+    # and so does 255 / span, which torch computes as 255 * (1 / span).
+    span = (high - low).clamp(min=1).float()
+    scale = torch.full_like(span, 255) / span
+    stretched = (value.float() * scale - low * scale).clamp(0, 255).long()
     stretched = torch.where(high > low, stretched, value)
     table = torch.where(_is(op, "AutoContrast")[:, None, None], stretched, table)
 

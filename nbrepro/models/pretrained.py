@@ -14,8 +14,14 @@ With freshly drawn weights (Var = 1/N) timm's 1e-5 shrinks a 1×1 convolution of
 
 timm's layers have the same parameters under other names; gains are ``[out, 1, 1, 1]`` there and
 ``[out]`` here, squeeze-excite holds 1×1 convolutions there and linear layers here.
+
+A file is held against its published SHA-256 where its name gives it: timm's file names end in the
+first digits (``dm_nfnet_f0-604f9c3a.pth``), the hub's cache names what it fetches by all of them.
+Whatever the file, names, shapes and types of all tensors must fit, and all values must be finite.
 """
 
+import hashlib
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
@@ -29,6 +35,8 @@ from nbrepro._suggest import choose
 from nbrepro.layers import Activation, ScaledStdConv2d
 from nbrepro.models.nf_resnet import Design
 from nbrepro.models.nfnet import VARIANTS, NFNet
+
+log = logging.getLogger("nbrepro")
 
 #: The weights that can be fetched by name.
 NAMES = tuple(f"dm_nfnet_f{number}" for number in range(7))
@@ -120,12 +128,48 @@ def fetch(source: str | Path) -> Path:
         ) from error
 
 
+def published_digest(path: Path) -> str | None:
+    """The SHA-256 that a file's name gives, or its first digits; ``None`` if it gives none."""
+    blob = path.resolve().name  # the hub's cache links to files that are called by their digests
+    if re.fullmatch("[0-9a-f]{64}", blob):
+        return blob
+    match = re.fullmatch("dm_nfnet_f[0-6]-([0-9a-f]{8,64})", path.stem)
+    return match[1] if match else None
+
+
+def checked_digest(path: Path) -> str:
+    """Hold a file against the digest that its name gives.
+
+    Returns:
+        A sentence that says what was checked.
+
+    Raises:
+        ValueError: if the file has another digest.
+    """
+    expected = published_digest(path)
+    if expected is None:
+        return f"{path.name}: no digest in its name, so whether it is as published is not checked"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(expected):
+        raise ValueError(
+            f"{path} is damaged or not what its name says: its SHA-256 begins with "
+            f"{found[: len(expected)]}, published is {expected}; fetch it again, or rename what is "
+            "your own"
+        )
+    return f"{path.name}: its SHA-256 begins with {expected}, as published"
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file or of a state dict that ``torch.save`` wrote.
 
+    What its digest was held against is logged, see :func:`checked_digest`.
+
     Raises:
-        ValueError: if the file is neither, or its suffix does not match its content.
+        ValueError: if the file is neither, its suffix does not match its content, or its digest is
+            not the published one.
     """
+    log.info("%s", checked_digest(path))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_torch(path)
@@ -220,24 +264,38 @@ def from_timm(state: Mapping[str, Tensor], form: str = "official") -> NFNet:
                 f"not the weights of timm's dm_nfnet_*: {name} has the shape "
                 f"{list(state[name].shape)}, expected {list(tensor.shape)}"
             )
-        if state[name].dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"{name} has type {state[name].dtype}, expected torch.float32; convert the weights "
-                "first, or take the released ones"
-            )
-        if state[name].dtype != state["head.fc.weight"].dtype:
-            raise ValueError(
-                f"{name} has type {state[name].dtype} and head.fc.weight has "
-                f"{state['head.fc.weight'].dtype}; expected one type"
-            )
-        if not state[name].isfinite().all():
-            raise ValueError(
-                f"{name} has values that are not finite: the weights are damaged; fetch them again"
-            )
+    check_values({name: state[name] for name in expected})
     ours = zip(model.state_dict().items(), expected, strict=True)
     loaded = {name: state[theirs].reshape(tensor.shape) for (name, tensor), theirs in ours}
     model.load_state_dict(loaded, assign=True)
     return model
+
+
+def check_values(weights: Mapping[str, Tensor]) -> None:
+    """Refuse what no network was trained to.
+
+    Args:
+        weights: by name; no integer buffers.
+
+    Raises:
+        ValueError: if values are not finite, or not all float32 or all float64; it names the
+            tensor.
+    """
+    first, dtype = next((name, tensor.dtype) for name, tensor in weights.items())
+    for name, tensor in weights.items():
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} has type {tensor.dtype}, expected torch.float32; convert the weights "
+                "first, or take the released ones"
+            )
+        if tensor.dtype != dtype:
+            raise ValueError(
+                f"{name} has type {tensor.dtype} and {first} has {dtype}; expected one type"
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{name} has values that are not finite: the weights are damaged; fetch them again"
+            )
 
 
 def variant_of(state: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,7 @@ What remains is small: the trained parameters and BatchNorm's running statistics
 Morcos 2021 do not claim this; a published review suggests it, claim LIM-7.)
 
 The draw is a function of the seed and of the torch build. The file carries a digest of the frozen
-weights, so that a build that would draw others is detected.
+weights, so that a build that would draw others is detected, and one of itself, so that damage is.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -22,7 +23,9 @@ from nbrepro._files import replacing
 from nbrepro.spec import Spec
 from nbrepro.train.loop import initial_model
 
-_FORMAT = "nbrepro seed checkpoint 1"
+_FORMAT = "nbrepro seed checkpoint 2"
+#: Stands for the file's digest where the digest is taken.
+_BLANK = "0" * 64
 
 
 class CheckpointError(Exception):
@@ -57,11 +60,14 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> int:
         "spec": json.dumps(spec.to_dict()),
         "classes": str(classes),
         "frozen": _digest(drawn),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
+        "digest": _BLANK,
     }
     stored = {name: state[name].contiguous() for name in trained}
+    content = to_bytes(stored, metadata=header)
+    digest = hashlib.sha256(content).hexdigest()
     with replacing(path) as file:
-        file.write(to_bytes(stored, metadata=header))
+        file.write(content.replace(_BLANK.encode(), digest.encode(), 1))
     return path.stat().st_size
 
 
@@ -76,13 +82,15 @@ def load(path: str | Path) -> tuple[nn.Module, Spec]:
             other frozen weights than the one that wrote it.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        content = Path(path).read_bytes()
+        stored, header = from_bytes(content), _header(content)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if header.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a seed checkpoint of this version")
+    digest = str(header.get("digest"))
+    if hashlib.sha256(content.replace(digest.encode(), _BLANK.encode(), 1)).hexdigest() != digest:
+        raise CheckpointError(f"{path} is damaged: its content does not match its digest")
     spec = Spec.from_dict(json.loads(header["spec"]))
     model = initial_model(spec, int(header["classes"]))
     drawn, trained = _draw(spec, int(header["classes"]))
@@ -104,6 +112,13 @@ def _draw(spec: Spec, classes: int) -> tuple[dict[str, Tensor], list[str]]:
     report = freezing.freeze(model, spec.train, seed=spec.seed)
     frozen = {name for name, _ in model.named_parameters()} - set(report.names)
     return {n: t for n, t in state.items() if n in frozen}, [n for n in state if n not in frozen]
+
+
+def _header(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: its first eight bytes are the length of a JSON object."""
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return metadata
 
 
 def _classes(model: nn.Module) -> int:

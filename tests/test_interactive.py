@@ -1,0 +1,306 @@
+"""Guesses, answers and figures with sliders: what Python writes, which works without the script."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbrepro import experiments, layers
+from nbrepro.book import captions, interactive
+from nbrepro.book.interactive import GammaCurve
+from nbrepro.claims import get
+from nbrepro.claims.verdicts import Verdict
+from nbrepro.records.features import Clamp, Features, Layer
+from nbrepro.records.ledger import Record
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "book" / "_static" / "interactive.js"
+NF = {"model": "cifar_nf_resnet20", "batch_size": 256, "optimizer": "nesterov"}
+ARMS = {
+    "BatchNorm": {"model": "bn_cifar_nf_resnet20", "batch_size": 256},
+    "no clipping": NF | {"clip": "none"},
+    "AGC, λ = 0.01": NF | {"clip": "agc", "clipping": 0.01},
+    "never run": {"model": "cifar_nf_resnet20", "lr": 100.0},
+}
+CURVES = {
+    "affine": GammaCurve((0.0005, -0.02, 0.2, 2.0), (0.0, 0.01, 0.1), (0.6, 0.55, 0.3)),
+    "everything": GammaCurve((0.5, 0.6, 0.7, -0.8), (0.0, 0.03, 0.1), (0.8, 0.8, 0.79)),
+}
+
+
+def records() -> list[Record]:
+    """Three seeds of each arm of chapter 5; large rates diverge without clipping."""
+    made = []
+    for spec in experiments.get("adaptive_gradient_clipping").specs("quick", seeds=3):
+        diverged = spec.lr > 6 and spec.clip == "none" and not spec.model.startswith("bn_")
+        accuracy = 0.1 if diverged else 0.4 + 0.01 * spec.seed
+        row = {"test_accuracy": accuracy, "test_top5": 0.9, "epoch": 1}
+        made.append(Record(spec, "diverged" if diverged else "completed", row, [row], {}))
+    return made
+
+
+def judged(runs: list[Record]) -> list[Verdict]:
+    return [
+        Verdict(get(claim), "inconclusive", records=tuple(r.spec.hash for r in runs))
+        for claim in ("F2-a", "F2-b")
+    ]
+
+
+def question(**changes: Any) -> str:
+    given: dict[str, Any] = {
+        "answer": 7.85,
+        "unit": "points",
+        "low": -10,
+        "high": 30,
+        "explain": "So *few*.",
+    }
+    html: str = interactive.guess("Is $x < 2$, or `y`?", **(given | changes)).data
+    return html
+
+
+PARTS = {
+    "guess": question,
+    "answers": lambda: interactive.answers("Take $\\gamma$.\n\n- one", "<b>no</b>").data,
+    "lambda_ball": lambda: interactive.lambda_ball().data,
+    "betas": lambda: interactive.betas().data,
+    "rate_map": lambda: interactive.rate_map(records(), ARMS, judged(records()[:5])).data,
+    "gamma_threshold": lambda: interactive.gamma_threshold(CURVES).data,
+}
+
+
+class Nesting(HTMLParser):
+    """Fails on a tag that is closed in the wrong place; keeps ids and visible text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.shown = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in ("input", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.shown += text
+
+
+def parsed(html: str) -> Nesting:
+    page = Nesting()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    return page
+
+
+def data(html: str) -> Any:
+    (text,) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_is_sound_and_the_same_each_time(name: str) -> None:
+    captions.start("05_x")
+    first = PARTS[name]()
+    captions.start("05_x")
+    assert PARTS[name]() == first
+    ids = parsed(first).ids
+    assert len(ids) == len(set(ids))
+    assert "nan" not in first.lower()
+    assert not re.search(r'(src|href)="(?!#|_static/records/|claims/)', first)
+
+
+@pytest.mark.parametrize("name", PARTS.keys() - {"answers", "guess"})
+def test_without_the_script_a_figure_shows_its_first_state_and_no_slider(name: str) -> None:
+    html = PARTS[name]()
+    assert "<svg" in html
+    for controls in re.findall(r'<div class="controls"[^>]*>', html):
+        assert " hidden" in controls
+    assert 'role="group"' in html or "<input" not in html
+
+
+def test_the_script_is_small_knows_every_part_and_fetches_and_stores_nothing() -> None:
+    text = SCRIPT.read_text(encoding="utf-8")
+    assert len(text.encode()) < 30_000
+    for word in ("fetch(", "XMLHttpRequest", "import ", "localStorage", "cookie", "http:", "eval"):
+        assert word not in text
+    (kinds,) = re.findall(r"const kinds = \{([^}]*)\}", text)
+    assert set(re.findall(r"\w+", kinds)) == {n for n in PARTS if "data-nbrepro" in PARTS[n]()}
+
+
+# --- questions ---
+
+
+def test_a_guess_has_markdown_mathematics_and_a_folded_answer() -> None:
+    html = question()
+    assert r'<span class="math notranslate nohighlight">\(x &lt; 2\)</span>' in html
+    assert "<code>y</code>" in html
+    (fold,) = re.findall(r"<details>(.*?)</details>", html, re.S)
+    assert "7.85 points" in fold
+    assert "So <em>few</em>." in fold
+    assert "7.85" not in parsed(html.replace(fold, "")).shown
+    assert data(html) == {
+        "answer": 7.85, "shown": "7.85", "low": -10, "high": 30, "unit": "points"
+    }  # fmt: skip
+
+
+def test_no_text_ends_the_numbers_of_a_guess() -> None:
+    assert data(question(unit="</script><b>"))["unit"] == "</script><b>"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 5), (10, 20), (7.85, 7.85), (30, -10)])
+def test_a_scale_must_hold_the_answer(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match=r"the answer 7\.85 must lie between"):
+        question(low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"), [(0, 100, "1"), (0, 1, "0.01"), (-10, 30, "0.1"), (0, 200, "1")]
+)
+def test_a_slider_has_round_steps(low: float, high: float, step: str) -> None:
+    html = question(answer=low, low=low, high=high)
+    assert f'step="{step}"' in html
+    (middle,) = set(re.findall(r'value="([^"]*)"', html))
+    assert float(middle) == pytest.approx((low + high) / 2)
+
+
+def test_answers_are_folded_numbered_and_escaped() -> None:
+    html = PARTS["answers"]()
+    assert re.findall(r"<summary>(.*?)</summary>", html) == [
+        "Answer to exercise 1",
+        "Answer to exercise 2",
+    ]
+    assert "<li>one</li>" in html
+    assert "&lt;b&gt;no&lt;/b&gt;" in html
+    assert " open" not in html
+
+
+# --- figures with sliders ---
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: interactive.lambda_ball(clipping=0.7),
+        lambda: interactive.lambda_ball(ratio=3.0),
+        lambda: interactive.betas(alpha=0.33),
+        lambda: interactive.betas(blocks=30),
+    ],
+)
+def test_a_slider_starts_where_it_can_go(build: Any) -> None:
+    with pytest.raises(ValueError, match=r"cannot start at .*; choose one of 0|1, "):
+        build()
+
+
+def test_betas_draws_what_the_library_expects() -> None:
+    html = interactive.betas(alpha=0.5, blocks=3).data
+    largest = max(beta for stage in layers.expected_stds([3] * 4, 0.5) for beta in stage)
+    assert f">{largest:.3f}</b>" in html
+    heights = re.findall(r"M[\d.]+ ([\d.]+)h0", html)
+    assert len(heights) == 12
+    # The axis ends at 1.5: from 182 (β = 1) to 22.
+    assert min(map(float, heights)) == pytest.approx(182 - (largest - 1) / 0.5 * 160, abs=0.01)
+
+
+# --- the map of runs ---
+
+
+def test_the_map_has_a_dot_per_run_that_leads_to_its_record() -> None:
+    runs = records()
+    html = PARTS["rate_map"]()
+    shown = [run for run in runs if run.spec.batch_size == 256 and run.spec.clip in ("none", "agc")
+             and run.spec.clipping == 0.01 and run.spec.optimizer == "nesterov"]  # fmt: skip
+    linked = re.findall(r'href="_static/records/(\w+)\.json" data-run="(\w+)"', html)
+    assert sorted(a for a, _ in linked) == sorted(run.spec.hash for run in shown)
+    assert all(a == b for a, b in linked)
+    diverged = [run for run in shown if run.status == "diverged"]
+    assert diverged
+    crosses = re.findall(r'r="5.5"/><path class="line vermilion"', html)
+    assert len(crosses) == len(diverged)
+    assert "never run" not in html
+    for run in diverged:
+        assert f"no clipping, rate 6.4, seed {run.spec.seed}: diverged" in html
+
+
+def test_a_dot_is_the_fuller_the_better_between_chance_and_the_best() -> None:
+    html = PARTS["rate_map"]()
+    fills = dict(re.findall(r"seed \d: ([\d.]+ %)</title>.*?fill-opacity=\"([\d.]+)\"", html))
+    assert float(fills["42.0 %"]) == 1.0
+    assert float(fills["40.0 %"]) == pytest.approx(0.3 / 0.32, abs=0.005)
+    assert "10.0 %</text>" in html
+
+
+def test_the_map_knows_which_claims_rest_on_a_run() -> None:
+    runs = [run for run in records() if run.spec.model.startswith("bn_")][:2]
+    found = data(interactive.rate_map(runs, ARMS, judged(runs[:1])).data)["claims"]
+    assert {run: [claim for claim, _ in links] for run, links in found.items()} == {
+        runs[0].spec.hash: ["F2-a", "F2-b"]
+    }
+    assert found[runs[0].spec.hash][0][1] == "claims/F2-a.html"
+
+
+def test_a_name_that_has_no_room_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"no room for every .*: shorten to 22 characters"):
+        interactive.rate_map(records(), {"every run without any clipping": NF | {"clip": "none"}})
+
+
+def test_a_map_without_runs_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"none of the 0 records fits .*'never run'"):
+        interactive.rate_map([], ARMS)
+
+
+# --- without small γ ---
+
+
+def test_a_curve_counts_channels_and_takes_the_last_measured_accuracy() -> None:
+    curve = CURVES["affine"]
+    assert [curve.off(t) for t in (0.0, 0.001, 0.1, 3.0)] == [0.0, 0.25, 0.5, 1.0]
+    assert [curve.accuracy(t) for t in (0.0, 0.009, 0.01, 5.0)] == [0.6, 0.6, 0.55, 0.3]
+
+
+def test_a_curve_comes_from_the_features_of_a_run() -> None:
+    clamped = (Clamp(0.0, 0.0, 0.9), Clamp(0.03, 0.25, 0.8))
+    features = Features("0" * 16, (Layer("bn", (0.005, -0.5), (0.0, 1.0)),), (), clamped)
+    assert GammaCurve.of(features) == GammaCurve((0.005, -0.5), [0.0, 0.03], [0.9, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "accuracies"),
+    [((0.01, 0.1), (1, 1)), ((0, 0.1, 0.01), (1, 1, 1)), ((0, 0.1), (1,)), ((), ())],
+)
+def test_a_curve_must_rise_from_zero(thresholds: Any, accuracies: Any) -> None:
+    with pytest.raises(ValueError, match=r"thresholds that rise from 0"):
+        GammaCurve((0.1,), thresholds, accuracies)
+
+
+def test_the_threshold_moves_over_all_that_was_measured() -> None:
+    html = interactive.gamma_threshold(CURVES, start=0.05).data
+    assert "[0.0, 0.01, 0.03, 0.1]" in html
+    found = data(html)
+    assert [said.replace("\u00a0", " ") for said in found["said"][0]] == [
+        "0 % off, 60.0 %",
+        "25 % off, 55.0 %",
+        "50 % off, 55.0 %",
+        "50 % off, 30.0 %",
+    ]
+    assert found["x"] == sorted(found["x"])
+    assert "<output>0.03</output>" in html
+    assert "affine: at a threshold of 0.01, 25\u00a0% off, 55.0\u00a0%" in html
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_as_many_curves_as_there_are_colours(count: int) -> None:
+    curves = {str(n): CURVES["affine"] for n in range(count)}
+    with pytest.raises(ValueError, match=f"{count} curves; expected 1 to 4"):
+        interactive.gamma_threshold(curves)
