@@ -219,7 +219,7 @@ def _list(_options: argparse.Namespace) -> None:
     _print(table)
     table = _table("claims", "id", "paper", "statement")
     for claim in claims.register().values():
-        table.add_row(claim.id, claim.paper.short, claim.statement)
+        table.add_row(claim.id, claim.source, claim.statement)
     _print(table)
 
 

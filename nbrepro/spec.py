@@ -25,6 +25,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 OPTIMIZERS = ("sgd", "nesterov", "lars")
 DECAYED = ("all", "weights")
 CLIPS = ("none", "agc", "agc-layer", "norm")
+UNCLIPPED = ("fc.weight",)
 #: The largest whole number: seeds are multiplied, and steps counted, in 64 bits.
 MOST = 2**31 - 1
 
@@ -101,7 +102,7 @@ class Spec:
     decay: str = "all"
     clip: str = "none"
     clipping: float = 0.01
-    unclipped: tuple[str, ...] = ("fc.weight",)
+    unclipped: tuple[str, ...] = UNCLIPPED
     label_smoothing: float = 0.0
     sam: float = 0.0
     sam_share: float = 0.2
@@ -131,8 +132,7 @@ class Spec:
         _check_folder(self.dataset)
         object.__setattr__(self, "train", _policy.canonical(self.train))
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
-        usual: Any = _DEFAULTS["unclipped"]
-        unclipped = sorted(set(self.unclipped), key=lambda name: (name not in usual, name))
+        unclipped = sorted(set(self.unclipped), key=lambda name: (name not in UNCLIPPED, name))
         object.__setattr__(self, "unclipped", tuple(unclipped))
         choose("weight_init", self.weight_init, WEIGHT_INITS)
         choose("batchnorm_init", self.batchnorm_init, BATCHNORM_INITS)

@@ -455,7 +455,7 @@ def test_a_photograph_with_previews_is_the_photograph(tmp_path: Path) -> None:
     assert abs(pixels_of(path).astype(int) - 50).max() < 3
 
 
-@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("times", [0.9, 1.5, 3.0])
 def test_an_image_beyond_pillows_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float

@@ -111,7 +111,6 @@ def test_labels_are_the_sorted_classes(files: FileDataset) -> None:
     assert files.chance == pytest.approx(1 / 3)
     assert files.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     assert files.test_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert files.train_images.shape == (24, SIDE, SIDE, 3)
     for label, path in zip(files.train_labels, files.train_images.paths, strict=True):
         assert path.parent.name == files.classes[label]
 
@@ -193,7 +192,7 @@ def test_processes_share_a_batch(
     files: FileDataset, strong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And decode the files of the others only where images are mixed with theirs."""
-    draws = epoch_draws(0, 0, len(files.train_images), boxes=True, **strong)
+    draws = epoch_draws(0, 0, len(files.train_labels), boxes=True, **strong)
     options: Any = {"classes": 3, "magnitude": strong.get("randaugment", 0.0)}
     decoded: list[int] = []
     square = Files.square
@@ -213,6 +212,12 @@ def test_processes_share_a_batch(
     assert [part.size for part in parts] == [12, 12]
     mixed = {"mixup", "cutmix"} & strong.keys()
     assert len(decoded) == (3 if mixed else 2) * 24
+
+
+def test_a_batch_may_be_too_small_for_all_processes(files: FileDataset) -> None:
+    batches = FileBatches(files.train_images, files.train_labels, part=(1, 2))
+    batch = batches.batch({"order": torch.tensor([3])})
+    assert (batch.images.shape, batch.size) == ((0, 3, SIDE, SIDE), 0.5)
 
 
 def test_boxes_are_functions_of_seed_and_epoch() -> None:

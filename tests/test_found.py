@@ -71,11 +71,11 @@ def outcomes(rule: Any) -> Iterator[tuple[Finding, ...]]:
             yield ()
 
 
-def made_up(rule: Any) -> dict[str, checks.Estimate]:
+def made_up(rule: Any) -> dict[str, checks.Computed]:
     """What a check might find: each value is a number of its own."""
     names = sorted(rule.bounds) if isinstance(rule, Check) else ()
     return {
-        key: checks.Estimate(2.5 + at, 2.25 + at, 2.75 + at, 10) for at, key in enumerate(names)
+        key: checks.Computed(2.5 + at, 2.25 + at, 2.75 + at, 10) for at, key in enumerate(names)
     }
 
 
@@ -102,7 +102,7 @@ def test_every_verdict_on_a_claim_has_its_sentence(claim: str) -> None:
     assert len(set(headlines.values())) == 3, "three verdicts, three sentences"
 
 
-def percents(values: dict[str, checks.Estimate]) -> str:
+def percents(values: dict[str, checks.Computed]) -> str:
     """The values of a check in all the forms that they may be given in."""
     return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f}" for v in values.values())
 

@@ -251,7 +251,7 @@ def test_the_map_knows_which_claims_rest_on_a_run() -> None:
 
 
 def test_a_name_that_has_no_room_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"no room for every .*: shorten to 20 characters"):
+    with pytest.raises(ValueError, match=r"no room for every .*: shorten to 22 characters"):
         interactive.rate_map(records(), {"every run without any clipping": NF | {"clip": "none"}})
 
 

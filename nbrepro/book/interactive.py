@@ -292,7 +292,7 @@ class _Dot:
 
 #: Of the map: where its columns begin and end, and from dot to dot.
 _LEFT, _RIGHT, _PITCH = 132.0, 400.0, 11.0
-_LONGEST = 20  #: characters of a row's name
+_LONGEST = 22  #: characters of a row's name
 
 
 def rate_map(

@@ -237,7 +237,7 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
     """The claims that are only cited, by paper, folded, each with what a test would take."""
     papers: dict[str, list[Claim]] = {}
     for verdict in verdicts:
-        papers.setdefault(verdict.claim.paper.short, []).append(verdict.claim)
+        papers.setdefault(verdict.claim.source, []).append(verdict.claim)
     if not papers:
         return _nothing("No claim is only cited.")
     return render("cited", papers=papers, by=_BY, page=page)

@@ -30,12 +30,14 @@ class Paper:
         short: name for readers.
         arxiv: number.
         folder: below ``nbrepro/claims``, as found by the register.
+        predecessor: name of the earlier paper that claims are taken over from, if there is one.
     """
 
     key: str
     short: str
     arxiv: str
     folder: str = ""
+    predecessor: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,12 @@ class Claim:
             )
         if self.rule is not None and self.needs is not None:
             raise ValueError("needs is set, but the claim has a rule; leave one of them out")
+
+    @property
+    def source(self) -> str:
+        """The paper whose claim it is, as readers know it: this one or its predecessor."""
+        taken_over = self.place.startswith("predecessor") or self.place.endswith("the predecessor")
+        return (taken_over and self.paper.predecessor) or self.paper.short
 
     @property
     def evidence(self) -> Evidence | Literal["cited"]:

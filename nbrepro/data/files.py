@@ -48,14 +48,6 @@ class Files:
     paths: tuple[Path, ...]
     side: int
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """As if they were decoded: ``(N, side, side, 3)``."""
-        return len(self), self.side, self.side, 3
-
     def square(self, index: int, seed: int | None = None) -> np.ndarray:
         """Image ``index`` as uint8 ``[side, side, 3]``: a random box of it, or the centre.
 
@@ -201,7 +193,10 @@ class FileBatches(Batches):
             if ahead is None
             else (future.result() for future in ahead)
         )
-        pixels = torch.from_numpy(np.stack(list(decoded))).to(self.labels.device)
+        squares = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        for row, square in enumerate(decoded):
+            squares[row] = square
+        pixels = torch.from_numpy(squares).to(self.labels.device)
         if "flip" in draws:
             pixels = torch.where(draws["flip"][:, None, None, None], pixels.flip(2), pixels)
         return pixels.permute(0, 3, 1, 2)

@@ -234,8 +234,8 @@ def _parameters(model: str, skip_init: bool) -> tuple[str, ...]:
 
     from nbrepro import models
 
+    options: dict[str, Any] = {} if skip_init else {"skip_gain": None}
     with torch.device("meta"):
-        options: dict[str, Any] = {} if skip_init else {"skip_gain": None}
         network = models.create(model, **options)
     return tuple(name for name, _ in network.named_parameters())
 

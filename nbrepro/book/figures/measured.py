@@ -12,7 +12,6 @@ from nbrepro.book.figures.chart import (
     Chart,
     above,
     drawing,
-    level,
     name_axes,
     nothing,
     powers_of_ten,
@@ -166,7 +165,7 @@ def skip_bounds(paths: Mapping[str, Sequence[float]]) -> Chart:
         powers_of_ten(axis)
         axis.set(ylim=(1e-5, 1e3), xlim=(0, 1))
         for height in (0.1, 1):
-            level(axis, height, "")
+            axis.axhline(height, color=style.MUTED, ls=":", lw=1.4)
         name_axes(axis, "share of training done", "largest possible |w|")
     ends = [
         f"{name}: {'above 1000' if path[-1] > 1000 else f'{path[-1]:.2g}'}"

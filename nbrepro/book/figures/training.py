@@ -75,7 +75,7 @@ def _note(used: Sequence[Record], *marks: str) -> str:
 
 def _cell(axis: "Axes", x: float, found: Ends, look: Style, shift: "Transform") -> None:
     """The runs of one arm at one place: seeds, mean with interval, or survivors and failures."""
-    beside = moved(axis, shift, -7)
+    beside = _moved(axis, shift, -7)
     own: Any = {"color": look.light, "ls": "none"}
     axis.plot([x] * len(found.survivors), found.survivors, transform=beside, marker=look.marker,
               ms=5, alpha=0.45, mew=0, **own)  # fmt: skip
@@ -95,7 +95,7 @@ def _cell(axis: "Axes", x: float, found: Ends, look: Style, shift: "Transform") 
                   zorder=3, **own)  # fmt: skip
 
 
-def moved(axis: "Axes", where: "Transform", points: float) -> "Transform":
+def _moved(axis: "Axes", where: "Transform", points: float) -> "Transform":
     """A place so many points to the right of another."""
     from matplotlib.transforms import offset_copy
 
@@ -114,7 +114,7 @@ def _line(
         name: of the arm.
         right: points to the right of its place, so that arms stand side by side.
     """
-    shift = moved(axis, axis.transData, right)
+    shift = _moved(axis, axis.transData, right)
     trained = {x: found for x, found in cells.items() if found.survivors}
     whole = [number for number, found in enumerate(trained.values()) if not found.failed]
     means = [found.mean for found in trained.values()]
@@ -408,11 +408,11 @@ def sweep(
             _line(axis, found, looks[name], name, 15 * (number - (len(cells) - 1) / 2))
             told.append(_told(name, found))
         _count_failures(axis, cells, looks)
-        for name, settings in (levels or {}).items():
+        levels = levels or {}
+        for look, (name, settings) in zip(_looks(levels), levels.items(), strict=True):
             others = Ends.of(runs_of(records, settings))
             if others.survivors:
                 name = f"{name} ({others})"
-                look = style.of([style.method(settings)])[0]
                 axis.axhline(others.mean, color=look.light, ls=look.line, lw=1.4, label=name)
                 told.append(name)
         ticks(axis, values, [f"{x:g}" for x in values])
