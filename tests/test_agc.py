@@ -3,7 +3,6 @@
 import copy
 import io
 import math
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -954,48 +953,6 @@ def test_compiled() -> None:
     clip = torch.compile(lambda: agc.share(agc.clip_grads_(pairs)), backend="eager", fullgraph=True)
     assert 0 < clip() < 1
     assert all(torch.equal(named[name].grad, other[name].grad) for name in named)
-
-
-CARD = (Path(__file__).parents[1] / "book" / "agc.md").read_text(encoding="utf-8")
-
-
-def test_the_code_of_the_method_card_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    Accelerator(cpu=True)  # the card's own takes the device from here
-    space: dict[str, Any] = {
-        "torch": torch,
-        "model": Net(),
-        "batches": [batch(0), batch(1)],
-        "loss_function": F.cross_entropy,
-    }
-    blocks = re.findall(r"```python\n(.*?)```", CARD, flags=re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        before = copy.deepcopy(space["model"].state_dict())
-        exec(block, space)
-        after = space["model"].state_dict()
-        assert not any(torch.equal(before[name], value) for name, value in after.items())
-    assert (
-        len(re.findall(r"\d % of all units clipped|\d% of all units", capsys.readouterr().out)) == 2
-    )
-
-
-def test_steps_of_a_clipped_zero_are_as_on_the_method_card() -> None:
-    rows = re.findall(
-        r"^\| 0\.\d+, as ([\d.]+) × ([\d.]+)[^|]*\| (\d+) \| (\d+) \| (\d+) \|$", CARD, re.MULTILINE
-    )
-    assert len(rows) == 4
-    for lr, clipping, *printed in rows:
-        scalar = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        optimizer = torch.optim.SGD([scalar], float(lr), 0.9, nesterov=True)
-        path: list[float] = []
-        while not path or path[-1] < 1:
-            scalar.grad = torch.tensor(-1.0, dtype=torch.float64)
-            agc.clip_grads_([("skip_gain", scalar)], float(clipping))
-            optimizer.step()
-            path.append(scalar.item())
-        steps = [1 + sum(w < goal for w in path) for goal in (1e-3, 0.1, 1.0)]
-        assert steps == [int(number) for number in printed]
 
 
 WORKER = """

@@ -29,7 +29,11 @@ def which(records: "Sequence[Record]") -> "HTML":
                 cells = (str(found[x]) if x in found else "" for x in lambdas)
                 rows.append((batch, f"{rate:g}", skip, free, *cells, best_norm(records, setting)))
     head = ("batch", "rate", "SkipInit", "no clipping", *(f"λ = {x:g}" for x in lambdas))
-    note = f"Test accuracy of the runs that survive, %, with 95 % intervals. {scale_of(records)}."
+    thresholds = sorted({r.spec.clipping for r in runs_of(records, {"clip": "norm"})})
+    note = (
+        "Test accuracy of the runs that survive, %, with 95 % intervals. Global norm: the best of "
+        f"the thresholds {', '.join(f'{x:g}' for x in thresholds)}. {scale_of(records)}."
+    )
     return table((*head, "best global norm"), rows, note)
 
 
@@ -38,12 +42,12 @@ def small_batch(records: "Sequence[Record]") -> "Markdown":
     from IPython.display import Markdown
 
     setting = {"batch_size": min(r.spec.batch_size for r in runs_of(records, AGC))}
-    free = Ends.of(runs_of(records, {**NONE, **setting}))
-    found = ends(runs_of(records, {**_any(AGC), **setting}), "clipping")
+    free, clipped = (runs_of(records, {**_any(arm), **setting}) for arm in (NONE, AGC))
+    found = ends(clipped, "clipping")
     told = " and ".join(f"λ = {x:g} ended at {of}" for x, of in found.items())
     return Markdown(
-        f"At batch {setting['batch_size']}, where no clipping reached {free} %, {told} "
-        f"({scale_of(records)})."
+        f"At batch {setting['batch_size']}, where no clipping reached {Ends.of(free)} %, {told} "
+        f"({scale_of([*free, *clipped])})."
     )
 
 
@@ -55,7 +59,7 @@ def best_norm(records: "Sequence[Record]", setting: dict[str, Any]) -> str:
     best = max(
         found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean)
     )
-    return f"{best:g} of {', '.join(f'{threshold:g}' for threshold in found)}: {found[best]}"
+    return f"{best:g}: {found[best]}"
 
 
 def _any(arm: dict[str, Any]) -> dict[str, Any]:

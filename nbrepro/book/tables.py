@@ -104,8 +104,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "")
     cells = [[c if isinstance(c, Cell) else Cell(str(c)) for c in row] for row in rows]
     labelled = [list(zip(head, row, strict=True)) for row in cells]
     short = all(len(cell.text + cell.aside) <= _SHORT for row in cells for cell in row[1:])
-    kind = "numeric" if short else ""
-    return render("table", head=head, rows=labelled, note=note, kind=kind)
+    return render("table", head=head, rows=labelled, note=note, kind="" if short else "words")
 
 
 def _nothing(note: str) -> "HTML":

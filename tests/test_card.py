@@ -1,0 +1,303 @@
+"""The card of adaptive gradient clipping: its code runs, and its advice is what the records say."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbrepro import agc
+from nbrepro.book import card, clipping
+from nbrepro.book.chapter import recorded
+from nbrepro.book.figures.runs import Ends, ends, runs_of
+
+CARD = nbformat.read(Path(__file__).parents[1] / "book" / "agc.ipynb", as_version=4).cells
+TEXT = "\n".join(cell.source for cell in CARD if cell.cell_type == "markdown")
+#: Words before a block of code → the block.
+BLOCKS = {
+    re.sub(r"\W+", " ", TEXT[: found.start()][-60:]).strip(): found[1]
+    for found in re.finditer(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+}
+
+
+class Net(nn.Module):
+    """A network whose classifier is called ``fc``; with labels it returns a loss, as some do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(6, 8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Any:
+        logits = self.fc(self.body(images).tanh())
+        return logits if labels is None else {"loss": F.cross_entropy(logits, labels)}
+
+
+def batches(count: int = 4) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(16, 6), torch.randint(3, (16,))) for _ in range(count)]
+
+
+def block(words: str) -> str:
+    """The block of the card that stands after these words."""
+    (found,) = (code for before, code in BLOCKS.items() if before.endswith(words))
+    return found
+
+
+def run(words: str, **names: Any) -> dict[str, Any]:
+    space: dict[str, Any] = {"torch": torch, "agc": agc, "model": Net(), "batches": batches(),
+                             "loss_function": F.cross_entropy, "device": "cpu"}  # fmt: skip
+    space |= names
+    exec(block(words), space)
+    return space
+
+
+def by_hand(optimizer: Callable[[Any], torch.optim.Optimizer], parts: int = 1) -> nn.Module:
+    """The plain loop, with as many micro-batches per step."""
+    model = Net()
+    stepper = optimizer(model.parameters())
+    for number, (images, labels) in enumerate(batches(), 1):
+        (F.cross_entropy(model(images), labels) / parts).backward()
+        if number % parts == 0:
+            clipped = agc.clip_grads_(model.named_parameters(), exclude=["fc.weight"])
+            assert agc.share(clipped) > 0
+            stepper.step()
+            stepper.zero_grad()
+    return model
+
+
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3)
+
+
+def assert_same(one: nn.Module, other: nn.Module, rtol: float = 0, atol: float = 0) -> None:
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def test_every_block_of_the_card_is_run_by_a_test() -> None:
+    tested = re.findall(r'(?:run|block)\("([^"]+)"', Path(__file__).read_text(encoding="utf-8"))
+    assert {block(words) for words in tested} == set(BLOCKS.values())
+    assert len(BLOCKS) == 7
+
+
+def test_ones_own_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    model = run("and safetensors")["model"]
+    sgd = run("how fast speed")["model"]
+    assert_same(
+        model,
+        by_hand(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True)),
+    )
+    assert not torch.equal(sgd.fc.weight, Net().fc.weight)
+    assert len(re.findall(r"\d% of all units clipped", capsys.readouterr().out)) == 2
+
+
+def test_the_fifteen_lines_clip_as_the_library_does() -> None:
+    (code,) = (cell.source for cell in CARD if "def adaptive_clip_" in cell.source)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    space: dict[str, Any] = {}
+    exec(code, space)
+    shapes = [(), (6,), (5, 1, 1, 1), (1, 4), (4, 1), (4, 7), (5, 3, 2, 4), (0, 3)]
+    pairs = []
+    for _ in range(2):
+        torch.manual_seed(2)
+        named = [(f"p{n}", nn.Parameter(torch.randn(shape))) for n, shape in enumerate(shapes)]
+        for _, parameter in named:
+            parameter.grad = 0.02 * torch.rand(()) * torch.randn(parameter.shape)
+        pairs.append([*named, ("unused", nn.Parameter(torch.ones(2)))])
+    space["adaptive_clip_"](pairs[0], exclude=["p5"])
+    clipped = agc.clip_grads_(pairs[1], exclude=["p5"])
+    assert 0 < agc.share(clipped) < 1
+    for (_, one), (_, other) in zip(*pairs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_loss_scaler(capsys: pytest.CaptureFixture[str]) -> None:
+    model = run("Loss scaler")["model"]
+    reference = by_hand(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))
+    assert_same(model, reference, rtol=0.02, atol=0.002)  # autocast computes in bfloat16
+    assert "Clipped(" in capsys.readouterr().out
+
+
+def test_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(cpu=True)  # the card's own takes the device from here
+    loader: Any = torch.utils.data.DataLoader(batches(), batch_size=None)  # type: ignore[arg-type]
+    model = run("Accelerate", batches=loader)["model"]
+    assert_same(model, by_hand(adamw, parts=2))
+
+
+def test_a_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="eager"))
+    assert_same(run("torch compile")["model"], by_hand(adamw))
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
+    """Puts a module of that name where none is installed; whether it is the real one."""
+
+    def put(name: str, **contents: Any) -> bool:
+        if importlib.util.find_spec(name):
+            return True
+        module = ModuleType(name)
+        module.__dict__.update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+        return False
+
+    return put
+
+
+@pytest.mark.filterwarnings("ignore")  # the real one warns of what it finds around it
+def test_lightning(stand_in: Callable[..., bool]) -> None:
+    """Which gives ``step`` a closure that zeroes, computes the loss and goes backward."""
+    real = stand_in("pytorch_lightning", LightningModule=nn.Module)
+    space = run("Lightning")
+    model = space["Classifier"](Net())
+    if real:
+        silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = space["pytorch_lightning"].Trainer(max_epochs=1, accelerator="cpu", **silent)
+        trainer.fit(model, torch.utils.data.DataLoader(batches(), batch_size=None))  # type: ignore[arg-type]
+    else:
+        optimizer = model.configure_optimizers()
+        for number, batch in enumerate(batches()):
+
+            def closure(batch: Any = batch, number: int = number) -> Tensor:
+                optimizer.zero_grad()
+                loss: Tensor = model.training_step(batch, number)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure=closure)
+    assert_same(model.model, by_hand(adamw))
+
+
+class Trainer:
+    """Calls things in the order in which the Trainer of Transformers does."""
+
+    def __init__(self, model: Any, arguments: Any, train_dataset: Any, optimizers: Any) -> None:
+        self.model, self.arguments, self.images, self.optimizers = (
+            model, arguments, train_dataset, optimizers)  # fmt: skip
+
+    def train(self) -> None:
+        optimizer, schedule = self.optimizers
+        for images, labels in self.images:
+            self.model(images, labels)["loss"].backward()
+            if self.arguments.max_grad_norm:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            self.model.zero_grad()
+
+
+def test_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in in any case: the real one reads data of another form."""
+    names = {"Trainer": Trainer, "TrainingArguments": lambda _, **given: SimpleNamespace(**given)}
+    module = ModuleType("transformers")
+    module.__dict__.update(names)
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    model = run("Transformers", images=batches(), steps=10**9)["model"]  # so long that it is flat
+    assert_same(model, by_hand(adamw))
+
+
+def test_what_other_libraries_call_the_same() -> None:
+    timm = pytest.importorskip("timm")
+    one, other = Net(), Net()
+    for model in (one, other):
+        F.cross_entropy(model(batches()[0][0]), batches()[0][1]).backward()
+    (line,) = re.findall(r"`(dispatch_clip_grad\(.*?mode=\"agc\"\))`", TEXT)
+    names = {"model_parameters": timm.models.model_parameters}
+    exec(line, {"model": one, "dispatch_clip_grad": timm.utils.dispatch_clip_grad, **names})
+    agc.clip_grads_(other.named_parameters(), exclude=["fc.*"], units="timm")
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+def test_optax_calls_it_so() -> None:
+    optax = pytest.importorskip("optax")
+    numpy = pytest.importorskip("numpy")
+    (line,) = re.findall(r"`(optax\.chain\(.*?\)\))`", TEXT)
+    eval(line, {"optax": optax})
+    weight = nn.Parameter(torch.randn(4, 5))
+    weight.grad = 0.02 * torch.randn(4, 5)
+    kernel, gradient = ({"w": x.detach().numpy().T} for x in (weight, weight.grad))
+    clip = optax.adaptive_grad_clip(0.01, eps=1e-3)
+    theirs, _ = clip.update(gradient, clip.init(kernel), kernel)
+    agc.clip_grads_([("weight", weight)])
+    assert numpy.allclose(numpy.asarray(theirs["w"]).T, weight.grad.numpy(), rtol=1e-6)
+
+
+# --- numbers and advice ---
+
+
+@pytest.fixture(scope="module")
+def records() -> Any:
+    return recorded("adaptive_gradient_clipping")
+
+
+@pytest.mark.parametrize(("rate", "clip"), [(0.1, 0.01), (1.6, 0.01), (0.4, 0.16)])
+def test_steps_of_a_clipped_zero_are_those_of_torch(rate: float, clip: float) -> None:
+    scalar = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    optimizer = torch.optim.SGD([scalar], rate, 0.9, nesterov=True)
+    agc.attach(optimizer, [("skip_gain", scalar)], clip)
+    path: list[float] = []
+    while not path or path[-1] < 1:
+        scalar.grad = torch.tensor(-1.0, dtype=torch.float64)
+        optimizer.step()
+        path.append(scalar.item())
+    for target in (0.001, 0.1, 1.0):
+        assert clipping.steps_to(target, rate, clip) == 1 + sum(w < target for w in path)
+
+
+def test_a_run_is_counted_once(records: Any) -> None:
+    assert len({record.spec.hash for record in records}) == len(records)
+
+
+def test_the_advice_on_small_batches_is_what_the_records_say(records: Any) -> None:
+    setting = {"batch_size": 64, "lr": 0.1}
+    free = Ends.of(runs_of(records, {**clipping.NONE, **setting}))
+    small, large = (
+        Ends.of(runs_of(records, {**clipping.AGC, **setting, "clipping": x})) for x in (0.01, 0.16)
+    )
+    assert small.interval[1] < free.interval[0], "λ = 0.01 costs accuracy"
+    assert large.mean > free.mean - 1, "λ = 0.16 does not"
+
+
+def test_the_advice_on_the_global_norm_is_what_the_records_say(records: Any) -> None:
+    tried = {(r.spec.batch_size, r.spec.lr) for r in runs_of(records, {"clip": "norm"})}
+    assert tried
+    for batch, rate in tried:
+        setting = {"batch_size": batch, "lr": rate}
+        norms = ends(runs_of(records, {"clip": "norm", **setting}), "clipping")
+        best = max(norms.values(), key=lambda found: (len(found.survivors), found.mean))
+        assert not best.failed
+        for form in (clipping.AGC, clipping.PAPERS):
+            arm = {key: value for key, value in form.items() if key != "clipping"}
+            for found in ends(runs_of(records, {**arm, **setting}), "clipping").values():
+                assert found.failed or found.mean <= best.mean
+    large = ends(runs_of(records, {"clip": "norm", "lr": 1.6}), "clipping")
+    others = [found for threshold, found in large.items() if threshold != 0.25]
+    assert sum(len(found.failed) for found in others) > sum(found.n for found in others) / 2
+
+
+def test_the_table_has_a_row_for_every_case_and_form(records: Any) -> None:
+    html = card.which(records).data
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr>")[2:]]
+    assert len(rows) == len({tuple(row[:3]) for row in rows}) >= 6
+    free = Ends.of(runs_of(records, {**clipping.NONE, **clipping.LARGE}))
+    (large,) = (row for row in rows if row[:3] == ["256", "1.6", "left alone"])
+    assert large[3].strip() == str(free)
+    assert large[-1].startswith("0.25: ")
+    assert "the thresholds 0.25, 1, 4." in html
+    assert "47.4" in card.small_batch(records).data
