@@ -53,7 +53,7 @@ _STANDS = {
 }
 _NO_RECORDS = "No records yet."
 #: Letters of a cell that is compared with others of its column.
-_SHORT = 14
+_SHORT = 24
 
 
 @cache
