@@ -51,10 +51,18 @@ def parse(train: str) -> Policy:
 
 
 def canonical(train: str) -> str:
-    """The policy with each group once: what is drawn first, then in the order of :data:`GROUPS`.
+    """The shortest policy that trains the same: what is drawn first, then as in :data:`GROUPS`.
+
+    γ and β together are ``batchnorm``, and any group beside ``all`` is part of it.
 
     Raises:
         ValueError: as :func:`parse` does.
     """
     groups, drawn, k = parse(train)
+    if "all" in groups:
+        return "all"
+    if groups >= {"gamma", "beta"}:
+        groups |= {"batchnorm"}
+    if "batchnorm" in groups:
+        groups -= {"gamma", "beta"}
     return "+".join([f"{drawn}:{k}"] * bool(k) + sorted(groups, key=GROUPS.index))

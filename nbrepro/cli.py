@@ -156,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status. Errors that a user can mend become one line."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a γ must not end a listing where only ASCII goes
             stream.reconfigure(errors="backslashreplace")
@@ -172,6 +173,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; start it again to go on from the last epoch", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _open_closed_streams() -> None:
+    """Give a command that was started with ``2>&-`` somewhere to write to.
+
+    Python then has no ``sys.stderr``, and the system gives its number to the next file that is
+    opened: what a library writes to standard error would end in a record.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: SIM115
 
 
 def _answer(arguments: Sequence[str] | None) -> int:

@@ -20,11 +20,14 @@ from nbrepro._suggest import choose, unknown
 WEIGHT_INITS = ("kaiming_normal", "kaiming_uniform", "orthogonal", "binary")
 BATCHNORM_INITS = ("uniform", "fixed", "oneone", "positivenegative")
 SCHEDULES = ("step", "cosine", "constant")
-AUGMENTATIONS = ("crop-flip", "none")
+AUGMENTATIONS = ("crop-flip", "resized-crop", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 OPTIMIZERS = ("sgd", "nesterov", "lars")
 DECAYED = ("all", "weights")
 CLIPS = ("none", "agc", "agc-layer", "norm")
+UNCLIPPED = ("fc.weight",)
+#: The largest whole number: seeds are multiplied, and steps counted, in 64 bits.
+MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,11 @@ class Spec:
         statistics: whether BatchNorm layers use batch statistics and update the running ones.
         weight_init: one of :data:`WEIGHT_INITS`.
         batchnorm_init: one of :data:`BATCHNORM_INITS`.
-        dataset: name for :func:`nbrepro.data.load`.
-        augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror) or ``none``.
+        dataset: name for :func:`nbrepro.data.load`; of a folder its name alone, never a path, which
+            would tell of the machine and give one data set two names.
+        augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror),
+            ``resized-crop`` (random boxes of image files at the side that the data set's name
+            gives, mirror: the ImageNet recipe, see :mod:`nbrepro.data.files`) or ``none``.
         mixup: α of MixUp's Beta distribution; 0 for none. With CutMix, each acts on half a batch.
         cutmix: α of CutMix's Beta distribution; 0 for none.
         randaugment: magnitude of RandAugment with four layers (10 is the scale's top); 0 for none.
@@ -54,8 +60,9 @@ class Spec:
             linear layers only (no gains, biases or SkipInit scalars).
         clip: how gradients are clipped: ``none``, ``agc`` (adaptive, unit by unit), ``agc-layer``
             (adaptive, one ratio per layer) or ``norm`` (by the norm of the whole gradient).
-        clipping: AGC's λ, or the largest norm of the whole gradient.
-        unclipped: parameters left out of AGC, by name or pattern.
+        clipping: AGC's λ, or the largest norm of the whole gradient; above 0 where it is used.
+        unclipped: parameters left out of AGC, by name or pattern. The order does not matter: it is
+            stored with the default first, then in that of the alphabet.
         label_smoothing: label smoothing of the cross-entropy.
         sam: ρ of sharpness-aware minimization; 0 for none.
         sam_share: share of the batch that SAM's ascent step sees.
@@ -66,7 +73,8 @@ class Spec:
             network's own.
         skip_init: whether a normalizer-free network's blocks have SkipInit's scalar.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
-        milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps.
+        milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps; stored in
+            rising order.
         warmup_epochs: epochs, W steps, over which the rate rises linearly to the schedule's first.
         warmup_from_zero: whether step s of them (from 0) has s/W of that rate, as in the code of
             both papers; without it (s + 1)/W, as in all runs before there was this setting.
@@ -94,7 +102,7 @@ class Spec:
     decay: str = "all"
     clip: str = "none"
     clipping: float = 0.01
-    unclipped: tuple[str, ...] = ("fc.weight",)
+    unclipped: tuple[str, ...] = UNCLIPPED
     label_smoothing: float = 0.0
     sam: float = 0.0
     sam_share: float = 0.2
@@ -121,7 +129,11 @@ class Spec:
             value = _typed(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         models.check(self.model)
+        _check_folder(self.dataset)
         object.__setattr__(self, "train", _policy.canonical(self.train))
+        object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
+        unclipped = sorted(set(self.unclipped), key=lambda name: (name not in UNCLIPPED, name))
+        object.__setattr__(self, "unclipped", tuple(unclipped))
         choose("weight_init", self.weight_init, WEIGHT_INITS)
         choose("batchnorm_init", self.batchnorm_init, BATCHNORM_INITS)
         choose("augmentation", self.augmentation, AUGMENTATIONS)
@@ -131,8 +143,8 @@ class Spec:
         choose("schedule", self.schedule, SCHEDULES)
         choose("precision", self.precision, PRECISIONS)
         for name, low, high in (
-            ("epochs", 0, None),
-            ("batch_size", 1, None),
+            ("epochs", 0, MOST),
+            ("batch_size", 1, MOST),
             ("lr", 0, None),
             ("scalar_lr", 0, None),
             ("momentum", 0, 1),
@@ -148,12 +160,17 @@ class Spec:
             ("dropout", 0, 1),
             ("stochastic_depth", 0, 1),
             ("warmup_epochs", 0, self.epochs),
-            ("seed", 0, None),
+            ("seed", 0, MOST),
         ):
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
                 bound = f"at least {low}" if high is None else f"between {low} and {high}"
                 raise ValueError(f"{name} is {value}; it must be {bound}")
+        for name, used in (("clipping", self.clip != "none"), ("sam_share", self.sam > 0)):
+            if used and getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0.0; it must be above 0 where it is used")
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise ValueError("momentum is 0, and Nesterov's needs some; take sgd without momentum")
         if any(not 0 < m < 1 for m in self.milestones):
             raise ValueError(
                 f"milestones are {self.milestones}; each is a fraction between 0 and 1"
@@ -171,6 +188,8 @@ class Spec:
             ("sam_share", self.sam == 0, "sam"),
             ("scalar_lr", self.optimizer != "lars", "optimizer"),
             ("warmup_from_zero", self.warmup_epochs == 0, "warmup_epochs"),
+            ("milestones", self.schedule != "step", "schedule"),
+            ("decay", self.weight_decay == 0, "weight_decay"),
         ):
             if unread and getattr(self, name) != _DEFAULTS[name]:
                 raise ValueError(
@@ -229,7 +248,21 @@ class Spec:
 
 
 _MODEL_OPTIONS = ("weight_init", "batchnorm_init", "dropout", "stochastic_depth")
+_LARGEST = 2**1000  # and not much more can be a float
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
+
+
+def _check_folder(name: str) -> None:
+    """Refuse a data set's name that is not that of one folder.
+
+    Raises:
+        ValueError: saying how to name a folder elsewhere.
+    """
+    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise ValueError(
+            f"dataset is {name!r}; expected the name of a folder, not a path: the folder it lies "
+            "in goes to --data-root or NBREPRO_DATA"
+        )
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
@@ -239,7 +272,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             raise TypeError(f"{name} is {value!r}; expected a list")
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < _LARGEST else math.inf
     if hint is float and value == 0:
         value = 0.0  # -0.0 is the same setting
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

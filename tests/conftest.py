@@ -30,6 +30,7 @@ SLOW = (
     "test_augment.py::test_stronger_magnitudes_blank_more_images_and_small_images_first",
     "test_benchmarks.py",
     "test_book.py",
+    "test_browser.py",
     "test_captured_step.py",
     "test_checks.py",
     "test_claims.py::test_every_claim_gets_a_verdict_without_records",
@@ -38,6 +39,8 @@ SLOW = (
     "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
     "test_interactive_in_browser.py",
+    "test_files.py::test_an_interrupted_run_ends_the_same",
+    "test_files.py::test_the_recipe_learns_and_its_record_has_both_accuracies",
     "test_ledger.py::test_no_flipped_bit_is_believed",
     "test_ledger.py::test_no_shortened_record_is_believed",
     "test_ledger.py::test_two_writers_at_once",
@@ -152,17 +155,21 @@ def checkpoints(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def chromium() -> dict[str, Any]:
+    """How Playwright launches the machine's Chromium."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("NO PAGE WAS LOOKED AT, for want of Chromium; on Debian: apt install chromium")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    return {"executable_path": program, "args": ["--no-sandbox", "--disable-gpu", *quiet]}
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: dict[str, Any]) -> Iterator[Any]:
     """Chromium, driven by Playwright."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on this machine: install it to test pages in a browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        running = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *quiet]
-        )
+        running = playwright.chromium.launch(**chromium)
         yield running
         running.close()

@@ -431,7 +431,7 @@ def loaded(pad: int = 0, **options: Any) -> Batches:
     ids=lambda strong: "+".join(strong) or "weak",
 )
 def test_a_batch_is_cropped_then_mixed_then_altered_then_normalized(
-    strong: dict[str, float],
+    strong: dict[str, Any],
 ) -> None:
     batches = loaded(pad=2, magnitude=5.0)
     draws = epoch_draws(0, 0, 12, 2, **strong)

@@ -1,14 +1,10 @@
-"""The site: executed, built strictly, and opened in a real browser."""
+"""The site: executed, and built strictly. In a browser it is opened by test_browser.py."""
 
-import functools
-import http.server
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,99 +62,6 @@ def test_every_statement_of_the_reviews_stands_on_their_page(site: Path) -> None
             assert row, f"statement {statement.n} of {review.key} has no row"
             for claim in statement.claims:
                 assert f'href="{claims.get(claim).chapter}.html#{claim}"' in row[0]
-
-
-def test_every_image_has_an_alternative_text(site: Path) -> None:
-    images = re.findall(
-        r"<img[^>]*>", (site / "08_training_only_batchnorm.html").read_text("utf-8")
-    )
-    figures = [image for image in images if "_images/" in image]
-    assert figures
-    for image in figures:
-        alt = re.search(r'alt="([^"]*)"', image)
-        assert alt
-        assert len(alt[1]) > 80
-
-
-def test_the_literal_build_command_renders_the_stored_outputs(tmp_path: Path) -> None:
-    root = copy_of_the_book(tmp_path)
-    tool = Path(sys.executable).with_name("jupyter-book")
-    subprocess.run([tool, "build", "book/"], cwd=root, check=True, capture_output=True)
-    page = root / "book" / "_build" / "html" / "scorecard.html"
-    assert claims.get("ACC-20").statement in page.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def served(site: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            return
-
-    handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-#: The contrast of each kind of badge and small print with its ground, as WCAG defines it.
-CONTRASTS = """() => {
-  const rgb = color => color.match(/[\\d.]+/g).map(Number);
-  const luminance = color => rgb(color).slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = e => {
-    const color = e ? getComputedStyle(e).backgroundColor : "rgb(255, 255, 255)";
-    return (rgb(color)[3] ?? 1) > 0 ? color : ground(e.parentElement);
-  };
-  const found = {};
-  for (const e of document.querySelectorAll(".verdict, .seen, .claim-id")) {
-    const pair = [luminance(getComputedStyle(e).color), luminance(ground(e))];
-    const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-    found[e.className] = Math.min(contrast, found[e.className] ?? 21);
-  }
-  return found;
-}"""
-
-
-@pytest.mark.parametrize("page", build.pages(ROOT))
-@pytest.mark.parametrize("how", ["desktop", "phone", "dark", "from disk"])
-def test_pages_in_a_browser(page: str, how: str, browser: Any, served: str, site: Path) -> None:
-    """No error in the console, nothing fetched from outside, nothing wider than the screen."""
-    settings: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}
-    if how == "phone":
-        settings = {"viewport": {"width": 390, "height": 844}, "is_mobile": True}
-    elif how == "dark":
-        settings["color_scheme"] = "dark"
-    home = site.as_uri() if how == "from disk" else served
-    context = browser.new_context(**settings)
-    tab = context.new_page()
-    troubles: list[str] = []
-    tab.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-    tab.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
-    tab.on("requestfailed", lambda r: troubles.append(f"failed: {r.url}"))
-    tab.on(
-        "request",
-        lambda r: (
-            None if r.url.startswith((home, "data:", "blob:")) else troubles.append(f"out: {r.url}")
-        ),
-    )
-    tab.goto(f"{home}/{page}.html")
-    tab.wait_for_load_state("networkidle")
-    assert troubles == []
-    widths = tab.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]
-    assert tab.locator("article h1").first.is_visible()
-    if page.startswith("08"):
-        tab.wait_for_selector("mjx-container", state="attached")
-        tested = [claim for claim in claims.of_chapter(page) if claim.rule]
-        assert tab.locator(".claim-card").count() == len(tested)
-        colour = tab.locator(".claim-card").first.evaluate("e => getComputedStyle(e).color")
-        brightness = sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
-        assert (brightness > 128) == (how == "dark")
-    contrasts = tab.evaluate(CONTRASTS)
-    assert min(contrasts.values(), default=21) >= 4.5, contrasts
-    context.close()
 
 
 # --- executing a notebook ---

@@ -9,7 +9,6 @@ import functools
 import http.server
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -24,22 +23,10 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
 
+from nbrepro import claims
 from nbrepro.book import build
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="NO PAGE WAS LOOKED AT: there is no Chromium (on Debian: apt-get install chromium)",
-)
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGES = [*build.pages(ROOT), "search"]
 PHONES = {"390": 844, "320": 568}
 MEGABYTE = 2**20
@@ -192,12 +179,12 @@ async def look(context: Any, home: str, page: str, axe: str) -> Seen:
     return seen
 
 
-async def look_at_all(home: str, pages: list[str]) -> dict[str, Seen]:
+async def look_at_all(home: str, pages: list[str], chromium: dict[str, Any]) -> dict[str, Seen]:
     from playwright.async_api import async_playwright
 
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(**chromium)
         context = await browser.new_context(viewport={"width": 1280, "height": 900})
         turn = asyncio.Semaphore(3)
 
@@ -209,9 +196,9 @@ async def look_at_all(home: str, pages: list[str]) -> dict[str, Seen]:
 
 
 @pytest.fixture(scope="session")
-def seen(served: str) -> dict[str, Seen]:
+def seen(served: str, chromium: dict[str, Any]) -> dict[str, Seen]:
     with ThreadPoolExecutor(1) as thread:  # away from the loop that other fixtures run
-        return thread.submit(asyncio.run, look_at_all(served, PAGES)).result()
+        return thread.submit(asyncio.run, look_at_all(served, PAGES, chromium)).result()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -248,7 +235,13 @@ def test_figures_can_be_read_on_a_phone(page: str, seen: dict[str, Seen]) -> Non
     assert seen[page].small == []
 
 
-# --- links, of every file of the site, without a browser ---
+# --- the files of the site, without a browser ---
+
+
+def test_the_literal_build_command_shows_the_stored_outputs(site: Path) -> None:
+    page = (site / "08_training_only_batchnorm.html").read_text(encoding="utf-8")
+    for claim in claims.of_chapter("08_training_only_batchnorm"):
+        assert f'id="{claim.id}"' in page
 
 
 class Links(HTMLParser):
@@ -290,16 +283,6 @@ def test_every_link_leads_to_a_page_and_a_place_in_it(site: Path) -> None:
 
 
 # --- pages in use ---
-
-
-@pytest.fixture(scope="module")
-def browser(seen: dict[str, Seen]) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

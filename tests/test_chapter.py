@@ -84,16 +84,13 @@ def test_a_damaged_record_stops_the_page(tmp_path: Any, monkeypatch: pytest.Monk
 
 
 def test_without_records_a_page_says_so(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
     monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
     assert begin().evidence() == []
     assert "No records yet" in tables.accuracy_table([]).data
     judged = chapter.judged([claims.get("ACC-20")])
     said = "Of 1 claim decided by **training on real images**: 1 *not run*."
     assert tables.tally(judged).data == said
-    assert "No records yet" in tables.arms_table([]).data
-    twins = {"BatchNorm": {"model": "bn_cifar_nf_resnet20"}, "NF": {"model": "cifar_nf_resnet20"}}
-    assert "No records yet" in tables.twins_table([], twins).data
-    assert "No records yet" in tables.over_best([], "AGC", {"clip": "agc"}, {})
 
 
 def test_a_missing_ledger_is_named_not_taken_for_an_empty_one(
@@ -344,20 +341,6 @@ def test_every_kind_of_evidence_of_the_register_has_a_group() -> None:
     assert {claim.evidence for claim in claims.register().values()} <= set(tables.EVIDENCE)
 
 
-def test_what_did_not_hold_and_what_is_open_leads_a_chapter() -> None:
-    verdicts = [
-        Verdict(claims.get("PAR-1"), "counts differ"),
-        Verdict(claims.get("ACC-20"), "inconclusive"),
-        Verdict(claims.get("ACC-14"), "reproduced"),
-        Verdict(cited_only(claims.get("ACC-21")), "cited only"),
-    ]
-    said = tables.unsettled(verdicts).data
-    no, still_open = said.split("**Inconclusive: 1 of 3 claims**")
-    assert "**Did not hold: 1 of 3 claims**" in no
-    assert "*(PAR-1, counts differ)*" in no
-    assert "*(ACC-20, inconclusive)*" in still_open
-
-
 # --- reviews ---
 
 
@@ -405,34 +388,3 @@ def test_rows_that_do_not_fit_the_head_are_an_error() -> None:
     assert text(page).split() == ["a", "b", "1", "2", "±1", "<note>"] or "12 ±1" in text(page)
     with pytest.raises(ValueError, match="shorter"):
         tables.table(("a", "b"), [(1,)])
-
-
-def test_twins_are_compared_at_each_schedule() -> None:
-    base = Spec(model="cifar_nf_resnet20", epochs=6, lr=0.4, batch_size=256)
-    twins = {"BatchNorm": {"model": "bn_cifar_nf_resnet20"}, "NF": {"model": "cifar_nf_resnet20"}}
-    records = [
-        ended(base.replace(model=arm["model"], epochs=epochs, seed=seed), accuracy + 0.01 * seed)
-        for epochs, accuracies in ((6, (0.5, 0.4)), (30, (0.6, 0.58)))
-        for arm, accuracy in zip(twins.values(), accuracies, strict=True)
-        for seed in (0, 1)
-    ]
-    records.append(ended(base.replace(batch_size=4), 0.4))
-    page = text(tables.twins_table(records, twins).data)
-    assert "batch 256, 6 epochs, rate 0.4 4 times the published rule-10.0" in page
-    assert "from 6 to 30 epochs the difference moves by +8.0 points" in page
-    assert "batch 4, 6 epochs, rate 0.4one twin is missing" in page
-
-
-def test_the_best_of_the_rivals_is_chosen_by_its_mean() -> None:
-    base = Spec(model="cifar_nf_resnet20", clip="norm")
-    records = [
-        ended(base.replace(clipping=x, seed=seed), accuracy + 0.01 * seed)
-        for x, accuracy in ((0.25, 0.4), (1.0, 0.5))
-        for seed in (0, 1)
-    ]
-    agc = base.replace(clip="agc", clipping=0.01)
-    records += [ended(agc.replace(seed=seed), 0.6 + 0.01 * seed) for seed in (0, 1)]
-    rivals = {f"norm {x:g}": {"clip": "norm", "clipping": x} for x in (0.25, 1.0, 4.0)}
-    said = tables.over_best(records, "AGC", {"clip": "agc"}, rivals)
-    assert said.startswith("AGC over norm 1, the best of 2 rivals: +10.0 points [")
-    assert said.endswith("n = 2 and 2")

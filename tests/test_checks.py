@@ -11,7 +11,7 @@ import torch
 from nbrepro import agc, claims, layers
 from nbrepro.claims import checks, statistics, tables
 from nbrepro.claims.checks import (
-    Estimate,
+    Computed,
     Outcome,
     Summary,
     answers,
@@ -97,7 +97,7 @@ def outside(name: str, found: Summary) -> set[str]:
 def with_one_seed(name: str) -> Summary:
     """What a check finds with a single seed: enough where a mutation changes it by far."""
     found = compute_one(name, 0)
-    return Summary({key: Estimate.of([value]) for key, value in found.values.items()}, found.note)
+    return Summary({key: Computed.of([value]) for key, value in found.values.items()}, found.note)
 
 
 @pytest.mark.parametrize("name", registry())
@@ -162,29 +162,29 @@ def test_the_same_whatever_was_drawn_before() -> None:
     ],
 )
 def test_the_whole_interval_must_keep_the_bounds(ends: tuple[float, float], expected: str) -> None:
-    value = Estimate(sum(ends) / 2, *ends, 10)
+    value = Computed(sum(ends) / 2, *ends, 10)
     bounds = Bounds(0.4, 0.6)
     assert answers(Summary({"share": value}, ""), {"share": bounds}) == expected
-    both = {"share": value, "wrong": Estimate.of([0.0])}
+    both = {"share": value, "wrong": Computed.of([0.0])}
     assert answers(Summary(both, ""), {"share": bounds, "wrong": Bounds(0, 0)}) == expected
     assert answers(Summary(both, ""), {"share": bounds, "wrong": Bounds(1, 1)}) == "no"
 
 
 def test_bounds_must_be_for_the_values() -> None:
-    found = Summary({"share": Estimate.of([0.5])}, "")
+    found = Summary({"share": Computed.of([0.5])}, "")
     with pytest.raises(ValueError, match="computes share; its rule has bounds for shre"):
         answers(found, {"shre": Bounds(0, 1)})
 
 
 def test_estimates() -> None:
-    found = Estimate.of([1.0, 2.0, 3.0])
+    found = Computed.of([1.0, 2.0, 3.0])
     assert found == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841, 3), abs=1e-4)
-    assert Estimate.of([2.0]) == (2.0, 2.0, 2.0, 1)
-    assert Estimate.of([0.0] * 10) == (0.0, 0.0, 0.0, 10)
+    assert Computed.of([2.0]) == (2.0, 2.0, 2.0, 1)
+    assert Computed.of([0.0] * 10) == (0.0, 0.0, 0.0, 10)
     assert f"{found:.2f}" == "2.00 [-0.48, 4.48]"
     assert f"{found:.0%}" == "200 % [-48, 448]"
-    assert f"{Estimate.of([0.5]):.0%}" == "50 %"
-    assert f"{Estimate.of([0.0] * 10):g}" == "0"
+    assert f"{Computed.of([0.5]):.0%}" == "50 %"
+    assert f"{Computed.of([0.0] * 10):g}" == "0"
 
 
 def test_a_note_gets_means_and_may_not_depend_on_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_a_note_gets_means_and_may_not_depend_on_the_seed(monkeypatch: pytest.Mo
 
     monkeypatch.setitem(checks._CHECKS, "sam_cost", checks.Check(drawn, 3))
     found = compute("sam_cost")
-    assert found.values["seed"] == Estimate.of([0, 1, 2])
+    assert found.values["seed"] == Computed.of([0, 1, 2])
     assert found.note == (
         "seed 1.0 [-1.5, 3.5], twice 2 [-3, 7] (means over 3 seeds, with 95 % intervals)"
     )
@@ -324,7 +324,7 @@ def test_a_finding_is_kept_until_a_source_changes(
 
     monkeypatch.setitem(checks._CHECKS, "sam_cost", checks.Check(check, 1))
     in_another_process = outcome.__wrapped__
-    points = {"error": Estimate.of([0.0]), "ratio": Estimate.of([math.inf])}
+    points = {"error": Computed.of([0.0]), "ratio": Computed.of([math.inf])}
     expected = (points, "found")
     assert in_another_process("sam_cost") == in_another_process("sam_cost") == expected
     assert len(asked) == 1

@@ -823,7 +823,7 @@ def test_cases_of_measured_claims_are_those_of_the_benchmark() -> None:
 def test_the_bounds_of_a_check_decide(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, float], expected: str
 ) -> None:
-    points = {name: checks.Estimate.of([value]) for name, value in values.items()}
+    points = {name: checks.Computed.of([value]) for name, value in values.items()}
     found = checks.Summary(points, "as computed")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     bounds = {"wrong": Bounds(0, 0), "share": Bounds(0.4, math.inf)}
@@ -858,7 +858,7 @@ def test_what_a_check_can_say(
 ) -> None:
     """Only what was trained or measured reproduces a claim of somebody else's."""
     ends = {True: (0.0, 0.0), False: (1.0, 1.0), None: (0.0, 1.0)}[holds]
-    found = checks.Summary({"wrong": checks.Estimate(0.5, *ends, 10)}, "")
+    found = checks.Summary({"wrong": checks.Computed(0.5, *ends, 10)}, "")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     rule = Check("agc_formula", {"wrong": Bounds(0, 0)}, evidence)
     assert judge(dataclasses.replace(claims.get("M-13"), rule=rule, by=by), []).verdict == expected
@@ -885,7 +885,7 @@ def test_what_a_cited_claim_needs_is_its_note() -> None:
 
 
 def test_bounds_of_another_value_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = checks.Summary({"share": checks.Estimate.of([0.5])}, "")
+    found = checks.Summary({"share": checks.Computed.of([0.5])}, "")
     monkeypatch.setattr(checks, "outcome", lambda name: found)
     rule = Check("agc_formula", {"shre": Bounds(0, 1)}, "verified")
     message = "M-13: agc_formula: the check computes share; its rule has bounds for shre"

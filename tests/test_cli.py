@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ def test_list_names_every_experiment_and_claim(capsys: pytest.CaptureFixture[str
         (["runn", "all"], "did you mean run?"),
         (["run", "all", "--profile", "quik"], "did you mean quick?"),
         (["run", "all", "--time-budget", "9 minutes"], "9m"),
+        (["run", "all", "--time-budget", f"{'9' * 400}h"], "more than a year"),
     ],
 )
 def test_misspelt_commands_and_options(
@@ -71,6 +73,10 @@ def test_misspelt_commands_and_options(
         (["verify", "--results", "."], "is no ledger: it has no folder runs with records"),
         (["run", "all", "--device", "cuda"], "no usable CUDA GPU"),
         (["run", "all", "--seeds", "0"], "at least 1"),
+        (["run", "all", "--seeds", "1000000000000"], "at most 1000"),
+        (["run", "all", "--workers", "1000000000"], "workers is 1000000000; this machine has"),
+        (["run", "all", "--profile", "quick", "--dataset", "/a/b"], "the name of a folder, not a"),
+        (["status", "all", "--profile", "quick", "--dataset", "../b"], "the name of a folder, not"),
         (["run", "all", "--profile", "quick", "--dataset", "nowhere"], "nowhere"),
     ],
 )
@@ -218,6 +224,28 @@ def test_a_reader_that_has_seen_enough() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(("streams", "status"), [("2>&-", 2), (">&- 2>&-", 2), ("<&- >&- 2>&-", 2)])
+def test_closed_streams_change_no_exit_status(tmp_path: Path, streams: str, status: int) -> None:
+    """Without a standard error an error ended in one of its own, with another status."""
+    shell = f"{shlex.join(command('verify', '--results', str(tmp_path / 'nowhere')))} {streams}"
+    assert subprocess.run(shell, shell=True, check=False).returncode == status
+    shell = f"{shlex.join(command('list'))} {streams}"
+    assert subprocess.run(shell, shell=True, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_nothing_is_printed_into_a_record(tmp_path: Path) -> None:
+    """The number of a closed standard error goes to the next file: here a module writes there."""
+    code = (
+        "import os, sys; from nbrepro import cli; cli.main([]);"
+        "file = open(sys.argv[1], 'w'); file.write('sound'); file.flush();"
+        "os.write(2, b'a warning')"
+    )
+    path = tmp_path / "record"
+    shell = f"{shlex.join([sys.executable, '-c', code, str(path)])} 2>&-"
+    subprocess.run(shell, shell=True, stdout=subprocess.DEVNULL, check=True)
+    assert path.read_text() == "sound"
 
 
 @pytest.mark.parametrize("moment", ["parser", "_answer"])

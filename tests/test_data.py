@@ -455,6 +455,7 @@ def test_a_photograph_with_previews_is_the_photograph(tmp_path: Path) -> None:
     assert abs(pixels_of(path).astype(int) - 50).max() < 3
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("times", [0.9, 1.5, 3.0])
 def test_an_image_beyond_pillows_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float
@@ -811,7 +812,10 @@ def test_some_classes_are_a_data_set_of_their_own(digits: Dataset) -> None:
             assert torch.equal(getattr(dataset, f"{part}_images"), images[kept])
             assert torch.equal(getattr(dataset, f"{part}_labels"), labels[kept] - first)
     assert len({low.fingerprint, high.fingerprint, digits.fingerprint}) == 3
-    assert low.card == replace(data.card(low.name), train_images=719, test_images=182)
+    known = data.card(low.name)
+    assert low.card == replace(
+        known, train_images=719, test_images=182, fingerprint=low.fingerprint
+    )
 
 
 def test_the_parts_of_a_name_follow_each_other() -> None:
@@ -932,7 +936,7 @@ def test_tiny_imagenet_50_at_another_side(roomy_folder: Path) -> None:
     with tarfile.open(TINY) as archive:
         archive.extractall(base, filter="data")
     dataset = data.load("tiny-imagenet-50@32", roomy_folder)
-    assert dataset.card == data.card("tiny-imagenet-50@32")
+    assert dataset.card == data.card("tiny-imagenet-50@32")  # its fingerprint, too
     assert dataset.train_labels.bincount().tolist() == [500] * 50
     assert dataset.test_labels.bincount().tolist() == [50] * 50
     first = np.asarray(decode(min((base / "train" / dataset.classes[0]).rglob("*.JPEG"))), int)
@@ -959,6 +963,10 @@ def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
     assert dataset.classes == CIFAR_CLASSES
     assert dataset.card == data.card("cifar10-jpeg")
     assert data.shrink(dataset).card == data.card("cifar10-jpeg-16px")
+    for first, last in ((0, 4), (5, 9)):
+        half = data.some_classes(dataset, first, last)
+        assert half.card == data.card(f"cifar10-jpeg-classes{first}to{last}")
+        assert data.shrink(half).card == data.card(f"cifar10-jpeg-classes{first}to{last}-16px")
     the_cache(tmp_path).unlink()
 
     frog, ship, spare = base / "train/frog/0000.jpg", base / "train/ship/0000.jpg", base / "spare"

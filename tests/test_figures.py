@@ -434,6 +434,8 @@ def test_accuracy_without_small_gamma_is_a_line_per_run() -> None:
          "The plain loop takes 1.5× as long as float32 (ResNet-14)"),
         ("ResNet-14, 5 seeds, vmap over one after another", 0.5,
          "Vmap takes 2.0× as long as one after another (ResNet-14, 5 seeds)"),
+        ("group width 8 over 128, batch 4", 2.0,
+         "Group width 128 takes 2.0× as long as group width 8 (batch 4)"),
         ("A over B", 1.01, "B takes about as long as A"),
         ("A over B", 0.99, "A takes about as long as B"),
     ],
@@ -470,6 +472,13 @@ def test_bars_are_as_long_as_the_factor_and_whiskers_as_the_rounds() -> None:
     assert figure.note.startswith("a CPU, 2 threads, torch 2.15.0")
     assert len(figures.times_as_long([timing], "C over").axes[0].patches) == 1
     assert "Not measured yet" in texts(figures.times_as_long([]))
+    assert figures.factors([timing]) == "0.5 to 4.0"
+    with pytest.raises(ValueError, match=r"no case of \['steps'\] has 'E over' in its name"):
+        figures.factors([timing], "E over")
+    unnamed = replace(timing, rows={"crop and flip": rows["A over B"]})
+    figure = figures.times_as_long([unnamed], pair="batches over single images")
+    said = "Single images takes 4.0× as long as batches (crop\u00a0and\u00a0flip)"
+    assert said in figure.alt
 
 
 # --- on pages ---

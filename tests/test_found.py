@@ -4,13 +4,16 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from IPython.display import HTML
 
 from nbrepro import claims
 from nbrepro.book import found
+from nbrepro.book.chapter import judged
 from nbrepro.claims import checks
 from nbrepro.claims.findings import Answer, Finding
 from nbrepro.claims.rules import Check, Failures, Level, Measured, Ordered, Trained
@@ -68,11 +71,11 @@ def outcomes(rule: Any) -> Iterator[tuple[Finding, ...]]:
             yield ()
 
 
-def made_up(rule: Any) -> dict[str, checks.Estimate]:
+def made_up(rule: Any) -> dict[str, checks.Computed]:
     """What a check might find: each value is a number of its own."""
     names = sorted(rule.bounds) if isinstance(rule, Check) else ()
     return {
-        key: checks.Estimate(2.5 + at, 2.25 + at, 2.75 + at, 10) for at, key in enumerate(names)
+        key: checks.Computed(2.5 + at, 2.25 + at, 2.75 + at, 10) for at, key in enumerate(names)
     }
 
 
@@ -99,7 +102,7 @@ def test_every_verdict_on_a_claim_has_its_sentence(claim: str) -> None:
     assert len(set(headlines.values())) == 3, "three verdicts, three sentences"
 
 
-def percents(values: dict[str, checks.Estimate]) -> str:
+def percents(values: dict[str, checks.Computed]) -> str:
     """The values of a check in all the forms that they may be given in."""
     return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f}" for v in values.values())
 
@@ -219,3 +222,47 @@ def test_a_figure_shows_the_records_that_its_verdicts_rest_on(
         for records in ((third, first), (first,))
     ]
     assert found.records_of(*verdicts) == [first, third]
+
+
+# --- what is stored ---
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stored() -> str:
+    """The HTML of all stored outputs, of every notebook."""
+    return "\n".join(
+        output["data"]["text/html"]
+        for path in sorted((ROOT / "book").glob("*.ipynb"))
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", ())
+        if "text/html" in output.get("data", {})
+    )
+
+
+def test_what_was_found_on_a_claim_reads_the_same_wherever_it_stands() -> None:
+    """In the boxes that open pages and beside the claims: one text per claim."""
+    found_in: dict[str, set[str]] = {}
+    boxes = r'</b> ?([^<]*?) ?<a class="found-evidence"[^>]*title="The evidence for ([^"]+)"'
+    rows = r'<tr id="([^"]+)">.*?<td data-label="what we found">([^<]*)</td>'
+    html = stored()
+    for text, claim in re.findall(boxes, html):
+        found_in.setdefault(claim, set()).add(text)
+    for claim, text in re.findall(rows, html, re.DOTALL):
+        found_in.setdefault(claim, set()).add(text)
+    assert len(found_in) > 20
+    assert {claim: texts for claim, texts in found_in.items() if len(texts) > 1} == {}
+
+
+def test_a_comparison_has_the_same_numbers_wherever_it_stands() -> None:
+    """As it was: -24.3 points on a page and -24.4 in the verdict under it."""
+    other_scales = r'<tr class="further">.*?</tr>'
+    html = re.sub(rf"{other_scales}|<[^>]+>", "", stored(), flags=re.DOTALL)
+    numbers = r"[-+]\d+\.\d points(?: \[[^]]*\])?|\d+ of \d+ (?:survive|rescued)[^;<\n]*?(?=, n =)"
+    twice = {}
+    for verdict in judged(c for c in claims.register().values() if isinstance(c.rule, Trained)):
+        for finding in verdict.findings:
+            said = set(re.findall(re.escape(f"{finding.label}: ") + f"({numbers})", html))
+            if len(said) > 1:
+                twice[finding.label] = said
+    assert twice == {}

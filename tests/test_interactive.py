@@ -250,6 +250,11 @@ def test_the_map_knows_which_claims_rest_on_a_run() -> None:
     assert found[runs[0].spec.hash][0][1] == "claims/F2-a.html"
 
 
+def test_a_name_that_has_no_room_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"no room for every .*: shorten to 22 characters"):
+        interactive.rate_map(records(), {"every run without any clipping": NF | {"clip": "none"}})
+
+
 def test_a_map_without_runs_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"none of the 0 records fits .*'never run'"):
         interactive.rate_map([], ARMS)
@@ -283,11 +288,15 @@ def test_the_threshold_moves_over_all_that_was_measured() -> None:
     html = interactive.gamma_threshold(CURVES, start=0.05).data
     assert "[0.0, 0.01, 0.03, 0.1]" in html
     found = data(html)
-    assert found["said"][0] == ["0 % off, 60.0 %", "25 % off, 55.0 %", "50 % off, 55.0 %",
-                                "50 % off, 30.0 %"]  # fmt: skip
+    assert [said.replace("\u00a0", " ") for said in found["said"][0]] == [
+        "0 % off, 60.0 %",
+        "25 % off, 55.0 %",
+        "50 % off, 55.0 %",
+        "50 % off, 30.0 %",
+    ]
     assert found["x"] == sorted(found["x"])
     assert "<output>0.03</output>" in html
-    assert "affine: at a threshold of 0.01, 25 % off, 55.0 %" in html
+    assert "affine: at a threshold of 0.01, 25\u00a0% off, 55.0\u00a0%" in html
 
 
 @pytest.mark.parametrize("count", [0, 5])

@@ -1,5 +1,6 @@
 """Drawings and interactive figures in a real browser, from a file, with the script and without."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,25 @@ from test_interactive import CURVES, PARTS, SCRIPT, data, question
 from nbrepro import agc, layers
 from nbrepro.book import captions, drawings, interactive, style
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="NO FIGURE WAS TRIED: there is no Chromium (on Debian: apt-get install chromium)",
+)
 CSS = SCRIPT.with_name("book.css")
 Show = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield running
+        running.close()
 
 
 @pytest.fixture
@@ -221,10 +239,11 @@ def test_the_threshold_moves_the_veil_and_says_what_is_left(show: Show) -> None:
             value = tab.locator(f'[data-part="{part}"]').get_attribute(attribute)
             assert f'{attribute}="{value}"' in expected
         curve = CURVES["affine"]
-        left = f"{100 * curve.off(threshold):.0f} % off, {100 * curve.accuracy(threshold):.1f} %"
+        off, accuracy = 100 * curve.off(threshold), 100 * curve.accuracy(threshold)
+        left = f"{off:.0f}\u00a0% off, {accuracy:.1f}\u00a0%"
         assert tab.locator('[data-part="said"]').first.text_content() == left
-        said = tab.locator('[role="status"]').inner_text()
-        assert f"|γ| < {threshold:g} set to zero. affine: {left}." in said
+        said = tab.locator('[role="status"]').text_content()
+        assert f"|γ| < {threshold:g} set to zero. affine: {left};" in said
 
 
 # --- the map of runs ---

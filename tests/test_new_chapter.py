@@ -1,4 +1,4 @@
-"""A new chapter: four files that build and pass the book's tests as they are written."""
+"""A new chapter: files that build and pass the book's tests as they are written."""
 
 import os
 import shutil
@@ -15,7 +15,8 @@ from nbrepro import cli
 from nbrepro.book import build, new_chapter
 
 ROOT = Path(__file__).resolve().parent.parent
-NAME, WORDS = "09_gamma_alone", "gamma_alone"
+NAME, WORDS = "97_gamma_alone", "gamma_alone"
+LAST = [page for page in build.pages(ROOT) if page[:2].isdigit()][-1]
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def clone(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=skip)
     for file in ("_toc.yml", "_config.yml"):
         shutil.copy(ROOT / file, tmp_path / file)
-    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs").mkdir(parents=True)
     return tmp_path
 
 
@@ -44,6 +45,7 @@ def test_a_new_chapter_runs_from_its_parameters_to_its_verdicts(
         f"book/{NAME}.ipynb",
         f"nbrepro/experiments/{WORDS}.py",
         "nbrepro/claims/bn_only/claims.yaml",
+        "nbrepro/claims/bn_only/conclusions.yaml",
         "_toc.yml",
         "book/_toc.yml",  # a link to the other one
     }
@@ -55,12 +57,15 @@ def test_a_new_chapter_runs_from_its_parameters_to_its_verdicts(
     text = page.read_text(encoding="utf-8")
     assert "verdict verdict-none" in text, "a chapter without records has no verdict yet"
     assert "{'gamma': 'completed', 'beta': 'completed'}" in text
-    assert 'id=\\"C09-1\\"' in text
+    assert 'id=\\"C97-1\\"' in text
+    assert 'class=\\"nbrepro-found\\"' in text, "the box opens the page"
     # The site and the command line know it too.
     code = (
+        "from nbrepro.book import found\n"
+        "assert found.wordings()['C97-1'].open == 'Whether the claim holds is not settled.'\n"
         "from nbrepro import claims, experiments\n"
         f"assert [e.name for e in experiments.select({NAME!r})] == [{WORDS!r}]\n"
-        f"assert [c.id for c in claims.of_chapter({NAME!r})] == ['C09-1']\n"
+        f"assert [c.id for c in claims.of_chapter({NAME!r})] == ['C97-1']\n"
     )
     environment = os.environ | {"PYTHONPATH": str(clone)}
     subprocess.run([sys.executable, "-c", code], cwd=clone, env=environment, check=True)
@@ -69,7 +74,7 @@ def test_a_new_chapter_runs_from_its_parameters_to_its_verdicts(
 @pytest.mark.parametrize(
     ("name", "between"),
     [
-        ("09_x", ("08_training_only_batchnorm", None)),
+        ("97_x", (LAST, None)),
         ("07_x", ("06_nfnet_family", None)),
         ("01_x", (None, "04_nf_resnets")),
     ],
@@ -93,7 +98,7 @@ def test_placeholders_are_filled_in(clone: Path) -> None:
     assert document.cells[0].source.startswith("# Gamma alone\n")
     register = yaml.safe_load((clone / "nbrepro/claims/nfnets/claims.yaml").read_text("utf-8"))
     claim = register["claims"][-1]
-    assert (claim["id"], claim["chapter"], claim["experiment"]) == ("C09-1", NAME, WORDS)
+    assert (claim["id"], claim["chapter"], claim["experiment"]) == ("C97-1", NAME, WORDS)
     for file in (f"book/{NAME}.ipynb", f"nbrepro/experiments/{WORDS}.py"):
         text = (clone / file).read_text(encoding="utf-8")
         assert not any(word in text for word in ("NAME", "TITLE", "CLAIM"))
@@ -107,7 +112,7 @@ def test_placeholders_are_filled_in(clone: Path) -> None:
         ("09_Gamma", "nfnets", "two digits and words"),
         ("09_../gamma", "nfnets", "two digits and words"),
         ("08_training_only_batchnorm", "nfnets", "08_training_only_batchnorm.ipynb exists"),
-        ("09_precision", "nfnets", r"precision\.py exists"),
+        ("97_precision", "nfnets", r"precision\.py exists"),
         ("08_gamma", "nfnets", "chapter 08 is 08_training_only_batchnorm"),
         ("09_gamma", "nfnet", "did you mean 'nfnets'"),
     ],

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from nbrepro import claims
-from nbrepro.claims.tables import _table, printed
+from nbrepro.claims.tables import printed, read_tables
 from nbrepro.models.nfnet import VARIANTS
 
 PAPERS = ["bn_only", "nfnets"]
@@ -43,8 +43,22 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
 
 
 def test_a_row_that_lacks_a_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="family, row 'F0': 1 cells for 2 columns"):
-        _table("family", place="1", seen="paper", unit="", columns=["a", "b"], rows={"F0": [1]})
+    entry = {"place": "1", "seen": "paper", "unit": "%", "columns": ["a", "b"], "rows": {"F0": [1]}}
+    with pytest.raises(ValueError, match=r"x\.yaml: family, row 'F0': 1 cells for 2 columns"):
+        read_tables({"family": entry}, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "x.yaml is no mapping of tables by name"),
+        ({"family": 3}, "x.yaml: family is 3"),
+        ({"family": {"place": "1", "colums": ["a"]}}, "x.yaml: family: unknown key 'colums'; did"),
+    ],
+)
+def test_a_broken_file_is_named(document: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_tables(document, "x.yaml")
 
 
 def test_torch_is_not_needed() -> None:

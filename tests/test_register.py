@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from nbrepro import claims
 from nbrepro.claims.checks import registry
-from nbrepro.claims.register import Claim, Paper, parse, read_claims
+from nbrepro.claims.register import Claim, Paper, parse, read_claims, text
 from nbrepro.claims.reviews import Review, Statement, read_reviews, reviews
 from nbrepro.claims.rules import Check
 from nbrepro.claims.tables import printed
@@ -269,3 +270,34 @@ def test_quoted_values_of_the_figure_are_those_of_the_table() -> None:
     gains = [row["BN_alt"] - row["BN"] for row in rows if not math.isnan(row["BN"])]
     quoted = claims.get("ACC-9").quoted[0].value
     assert quoted.startswith(f"{min(gains):.1f} to {max(gains):.1f} points")
+
+
+# --- files that are broken -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("- id: ", "- id: 2020-13-45 #", 1), "month must be in 1..12"),
+        (
+            lambda text: text.replace("kind: ", "kind: !!int '' #", 1),
+            "line .* not a value that can",
+        ),
+        (lambda text: "[" * 5000, "claims.yaml: nested too deeply"),
+        (lambda text: text.replace("claims:", "claims:\n\t-", 1), "claims.yaml: line"),
+    ],
+)
+def test_a_broken_file_is_named(change: Callable[[str], str], message: str) -> None:
+    file = "bn_only/claims.yaml"
+    with pytest.raises(ValueError, match=message) as caught:
+        read_claims(parse(change(text(file)), file), file)
+    assert str(caught.value).startswith(file)
+
+
+def test_a_file_in_another_encoding_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "claims.yaml").write_bytes("γ".encode("utf-16"))
+    monkeypatch.setattr(sys.modules[text.__module__], "files", lambda _: tmp_path)
+    with pytest.raises(ValueError, match=r"^claims\.yaml: no UTF-8"):
+        text("claims.yaml")

@@ -275,6 +275,38 @@ def test_a_run_that_another_process_is_doing_is_left_out(
     assert [record.spec for record in records] == [quickly]
 
 
+def test_sweeps_from_different_folders_share_the_locks_of_their_ledger(
+    tmp_path: Path, ledger: Ledger, quickly: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One names the ledger as seen from its folder, the other in full."""
+    here, there = tmp_path / "here", tmp_path / "there" / "deeper"
+    for folder in (here, there):
+        folder.mkdir(parents=True)
+    doing = (
+        "import json, sys\n"
+        "from nbrepro.records.ledger import Ledger\n"
+        "from nbrepro.spec import Spec\n"
+        "from nbrepro.sweep.run import locked\n"
+        "with locked(Spec.from_dict(json.loads(sys.argv[1])), Ledger('../../results')):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    monkeypatch.chdir(here)
+    with subprocess.Popen(
+        [sys.executable, "-c", doing, json.dumps(quickly.to_dict())],
+        cwd=there,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        for mine in (Ledger(ledger.root.absolute()), Ledger("../results")):
+            assert run(planned(mine, quickly), mine) == []
+        process.communicate()
+    assert len(run(planned(ledger, quickly), ledger)) == 1
+    assert list(here.iterdir()) == list(there.iterdir()) == []
+
+
 def test_a_run_that_ended_meanwhile_is_not_repeated(
     ledger: Ledger, checkpoints: Path, quickly: Spec
 ) -> None:
@@ -383,6 +415,23 @@ def test_a_gpu_that_is_not_there_is_refused_once(
         with pytest.raises(ValueError, match="no usable CUDA GPU"):
             start()
     assert contents(ledger) == {}
+
+
+def test_a_pattern_that_names_nothing_is_refused_before_any_run(
+    ledger: Ledger, quickly: Spec
+) -> None:
+    """It would clip everything, in a record that says otherwise."""
+    agc = {"model": "cifar_nf_resnet8", "train": "all", "clip": "agc"}
+    good = quickly.replace(**agc)
+    bad = quickly.replace(**agc, unclipped=("fc.weight", "*skip_gian"), seed=1)
+    message = r"unclipped: '\*skip_gian' matches no name; nearest: .*skip_gain"
+    options = SweepOptions(ledger=ledger, device="cpu")
+    with pytest.raises(ValueError, match=message):
+        run(planned(ledger, good, bad), ledger)
+    with pytest.raises(ValueError, match=message):
+        sweep.run_one(bad, options)
+    assert contents(ledger) == {}
+    assert sweep.run_one(good, options).status == "completed"
 
 
 def test_one_run_that_is_recorded_is_not_done_again(ledger: Ledger, quickly: Spec) -> None:

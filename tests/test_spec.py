@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbrepro.models import initializers
-from nbrepro.spec import BATCHNORM_INITS, WEIGHT_INITS, Spec
+from nbrepro.spec import BATCHNORM_INITS, MOST, WEIGHT_INITS, Spec
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,8 @@ def test_every_setting_is_part_of_the_identity() -> None:
         ({"dropout": 0.1}, "dropout is set, but cifar_resnet14 has no such option"),
         ({"model": "cifar_nf_resnet20", "weight_init": "binary"}, "weight_init is set"),
         ({"skip_init": False}, "skip_gain is set, but cifar_resnet14"),
+        ({"schedule": "cosine", "milestones": [0.5]}, r"milestones is \(0.5,\), which nothing"),
+        ({"weight_decay": 0, "decay": "weights"}, "decay is 'weights', which nothing reads"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -207,33 +209,71 @@ def test_list_and_tuple_of_milestones_are_one() -> None:
     hash((a, b))
 
 
-def test_order_of_what_is_trained_is_no_difference() -> None:
-    first, *others = (
-        Spec(model="cifar_resnet14", train=train)
-        for train in ("random:2+batchnorm+output", "output+random:02+batchnorm+output")
-    )
-    for other in others:
+AGC = {"model": "cifar_nf_resnet20", "clip": "agc"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "others"),
+    [
+        (
+            {"train": "random:2+batchnorm+output"},
+            [
+                {"train": "output+random:02+batchnorm+output"},
+                {"train": "beta+output+random:2+gamma"},
+            ],
+        ),
+        ({"train": "batchnorm"}, [{"train": "gamma+batchnorm"}, {"train": "beta+gamma"}]),
+        ({"train": "all"}, [{}, {"train": "output+all"}]),
+        ({"milestones": (0.25, 0.75)}, [{"milestones": [0.75, 0.25]}]),
+        ({"milestones": (0.5, 0.5)}, [{"milestones": [0.5, 0.5]}]),  # twice is a hundredth
+        (
+            AGC | {"unclipped": ("fc.weight", "*skip_gain", "stem.*")},
+            [
+                AGC | {"unclipped": ["stem.*", "fc.weight", "*skip_gain"]},
+                AGC | {"unclipped": ["*skip_gain", "stem.*", "*skip_gain", "fc.weight"]},
+            ],
+        ),
+    ],
+)
+def test_settings_that_mean_the_same_are_the_same(
+    stored: dict[str, Any], others: list[dict[str, Any]]
+) -> None:
+    first = Spec(**{"model": "cifar_resnet14"} | stored)
+    assert {name: getattr(first, name) for name in stored} == stored
+    for settings in others:
+        other = Spec(**{"model": "cifar_resnet14"} | settings)
         assert other == first
         assert other.hash == first.hash
-    assert first.train == "random:2+batchnorm+output"
 
 
-SPECS = st.builds(
-    Spec,
-    model=st.sampled_from(["cifar_resnet14", "cifar_resnet32x2"]),
-    train=st.sampled_from(["all", "batchnorm", "gamma+output", "random:3"]),
-    statistics=st.booleans(),
-    dataset=st.text(max_size=10),
-    epochs=st.integers(1, 10_000),
-    batch_size=st.integers(1, 10_000),
-    lr=st.floats(0, 1e9),
-    momentum=st.floats(0, 1),
-    weight_decay=st.floats(0, 1),
-    schedule=st.sampled_from(["step", "cosine", "constant"]),
-    milestones=st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), max_size=4),
-    warmup_epochs=st.floats(0, 1),
-    seed=st.integers(0, 2**31),
-)
+@st.composite
+def settings(draw: st.DrawFn) -> dict[str, Any]:
+    """Settings of a run that there can be."""
+    chosen = draw(
+        st.fixed_dictionaries(
+            {
+                "model": st.sampled_from(["cifar_resnet14", "cifar_resnet32x2"]),
+                "train": st.sampled_from(["all", "batchnorm", "gamma+output", "random:3"]),
+                "statistics": st.booleans(),
+                "dataset": st.from_regex(r"[\w-]{1,10}", fullmatch=True),
+                "epochs": st.integers(1, 10_000),
+                "batch_size": st.integers(1, 10_000),
+                "lr": st.floats(0, 1e9),
+                "momentum": st.floats(0, 1),
+                "weight_decay": st.floats(0, 1),
+                "schedule": st.sampled_from(["step", "cosine", "constant"]),
+                "warmup_epochs": st.floats(0, 1),
+                "seed": st.integers(0, MOST),
+            }
+        )
+    )
+    if chosen["schedule"] == "step":
+        fraction = st.floats(0, 1, exclude_min=True, exclude_max=True)
+        chosen["milestones"] = draw(st.lists(fraction, max_size=4))
+    return chosen
+
+
+SPECS = settings().map(lambda chosen: Spec(**chosen))
 
 
 @given(SPECS)
@@ -297,8 +337,8 @@ def test_values_of_the_wrong_type(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": -1}, "epochs is -1; it must be at least 0"),
-        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"epochs": -1}, "epochs is -1; it must be between 0 and"),
+        ({"batch_size": 0}, "batch_size is 0; it must be between 1 and"),
         ({"lr": -0.1}, "lr is -0.1; it must be at least 0"),
         ({"lr": float("nan")}, "lr is nan; expected a finite number"),
         ({"lr": float("inf")}, "lr is inf; expected a finite number"),
@@ -306,7 +346,23 @@ def test_values_of_the_wrong_type(name: str, value: object) -> None:
         ({"momentum": -0.1}, "momentum is -0.1; it must be between 0 and 1"),
         ({"weight_decay": -1e-4}, "weight_decay is -0.0001"),
         ({"warmup_epochs": 9, "epochs": 8}, "warmup_epochs is 9.0; it must be between 0 and 8"),
-        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"seed": -1}, "seed is -1; it must be between 0 and 2147483647"),
+        ({"seed": 2**50}, "seed is 1125899906842624; it must be between 0 and 2147483647"),
+        ({"epochs": 2**31}, "epochs is 2147483648; it must be between 0 and 2147483647"),
+        ({"batch_size": 10**30}, "batch_size is 1"),
+        ({"lr": 10**400}, "lr is inf; expected a finite number"),
+        ({"clip": "norm", "clipping": 0}, "clipping is 0.0; it must be above 0 where it is used"),
+        ({"sam": 0.05, "sam_share": 0}, "sam_share is 0.0; it must be above 0 where it is used"),
+        ({"optimizer": "nesterov", "momentum": 0}, "Nesterov's needs some"),
+        (
+            {"dataset": "/home/me/cifar10"},
+            "dataset is '/home/me/cifar10'; expected the name of a f",
+        ),
+        ({"dataset": "a/b"}, "expected the name of a folder, not a path"),
+        ({"dataset": "..\\a"}, "expected the name of a folder, not a path"),
+        ({"dataset": ".."}, "goes to --data-root or NBREPRO_DATA"),
+        ({"dataset": ""}, "expected the name of a folder"),
+        ({"dataset": "a\nb"}, "expected the name of a folder"),
         ({"milestones": [0.5, 1.0]}, "each is a fraction between 0 and 1"),
         ({"milestones": [0.0]}, "each is a fraction between 0 and 1"),
         ({"milestones": [80, 120]}, "each is a fraction between 0 and 1"),

@@ -473,6 +473,7 @@ def test_no_worker(
     ("options", "message"),
     [
         ({"workers": 0}, "workers is 0; it must be at least 1"),
+        ({"workers": 10**9}, "workers is 1000000000; this machine has .* cores, so take at most"),
         ({"scheduler": "tcp://here:1", "workers": 2}, "has its own workers"),
         ({"device": "cuda", "workers": 1}, "no usable CUDA GPU"),
         ({"workers": 3, "device": "auto"}, "workers: 3, GPUs: 2; each worker needs a GPU"),

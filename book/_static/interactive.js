@@ -110,14 +110,13 @@
     const names = [...root.querySelectorAll("text.bold")].map(node => node.textContent);
     const [veil] = parts(root, "veil");
     const input = root.querySelector("input");
-    const told = root.querySelector(".said");
-    told.hidden = false;
+    const told = root.querySelector('[role="status"]');
     sliders(root, ({ threshold }) => {
       const place = x[input.value];
       veil.setAttribute("width", (place - veil.getAttribute("x")).toFixed(2));
       set(root, "cursor", "d", parts(root, "cursor")[0].getAttribute("d").replace(/^M[\d.]+/, `M${place.toFixed(2)}`));
       parts(root, "said").forEach((node, index) => { node.textContent = said[index][input.value]; });
-      told.textContent = `|γ| < ${number(threshold)} set to zero. ` + names.map((name, index) => `${name}: ${said[index][input.value]}.`).join(" ");
+      told.textContent = `|γ| < ${number(threshold)} set to zero. ` + names.map((name, index) => `${name}: ${said[index][input.value]}`).join("; ");
     });
   }
 

@@ -14,10 +14,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book import drawings
+from nbrepro.book.tables import address, render
 
 if TYPE_CHECKING:
     from IPython.display import HTML
-    from jinja2 import Environment
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
@@ -26,24 +26,15 @@ if TYPE_CHECKING:
     from nbrepro.records.ledger import Record
 
 
-@cache
-def _templates() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("nbrepro.book"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _render(template: str, **given: Any) -> str:
+def _render(template: str, **given: Any) -> "HTML":
     from markupsafe import Markup
 
-    shared = {"style": Markup(drawings.style())}
-    return _templates().get_template(f"{template}.html.j2").render(shared | given)
+    return render(template, style=Markup(drawings.style()), **given)
+
+
+def _drawn(template: str, **given: Any) -> str:
+    html: str = _render(template, **given).data
+    return html
 
 
 @cache
@@ -98,28 +89,24 @@ def guess(
     Raises:
         ValueError: if the answer lies outside the scale.
     """
-    from IPython.display import HTML
-
     if not low <= answer <= high or low == high:
         raise ValueError(
             f"the answer {answer} must lie between low = {low} and high = {high}; "
             "choose a scale that holds it and does not point at it"
         )
     step = 10.0 ** math.floor(math.log10((high - low) / 50))
-    return HTML(
-        _render(
-            "guess",
-            question=_text(question),
-            answer=f"{_number(answer)} {unit}".strip(),
-            unit=unit,
-            low=f"{low:g}",
-            high=f"{high:g}",
-            ends=(_number(low), _number(high)),
-            middle=f"{low + step * round((high - low) / 2 / step):g}",
-            step=f"{step:g}",
-            explain=_text(explain),
-            data=_data(answer=answer, shown=_number(answer), low=low, high=high, unit=unit),
-        )
+    return _render(
+        "guess",
+        question=_text(question),
+        answer=f"{_number(answer)} {unit}".strip(),
+        unit=unit,
+        low=f"{low:g}",
+        high=f"{high:g}",
+        ends=(_number(low), _number(high)),
+        middle=f"{low + step * round((high - low) / 2 / step):g}",
+        step=f"{step:g}",
+        explain=_text(explain),
+        data=_data(answer=answer, shown=_number(answer), low=low, high=high, unit=unit),
     )
 
 
@@ -129,9 +116,7 @@ def answers(*texts: str) -> "HTML":
     Args:
         texts: Markdown, one per exercise.
     """
-    from IPython.display import HTML
-
-    return HTML(_render("answers", answers=[_text(text) for text in texts]))
+    return _render("answers", answers=[_text(text) for text in texts])
 
 
 # --- figures with sliders ---
@@ -195,7 +180,7 @@ def lambda_ball(clipping: float = 0.3, ratio: float = 0.8) -> "HTML":
         x, y = math.cos(angle) * share * length, math.sin(angle) * share * length
         return f"{tip[0] + x:.2f} {tip[1] - y:.2f}"
 
-    drawn = _render(
+    drawn = _drawn(
         "lambda_ball",
         sliders=[
             Slider("clipping", "λ", _LAMBDAS, clipping),
@@ -259,7 +244,7 @@ def betas(alpha: float = 0.2, blocks: int = 6) -> "HTML":
         for number, beta in enumerate(stds)
     ]
     behind = 1 + blocks * alpha**2  # the variance behind the last block of a stage
-    drawn = _render(
+    drawn = _drawn(
         "betas",
         sliders=sliders,
         bands=[(left + stage * (right - left) / _STAGES, stage + 1) for stage in range(_STAGES)],
@@ -307,6 +292,7 @@ class _Dot:
 
 #: Of the map: where its columns begin and end, and from dot to dot.
 _LEFT, _RIGHT, _PITCH = 132.0, 400.0, 11.0
+_LONGEST = 22  #: characters of a row's name
 
 
 def rate_map(
@@ -324,7 +310,7 @@ def rate_map(
         judged: verdicts, whose claims are linked.
 
     Raises:
-        ValueError: if no record fits any arm.
+        ValueError: if no record fits any arm, or for a name that has no room beside its row.
     """
     from nbrepro.book.captions import figure
     from nbrepro.book.figures import runs_of, scale_of
@@ -334,6 +320,8 @@ def rate_map(
     used = [run for runs in rows.values() for run in runs]
     if not used:
         raise ValueError(f"none of the {len(records)} records fits one of the arms {[*arms]}")
+    if long := [name for name in rows if len(name) > _LONGEST]:
+        raise ValueError(f"no room for {', '.join(long)}: shorten to {_LONGEST} characters")
     rates = sorted({run.spec.lr for run in used})
     best = max(run.metrics["test_accuracy"] for run in used)
     chance = max(card(run.spec.dataset).chance or 0.0 for run in used)
@@ -351,7 +339,7 @@ def rate_map(
         deep = math.ceil(max(map(len, cells.values())) / across)
         labels.append((y + (deep - 1) * _PITCH / 2, name))
         y += deep * _PITCH + 13
-    drawn = _render(
+    drawn = _drawn(
         "rate_map",
         dots=dots,
         labels=labels,
@@ -363,11 +351,11 @@ def rate_map(
     )
     return figure(
         drawn,
-        takeaway="Which learning rate a network survives depends on how its gradients are held.",
+        takeaway="Which runs survive which learning rate.",
         caption=(
-            "Recorded runs by learning rate (columns) and by what holds their gradients (rows), "
-            "the best first. The fuller a dot, the higher the test accuracy; a cross diverged. "
-            "Choose a dot to see the run, its record and the claims that rest on it."
+            "Runs by learning rate (columns) and by what holds their gradients (rows), within a "
+            "cell the best first. The fuller a dot, the higher the test accuracy; a cross "
+            "diverged. Choose a dot to see the run, its record and the claims that rest on it."
         ),
         alt=f"A table of dots, learning rates {', '.join(f'{rate:g}' for rate in rates)}. "
         + " ".join(_row_in_words(name, runs) for name, runs in rows.items()),
@@ -384,7 +372,8 @@ def _cell(
 ) -> Iterable[_Dot]:
     """The runs of one arm and rate as lines of dots, the best first; empty at chance, full best."""
     in_order = sorted(runs, key=lambda run: (-run.metrics["test_accuracy"], run.spec.seed))
-    middle = (min(across, len(runs)) - 1) / 2
+    lines = math.ceil(len(runs) / across)
+    wide = math.ceil(len(runs) / max(lines, 1))  # lines of equal length
     chance, best = scale
     for number, run in enumerate(in_order):
         accuracy, diverged = run.metrics["test_accuracy"], run.status == "diverged"
@@ -392,8 +381,8 @@ def _cell(
         ended = "diverged" if diverged else f"{100 * accuracy:.1f} %"
         yield _Dot(
             run.spec.hash,
-            at[0] + (number % across - middle) * _PITCH,
-            at[1] + number // across * _PITCH,
+            at[0] + (number % wide - (wide - 1) / 2) * _PITCH,
+            at[1] + number // wide * _PITCH,
             round(max(0.0, fill), 2),
             diverged,
             f"{name}, rate {run.spec.lr:g}, seed {run.spec.seed}: {ended}",
@@ -404,7 +393,7 @@ def _claims(runs: set[str], judged: "Iterable[Verdict]") -> dict[str, list[tuple
     """Run → the claims that rest on it, each with the address of its page."""
     found: dict[str, list[tuple[str, str]]] = {}
     for verdict in judged:
-        link = (verdict.claim.id, f"claims/{verdict.claim.id}.html")
+        link = (verdict.claim.id, address(verdict.claim.id))
         for run in runs.intersection(verdict.records):
             if link not in found.setdefault(run, []):
                 found[run].append(link)
@@ -499,7 +488,10 @@ def gamma_threshold(curves: Mapping[str, GammaCurve], start: float = 0.01) -> "H
 
     thresholds = sorted({t for curve in curves.values() for t in curve.thresholds})
     said = [
-        [f"{curve.off(t):.0%} off, {curve.accuracy(t):.1%}".replace("%", " %") for t in thresholds]
+        [
+            f"{curve.off(t):.0%} off, {curve.accuracy(t):.1%}".replace("%", "\u00a0%")
+            for t in thresholds
+        ]
         for curve in curves.values()
     ]
     position = bisect_right(thresholds, start) - 1
@@ -519,7 +511,7 @@ def gamma_threshold(curves: Mapping[str, GammaCurve], start: float = 0.01) -> "H
                 "bottom": bottom,
             }
         )
-    drawn = _render(
+    drawn = _drawn(
         "gamma_threshold",
         sliders=[Slider("threshold", "set |γ| to zero below", thresholds, thresholds[position])],
         rows=rows,

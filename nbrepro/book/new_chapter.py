@@ -1,4 +1,6 @@
-"""Write the four files of a new chapter: notebook, experiment, claim, line of the contents.
+"""Write what a new chapter is made of: notebook, experiment, claim with its words, and a line.
+
+The claim and the words for what is found go to the paper's folder, the line to the contents.
 
 The texts are those in ``templates/``, with the words ``NN_NAME`` (the page), ``NAME`` (the
 experiment), ``TITLE`` and ``CLAIM`` (an id) filled in.
@@ -49,10 +51,13 @@ def write(name: str, paper: str = "nfnets", root: Path | None = None) -> list[st
     title = words.replace("_", " ").capitalize()
     filled = {"NN_NAME": name, "NAME": words, "TITLE": title, "CLAIM": f"C{number}-1"}
     claims, contents = register / paper / "claims.yaml", root / "_toc.yml"
+    conclusions = claims.with_name("conclusions.yaml")
+    told = _read(conclusions) if conclusions.exists() else ""
     texts = {
         notebook: _fill(root / "templates/chapter.ipynb", filled),
         module: _fill(root / "templates/experiment.py", filled),
         claims: _claimed(_read(claims), name) + _fill(root / "templates/claim.yaml", filled),
+        conclusions: told + _fill(root / "templates/conclusions.yaml", filled),
         contents: _listed(_read(contents), name),
     }
     body = yaml.safe_load(texts[claims])
@@ -65,7 +70,8 @@ def write(name: str, paper: str = "nfnets", root: Path | None = None) -> list[st
             file.write(text.encode())
     return [
         f"wrote {notebook.relative_to(root)} and {module.relative_to(root)}",
-        f"added the claim {filled['CLAIM']} to {claims.relative_to(root)}, a line to _toc.yml",
+        f"added the claim {filled['CLAIM']} to {claims.relative_to(root)}, the words for its "
+        f"verdicts to {conclusions.name} beside it, and a line to _toc.yml",
         "Next: write the claim and its rule, the experiment's runs, then the page; try it with",
         f"  nbrepro run {words} --profile smoke",
         f"  nbrepro book --update {name}",

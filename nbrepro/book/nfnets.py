@@ -16,8 +16,8 @@ from nbrepro.models.nfnet import VARIANTS
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
-    from matplotlib.figure import Figure
 
+    from nbrepro.book.figures import Chart
     from nbrepro.records.timings import Benchmark
 
 ARXIV = "arXiv 2102.06171"
@@ -70,35 +70,21 @@ def stages(variant: str = "f0") -> list[Stage]:
     return found
 
 
-def stage_table(found: Sequence[Stage]) -> "HTML":
-    """One row per stage of F0."""
-    rows = []
-    for number, stage in enumerate(found, 1):
-        ends = dict.fromkeys(f"{beta:.3f}" for beta in (stage.betas[0], stage.betas[-1]))
-        rows.append(
-            (
-                number,
-                len(stage.betas),
-                f"{stage.side}×{stage.side}",
-                stage.channels,
-                f"{stage.bottleneck} in {stage.groups} × {stage.bottleneck // stage.groups}",
-                " to ".join(ends),
-                f"{stage.share:.0%}",
-            )
-        )
-    head = ("stage", "blocks", "map", "channels", "bottleneck in groups", "β, first to last",
-            "parameters")  # fmt: skip
-    note = (
-        f"NFNet-F0 at {VARIANTS['f0'].train_pixels} pixels, its resolution in training; Fn has "
-        "n + 1 times as many blocks. The stem's four 3×3 convolutions divide height and width by 4."
-    )
-    return table(head, rows, note)
-
-
-def stage_figure(found: Sequence[Stage]) -> "Figure":
+def stage_figure(found: Sequence[Stage]) -> "Chart":
     """The stages of F0 as boxes, and β of each block."""
     sides, channels = [s.side for s in found], [s.channels for s in found]
     return figures.stages(sides, channels, [s.betas for s in found])
+
+
+def stage_caption(found: Sequence[Stage]) -> str:
+    """What the boxes do not show: the bottlenecks, and where the parameters are."""
+    largest = max(range(len(found)), key=lambda i: found[i].share)
+    return (
+        f"NFNet-F0 as built, at {VARIANTS['f0'].train_pixels} pixels, its resolution in training; "
+        f"Fn has n + 1 times as many blocks. The 3×3 convolutions have half as many channels as "
+        f"their stage, in groups of {found[0].bottleneck // found[0].groups}. "
+        f"Stage {largest + 1} holds {found[largest].share:.0%} of the parameters."
+    )
 
 
 # --- counted ---
@@ -164,7 +150,7 @@ def _percent(after: float, before: float) -> str:
 # --- quoted ---
 
 
-def cost_figure() -> "Figure":
+def cost_figure() -> "Chart":
     """Printed accuracy against multiply-adds, parameters and step time (Table 3)."""
 
     def points(*networks: str) -> dict[str, list[float]]:
@@ -256,29 +242,25 @@ def _ablation(row: str) -> list[float]:
     return list(printed("nfnets")["ablation"].rows[row].values())
 
 
-def ladder_figure() -> "Figure":
+def ladder_figure() -> "Chart":
     """Printed accuracy of F0 to F3 as the recipe grows (Table 2)."""
     steps = {label: _ablation(row) for label, row in _LADDER.items()}
     note = f"all values as printed, n = 3 seeds: {ARXIV}, Table 2"
     return figures.ladder(steps, _ablation("BatchNorm"), _FAMILY[:4], note)
 
 
-def ladder_table() -> "HTML":
-    """What each part of the recipe gains F0 to F3, in points."""
+def ladder_takeaway() -> str:
+    """How much of the recipe's gain is architecture, and how much augmentation, in points."""
     parts = {
-        "architecture: width and second convolution": ("baseline", "second conv"),
-        "MixUp": ("second conv", "MixUp"),
-        "RandAugment": ("MixUp", "RandAugment"),
-        "CutMix": ("RandAugment", "CutMix"),
-        "all three augmentations": ("second conv", "CutMix"),
-        "normalizer-free instead of BatchNorm": ("BatchNorm", "CutMix"),
+        "The two changes of the architecture add": ("baseline", "second conv"),
+        "MixUp, RandAugment and CutMix add": ("second conv", "CutMix"),
+        "leaving BatchNorm out adds": ("BatchNorm", "CutMix"),
     }
-    rows = [
-        (part, *(f"{a - b:+.1f}" for a, b in zip(_ablation(after), _ablation(before), strict=True)))
-        for part, (before, after) in parts.items()
-    ]
-    head = ("points of top-1 gained by", *_FAMILY[:4])
-    return table(head, rows, "Differences of printed values.")
+    said = []
+    for part, (before, after) in parts.items():
+        gains = [a - b for a, b in zip(_ablation(after), _ablation(before), strict=True)]
+        said.append(f"{part} {min(gains):.1f} to {max(gains):.1f} points")
+    return ", ".join(said[:-1]) + f", and {said[-1]}."
 
 
 def transfer_table() -> "HTML":
@@ -320,6 +302,8 @@ def released_table() -> "HTML":
 
 # --- measured ---
 
+_PAIR = "NFNet-F0 over BN-NFNet-F0,"
+
 
 def timing_text(timings: Sequence["Benchmark"]) -> "Markdown":
     """What the step times say: the twins at two sizes on a CPU, and what no GPU has measured."""
@@ -332,22 +316,34 @@ def timing_text(timings: Sequence["Benchmark"]) -> "Markdown":
             "wait for one, and no CPU timing stands in for them."
         )
     for timing in timings:
-        case = "NFNet-F0 over BN-NFNet-F0, {} px, batch 4"
-        few, many = (timing.rows.get(case.format(pixels)) for pixels in (64, 192))
+        few, many = (timing.rows.get(f"{_PAIR} {side} px, batch 4") for side in (64, 192))
         if few and many and not timing.on_gpu:
             text += [_twins(few, many), _parts(few, many)]
     return Markdown("\n\n".join(text))
 
 
+def timing_takeaway(timings: Sequence["Benchmark"]) -> str:
+    """Which of the twins is the slower one, where all machines agree."""
+    ratios = [
+        row["ratio"] for t in timings for case, row in t.rows.items() if case.startswith(_PAIR)
+    ]
+    machines = "CPU" if not any(t.on_gpu for t in timings) else "machine"
+    if ratios and max(ratios) < 1:
+        return f"On every {machines} measured, the network without BatchNorm takes longer."
+    if ratios and min(ratios) > 1:
+        return f"On every {machines} measured, the network with BatchNorm takes longer."
+    return ""
+
+
 def _twins(few: Mapping[str, Any], many: Mapping[str, Any]) -> str:
-    shrinks = few["ratio"] < many["ratio"] < 1
+    closer = few["ratio"] < many["ratio"] < 1
     return (
-        f"On the CPU the BatchNorm twin takes {few['ratio']:.2f} times as long as F0 at 64 pixels "
-        f"and {many['ratio']:.2f} times at 192: "
+        f"On the CPU a step of F0 takes {1 / few['ratio']:.1f} times as long as its BatchNorm "
+        f"twin's at 64 pixels and {1 / many['ratio']:.1f} times at 192"
         + (
-            "it is F0 that is slower, the more so the smaller the images."
-            if shrinks
-            else "the difference does not shrink with the pixels as a fixed cost would."
+            ": the fewer pixels, the more F0 loses."
+            if closer
+            else ": the difference does not shrink with the pixels as a fixed cost would."
         )
     )
 
@@ -360,8 +356,8 @@ def _parts(few: Mapping[str, Any], many: Mapping[str, Any]) -> str:
         fixed[kind] = few[key] - few["pixels"] ** 2 * per_pixel[kind]
     return (
         "A line through the two sizes divides a step into a part that grows with the pixels and a "
-        "part that does not. The first takes BatchNorm "
-        f"{per_pixel['bn'] / per_pixel['nf']:.2f} times as long as F0; the second takes F0 "
+        "part that does not. In the first, BatchNorm takes "
+        f"{per_pixel['bn'] / per_pixel['nf']:.2f} times as long as F0; in the second, F0 takes "
         f"{fixed['nf'] / fixed['bn']:.1f} times as long as BatchNorm."
     )
 

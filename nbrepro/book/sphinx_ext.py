@@ -19,6 +19,7 @@ from :mod:`nbrepro.book.standalone`.
 import importlib.util
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ def _tidy_pages(app: Any, error: Exception | None) -> None:
         page.write_text(text, encoding="utf-8")
 
 
+def _pages_of_claims(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    from nbrepro.book import evidence  # here, so that other builders need not wait for it
+
+    yield from evidence.pages(app)
+
+
+def _outdated(app: Any, *_: Any) -> list[str]:
+    """One page that is always read again: else nothing is done where only records changed."""
+    return [app.config.root_doc]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", _configure)
@@ -93,6 +105,8 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("nbrepro_description", "", "env")
     app.connect("config-inited", address.configure)
     app.connect("html-page-context", address.add_tags)
+    app.connect("env-get-outdated", _outdated)
+    app.connect("html-collect-pages", _pages_of_claims)
     app.connect("build-finished", _copy)
     app.connect("build-finished", _write_downloads)
     app.connect("build-finished", _tidy_pages)

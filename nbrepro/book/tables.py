@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nbrepro.claims.reviews import Review
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
-    from nbrepro.records.timings import Benchmark
     from nbrepro.spec import Spec
 
 #: What a claim can rest on, in the order of a scorecard; see :attr:`nbrepro.claims.Claim.evidence`.
@@ -53,6 +52,8 @@ _STANDS = {
     "own": "the reviewer's own",
 }
 _NO_RECORDS = "No records yet."
+#: Letters of a cell that is compared with others of its column.
+_SHORT = 14
 
 
 @cache
@@ -90,6 +91,8 @@ class Cell(NamedTuple):
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> "HTML":
     """A table in the style of the book.
 
+    On a phone each row becomes a card, but for tables of short cells, whose columns are compared.
+
     Args:
         head: titles of the columns.
         rows: cells; what is no :class:`Cell` is shown as text.
@@ -100,7 +103,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "")
     """
     cells = [[c if isinstance(c, Cell) else Cell(str(c)) for c in row] for row in rows]
     labelled = [list(zip(head, row, strict=True)) for row in cells]
-    return render("table", head=head, rows=labelled, note=note)
+    short = all(len(cell.text + cell.aside) <= _SHORT for row in cells for cell in row[1:])
+    kind = "numeric" if short else ""
+    return render("table", head=head, rows=labelled, note=note, kind=kind)
 
 
 def _nothing(note: str) -> "HTML":
@@ -127,7 +132,7 @@ def _diverged(records: Sequence["Record"]) -> str:
     return f" ({diverged} diverged)" if diverged else ""
 
 
-def _page(chapter: str) -> str:
+def page(chapter: str) -> str:
     """How a link to a page reads: ``chapter 8``, or the page's name if it has no number."""
     number = re.match(r"\d+", chapter)
     return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
@@ -224,7 +229,7 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
         verdicts=rows,
         by=_BY,
         seen=SEEN,
-        page=_page,
+        page=page,
     )
 
 
@@ -235,7 +240,7 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
         papers.setdefault(verdict.claim.source, []).append(verdict.claim)
     if not papers:
         return _nothing("No claim is only cited.")
-    return render("cited", papers=papers, by=_BY, page=_page)
+    return render("cited", papers=papers, by=_BY, page=page)
 
 
 def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
@@ -257,30 +262,6 @@ def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
 
 def _claims(number: int) -> str:
     return f"{number} claim{'s' * (number != 1)}"
-
-
-def unsettled(verdicts: Iterable["Verdict"]) -> "Markdown":
-    """The claims that did not hold and those that stay open, in two lists."""
-    from IPython.display import Markdown
-
-    tested = [row[0] for row in _in_order(verdicts) if row[0].claim.rule]
-    lines = []
-    for tone, title in (("no", "Did not hold"), ("open", "Inconclusive")):
-        found = [verdict for verdict in tested if verdict.tone == tone]
-        lines += [f"**{title}: {len(found)} of {_claims(len(tested))}**", ""]
-        lines += [*(f"- {v.claim.statement} *({v.claim.id}, {v.verdict})*" for v in found), ""]
-    return Markdown("\n".join(lines))
-
-
-def findings(verdicts: Iterable["Verdict"], *claims: str) -> str:
-    """What the records say on these claims, as plain text."""
-    lines = []
-    for verdict in verdicts:
-        if verdict.claim.id in claims:
-            lines.append(f"{verdict.claim.statement} [{verdict.claim.id}] {verdict.verdict}")
-            said = [*map(str, verdict.findings), verdict.note]
-            lines += [f"  {line}" for line in said if line]
-    return "\n".join(lines)
 
 
 # --- reviews ---
@@ -353,111 +334,6 @@ def accuracy_table(records: Sequence["Record"]) -> "HTML":
         )
     head = ("network", "trained", "untrained, %", "test accuracy, %", "top-5, %", "seeds")
     return table(head, rows, f"Mean ± standard deviation; {figures.scale_of(ended)}.")
-
-
-def arms_table(records: Sequence["Record"]) -> "HTML":
-    """One row per arm of a clipping experiment: what is clipped, batch, rate, accuracy, share."""
-    from nbrepro.book import figures
-
-    arms: dict[tuple[str, int, float], list[Record]] = {}
-    for record in figures.ended(records):
-        spec = record.spec
-        arms.setdefault((_clipping(spec), spec.batch_size, spec.lr), []).append(record)
-    if not arms:
-        return _nothing(_NO_RECORDS)
-    rows = []
-    for (arm, batch, rate), runs in sorted(arms.items()):
-        accuracies = [100 * run.metrics["test_accuracy"] for run in runs]
-        clipped = [run.curve[-1]["clipped"] for run in runs if "clipped" in run.curve[-1]]
-        share = f"{mean(clipped):.2f}" if clipped else ""
-        rows.append(
-            (arm, batch, f"{rate:g}", _mean(accuracies), f"{len(runs)}{_diverged(runs)}", share)
-        )
-    head = ("arm", "batch", "rate", "test accuracy, %", "seeds", "clipped in the last epoch")
-    return table(head, rows)
-
-
-def _clipping(spec: "Spec") -> str:
-    """Everything that tells an arm of a clipping experiment from another but batch and rate."""
-    parts = ["BatchNorm" if spec.model.startswith("bn_") else "NF"]
-    if spec.optimizer == "lars":
-        parts.append("LARS")
-    if spec.clip != "none":
-        parts.append(f"{spec.clip} {spec.clipping:g}")
-    if spec.clip.startswith("agc"):
-        parts.append("without " + " ".join(spec.unclipped))
-    return ", ".join(parts)
-
-
-def over_best(
-    records: Sequence["Record"],
-    name: str,
-    arm: Mapping[str, Any],
-    rivals: Mapping[str, Mapping[str, Any]],
-) -> str:
-    """One sentence: how far an arm is above the best of its rivals in mean test accuracy.
-
-    Args:
-        records: the runs.
-        name: the arm's name for readers.
-        arm: settings of its runs.
-        rivals: name → settings.
-    """
-    from nbrepro.book import figures
-    from nbrepro.claims.statistics import welch
-
-    def accuracies(settings: Mapping[str, Any]) -> list[float]:
-        return [100 * r.metrics["test_accuracy"] for r in figures.runs_of(records, settings)]
-
-    ours = accuracies(arm)
-    theirs = {rival: values for rival, s in rivals.items() if (values := accuracies(s))}
-    if not (ours and theirs):
-        return _NO_RECORDS
-    best = max(theirs, key=lambda rival: mean(theirs[rival]))
-    gain = f"{mean(ours) - mean(theirs[best]):+.1f} points"
-    ends = _interval(*welch(theirs[best], ours).interval, "+.1f")
-    among = f"{best}, the best of {len(theirs)} rivals"
-    return f"{name} over {among}: {gain} {ends}, n = {len(ours)} and {len(theirs[best])}"
-
-
-def twins_table(records: Sequence["Record"], twins: Mapping[str, Mapping[str, Any]]) -> "HTML":
-    """Two networks at each batch size, rate and number of epochs: what the second one gains.
-
-    Args:
-        records: the runs.
-        twins: reader's name → settings of its runs, for two arms.
-    """
-    from nbrepro.book import figures
-    from nbrepro.claims.statistics import welch
-
-    rows: list[Sequence[object]] = []
-    gains: dict[tuple[int, float], dict[int, float]] = {}
-    for (batch, epochs, rate), (first, second) in figures.schedules(records, *twins.values()):
-        case = f"batch {batch}, {epochs} epochs, rate {rate:g}"
-        if not (first and second):
-            rows.append((case, "one twin is missing", "", ""))
-            continue
-        before, after = ([100 * r.metrics["test_accuracy"] for r in a] for a in (first, second))
-        gain = gains.setdefault((batch, rate), {})[epochs] = mean(after) - mean(before)
-        ends = _interval(*welch(before, after).interval, "+.1f")
-        trained = " and ".join(
-            f"{100 * mean(r.metrics.get('train_accuracy', math.nan) for r in arm):.1f}"
-            for arm in (first, second)
-        )
-        seeds = " and ".join(dict.fromkeys((str(len(first)), str(len(second)))))
-        times = Cell(case, f"{rate / (0.1 * batch / 256):.3g} times the published rule")
-        rows.append((times, Cell(f"{gain:+.1f}", ends), trained, seeds))
-    if not rows:
-        return _nothing(_NO_RECORDS)
-    old, new = twins
-    head = ("runs", f"test: {new} − {old}, points", f"training: {old} and {new}, %", "seeds")
-    moved = [
-        f"batch {batch}, rate {rate:g}: from {min(by)} to {max(by)} epochs the difference moves by "
-        f"{by[max(by)] - by[min(by)]:+.1f} points"
-        for (batch, rate), by in gains.items()
-        if len(by) > 1
-    ]
-    return table(head, rows, "; ".join(moved))
 
 
 def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None = None) -> "HTML":
@@ -535,21 +411,3 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
     scale = figures.scale_of([r for side in sides.values() for r in side.values()])
     note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
     return table(head, rows, note)
-
-
-def benchmark_table(timings: Sequence["Benchmark"]) -> "HTML":
-    """What a benchmark measured: one row per case, ratios with the middle 95 % of rounds."""
-    rows = []
-    for timing in timings:
-        for case, row in timing.rows.items():
-            low, high = f"{row['low']:.2f}", f"{row['high']:.2f}"
-            spread = f"[{low}, {high}]" if low != high else ""
-            rows.append((case, Cell(f"×{row['ratio']:.2f}", spread), timing.hardware))
-    if not rows:
-        return _nothing("Not measured yet.")
-    machines = [
-        f"{t.hardware}, {t.provenance['threads']} thread{'s' * (t.provenance['threads'] > 1)}, "
-        f"torch {t.provenance['versions']['torch']}"
-        for t in timings
-    ]
-    return table(("case", "ratio", "hardware"), rows, "; ".join(machines) + ".")

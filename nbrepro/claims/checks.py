@@ -51,8 +51,8 @@ class Outcome(NamedTuple):
     beside: Mapping[str, float] = {}
 
 
-class Estimate(NamedTuple):
-    """A number and how sure it is.
+class Computed(NamedTuple):
+    """A number that a check computed, and how sure it is.
 
     Attributes:
         mean: over the seeds.
@@ -67,8 +67,8 @@ class Estimate(NamedTuple):
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
-        """The estimate from one value per seed."""
+    def of(cls, values: Sequence[float]) -> "Computed":
+        """From one value per seed."""
         mean = float(np.mean(values))
         ends = interval(values) if len(values) > 1 else (mean, mean)
         return cls(mean, *ends, len(values))
@@ -92,7 +92,7 @@ class Summary(NamedTuple):
         note: the sentence for readers, its fields filled in.
     """
 
-    values: dict[str, Estimate]
+    values: dict[str, Computed]
     note: str
 
 
@@ -114,11 +114,11 @@ def answers(summary: Summary, bounds: Mapping[str, "Bounds"]) -> Answer:
     return "no" if "no" in found else "open" if "open" in found else "yes"
 
 
-def _answer(estimate: Estimate, wanted: "Bounds") -> Answer:
-    if wanted.low <= estimate.low and estimate.high <= wanted.high:
+def _answer(found: Computed, wanted: "Bounds") -> Answer:
+    if wanted.low <= found.low and found.high <= wanted.high:
         return "yes"
     # Put so that what is not a number is a no.
-    return "open" if estimate.low <= wanted.high and wanted.low <= estimate.high else "no"
+    return "open" if found.low <= wanted.high and wanted.low <= found.high else "no"
 
 
 class Check(NamedTuple):
@@ -200,8 +200,8 @@ def compute(name: str) -> Summary:
     first = outcomes[0]
     if any(other.note != first.note for other in outcomes):
         raise ValueError(f"the note of {name} depends on the seed; write fields for its numbers")
-    values = {key: Estimate.of([float(o.values[key]) for o in outcomes]) for key in first.values}
-    beside = {key: Estimate.of([float(o.beside[key]) for o in outcomes]) for key in first.beside}
+    values = {key: Computed.of([float(o.values[key]) for o in outcomes]) for key in first.values}
+    beside = {key: Computed.of([float(o.beside[key]) for o in outcomes]) for key in first.beside}
     note = first.note.format(**values, **beside)
     if seeds > 1:
         note += f" (means over {seeds} seeds, with 95 % intervals)"
@@ -220,7 +220,7 @@ def outcome(name: str) -> Summary:
     """
     with suppress(OSError, ValueError, TypeError, AttributeError):
         values, note = json.loads(_kept(name).read_text(encoding="utf-8"))
-        return Summary({key: Estimate(*value) for key, value in values.items()}, str(note))
+        return Summary({key: Computed(*value) for key, value in values.items()}, str(note))
     found = compute(name)
     keep(name, found)
     return found

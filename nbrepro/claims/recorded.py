@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nbrepro._files import replacing
 from nbrepro.claims import checks
-from nbrepro.claims.checks import Estimate, Summary
+from nbrepro.claims.checks import Computed, Summary
 from nbrepro.records.ledger import _digest
 from nbrepro.records.provenance import device_name, provenance
 
@@ -97,5 +97,5 @@ def write(root: Path, say: Callable[[str], object] = print) -> None:
 
 
 def _summary(entry: Mapping[str, Any]) -> Summary:
-    values = {name: Estimate(**value) for name, value in entry["values"].items()}
+    values = {name: Computed(**value) for name, value in entry["values"].items()}
     return Summary(values, entry["note"])

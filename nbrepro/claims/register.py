@@ -164,10 +164,8 @@ def register() -> dict[str, Claim]:
 def texts() -> dict[str, str]:
     """The files of the register, such as ``nfnets/claims.yaml``, and what stands in them."""
     papers = (f for f in files(__package__).iterdir() if f.joinpath("claims.yaml").is_file())
-    return {
-        f"{paper.name}/claims.yaml": paper.joinpath("claims.yaml").read_text(encoding="utf-8")
-        for paper in sorted(papers, key=lambda paper: paper.name)
-    }
+    names = (f"{paper.name}/claims.yaml" for paper in sorted(papers, key=lambda paper: paper.name))
+    return {file: text(file) for file in names}
 
 
 @cache
@@ -198,8 +196,30 @@ def of_chapter(chapter: str) -> list[Claim]:
     return [claim for claim in register().values() if claim.chapter == chapter]
 
 
+def text(file: str) -> str:
+    """A file below this folder.
+
+    Raises:
+        ValueError: naming the file, if it is no UTF-8.
+    """
+    try:
+        return files(__package__).joinpath(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: no UTF-8 ({error}); save it in that encoding") from error
+
+
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key written twice, of which it would silently keep the last."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # of many kinds: a date with a 13th month, a tag on no number
+            raise yaml.MarkedYAMLError(
+                problem=f"not a value that can be read ({error})", problem_mark=node.start_mark
+            ) from error
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -231,6 +251,8 @@ def parse(text: str, file: str) -> Any:
         raise ValueError(f"{where}: line {mark.line + 1}: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file}: nested too deeply") from error
 
 
 def read_claims(document: object, file: str) -> list[Claim]:

@@ -6,11 +6,10 @@ claim of its own, marked ``by: review``.
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Literal
 
 from nbrepro._suggest import choose, unknown
-from nbrepro.claims.register import parse, register
+from nbrepro.claims.register import parse, register, text
 from nbrepro.claims.rules import read
 
 _FILE = "reviews.yaml"
@@ -80,8 +79,7 @@ def reviews() -> dict[str, Review]:
     Raises:
         ValueError: naming the statement, what is wrong and the nearest right word.
     """
-    text = files(__package__).joinpath(_FILE).read_text(encoding="utf-8")
-    return {review.key: review for review in read_reviews(parse(text, _FILE))}
+    return {review.key: review for review in read_reviews(parse(text(_FILE), _FILE))}
 
 
 def read_reviews(document: object) -> tuple[Review, ...]:

@@ -10,9 +10,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
-import yaml
-
 from nbrepro._suggest import choose, unknown
+from nbrepro.claims.register import parse, text
+from nbrepro.claims.rules import read
 
 Value = TypeVar("Value")
 
@@ -65,25 +65,47 @@ def printed(paper: str) -> Mapping[str, Table]:
         paper: its folder below ``nbrepro/claims``, such as ``nfnets``.
 
     Raises:
-        ValueError: for an unknown paper, or a row that does not fit its table's columns.
+        ValueError: for an unknown paper, or what is wrong in its file.
     """
-    papers = (f for f in files(__package__).iterdir() if f.joinpath("tables.yaml").is_file())
-    folder = {f.name: f for f in papers}
-    text = folder[choose("paper", paper, sorted(folder))].joinpath("tables.yaml")
-    tables = yaml.safe_load(text.read_text(encoding="utf-8"))
-    return _Named(f"table of {paper}", ((name, _table(name, **t)) for name, t in tables.items()))
+    folders = files(__package__).iterdir()
+    papers = sorted(f.name for f in folders if f.joinpath("tables.yaml").is_file())
+    file = f"{choose('paper', paper, papers)}/tables.yaml"
+    return _Named(f"table of {paper}", read_tables(parse(text(file), file), file))
 
 
-def _table(
-    name: str, *, place: str, seen: str, unit: str, columns: list[str], rows: dict[str, list[Any]]
-) -> Table:
-    for row, cells in rows.items():
+@dataclass(frozen=True)
+class _Entry:
+    """A table as ``tables.yaml`` has it: rows are lists of cells."""
+
+    place: str
+    seen: str
+    unit: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[Any, ...]]
+
+
+def read_tables(document: object, file: str) -> list[tuple[str, Table]]:
+    """The tables of a parsed ``tables.yaml``, by name.
+
+    Raises:
+        ValueError: naming file, table and what is wrong.
+    """
+    if not isinstance(document, dict):
+        raise ValueError(f"{file} is no mapping of tables by name")
+    return [
+        (name, _table(name, read(_Entry, entry, f"{file}: {name}"), f"{file}: {name}"))
+        for name, entry in document.items()
+    ]
+
+
+def _table(name: str, entry: _Entry, at: str) -> Table:
+    columns = entry.columns
+    for row, cells in entry.rows.items():
         if len(cells) != len(columns):
-            raise ValueError(
-                f"tables.yaml, {name}, row {row!r}: {len(cells)} cells for {len(columns)} columns"
-            )
+            raise ValueError(f"{at}, row {row!r}: {len(cells)} cells for {len(columns)} columns")
     by_row = (
         (row, _Named(f"column of table {name}", zip(columns, cells, strict=True)))
-        for row, cells in rows.items()
+        for row, cells in entry.rows.items()
     )
-    return Table(place, seen, unit, tuple(columns), _Named(f"row of table {name}", by_row))
+    rows = _Named(f"row of table {name}", by_row)
+    return Table(entry.place, entry.seen, entry.unit, columns, rows)

@@ -50,7 +50,7 @@ from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
 
 if TYPE_CHECKING:
-    from nbrepro.claims.checks import Estimate, Summary
+    from nbrepro.claims.checks import Computed, Summary
 
 __all__ = [
     "TONE",
@@ -129,7 +129,7 @@ class Verdict:
     single: str = ""
     value: str = ""
     profile: str = ""
-    values: "Mapping[str, Estimate]" = field(default_factory=dict)
+    values: "Mapping[str, Computed]" = field(default_factory=dict)
 
     @property
     def tone(self) -> str:

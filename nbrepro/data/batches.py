@@ -6,6 +6,7 @@ tensors, so that it runs in the same way inside a captured CUDA graph and outsid
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from nbrepro.data.datasets import MEAN, STD
 
 #: What is drawn for an epoch, or for a batch of it, one row per image in the order of training:
 #: ``order`` int64 ``[N]``, which images; ``offset`` int64 ``[N, 2]`` in ``[0, 2 * pad]``, the upper
-#: left corner (row, column) of the crop; ``flip`` bool ``[N]``, mirror left to right; ``mixup``,
-#: ``cutmix`` and ``randaugment`` as the ``draw_*`` functions of :mod:`nbrepro.data.augment` give
-#: them. All but ``order`` may be missing.
+#: left corner (row, column) of the crop; ``flip`` bool ``[N]``, mirror left to right; ``box`` int64
+#: ``[N]``, seeds of the random boxes of :mod:`nbrepro.data.files`; ``mixup``, ``cutmix`` and
+#: ``randaugment`` as the ``draw_*`` functions of :mod:`nbrepro.data.augment` give them. All but
+#: ``order`` may be missing.
 Draws = dict[str, Tensor]
 
 
@@ -28,6 +30,7 @@ def epoch_draws(
     images: int,
     pad: int = 0,
     *,
+    boxes: bool = False,
     mixup: float = 0.0,
     cutmix: float = 0.0,
     randaugment: float = 0.0,
@@ -39,6 +42,7 @@ def epoch_draws(
         epoch: from 0.
         images: N, the size of the training set.
         pad: pixels of border that crops may move into; with 0 nothing is cropped or flipped.
+        boxes: whether images are random boxes of their files, and mirrored, instead.
         mixup: α of MixUp; 0 for none.
         cutmix: α of CutMix; 0 for none.
         randaugment: magnitude of RandAugment; 0 for none.
@@ -50,6 +54,9 @@ def epoch_draws(
     draws = {"order": torch.randperm(images, generator=generator)}
     if pad:
         draws["offset"] = torch.randint(2 * pad + 1, (images, 2), generator=generator)
+    if boxes:
+        draws["box"] = torch.randint(2**48, (images,), generator=generator)
+    if pad or boxes:
         draws["flip"] = torch.rand(images, generator=generator) < 0.5
     # A separate generator: order and crops are the same with and without strong augmentation.
     generator = _generator(f"{seed}/{epoch}/strong")
@@ -90,6 +97,9 @@ class Batch(NamedTuple):
 class Batches:
     """A labelled image set on a device that hands out augmented, normalized batches.
 
+    Attributes:
+        capturable: whether making a batch can be recorded as part of a CUDA graph.
+
     Args:
         images: uint8 ``[N, H, W, 3]``.
         labels: int64 ``[N]``.
@@ -99,6 +109,8 @@ class Batches:
         magnitude: magnitude of RandAugment, if there are draws for it.
         part: which part of every batch is this process's, and of how many parts.
     """
+
+    capturable = True
 
     def __init__(
         self,
@@ -111,11 +123,8 @@ class Batches:
         magnitude: float = 0.0,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.pad, self.magnitude, self.part = pad, magnitude, part
-        self.height, self.width = images.shape[1:3]
+        self._begin(labels, images.shape[1:3], pad, device, classes, magnitude, part)
         self.images = torch.nn.functional.pad(images.to(device), (0, 0, pad, pad, pad, pad))
-        self.labels = labels.to(device)
-        self._classes = None if classes is None else torch.arange(classes, device=device)
         # A crop is gathered row by row. Row p of this view, which copies nothing, holds the 3 W
         # bytes from pixel p on, with the pixels of all images numbered in turn; so rows overlap.
         pixels = self.images.numel() // 3
@@ -123,6 +132,22 @@ class Batches:
         width = self.images.shape[2]
         self._row_starts = torch.arange(0, self.height * width, width, device=device)
         self._middle = torch.tensor([[pad, pad]], device=device)
+
+    def _begin(
+        self,
+        labels: Tensor,
+        sides: Sequence[int],
+        pad: int,
+        device: torch.device | str,
+        classes: int | None,
+        magnitude: float,
+        part: tuple[int, int],
+    ) -> None:
+        """Set up all but the images."""
+        self.pad, self.magnitude, self.part = pad, magnitude, part
+        self.height, self.width = sides
+        self.labels = labels.to(device)
+        self._classes = None if classes is None else torch.arange(classes, device=device)
         # (x / 255 - mean) / std as one multiply and one add, on whole rows of pixels
         std = torch.tensor(STD, device=device) * 255
         self._scale = (1 / std).repeat(self.width)
@@ -143,19 +168,23 @@ class Batches:
         Raises:
             ValueError: if images are to be mixed and the number of classes is not known.
         """
-        order = draws["order"]
-        images = self._crop(order, draws.get("offset"), draws.get("flip"))
-        targets = labels = self.labels[order]
-        if "mixup" in draws or "cutmix" in draws:
+        size, mixed = len(draws["order"]) / self.part[1], _mixed(draws)
+        draws = self._read(draws)
+        images = self._pixels(draws)
+        targets = labels = self.labels[draws["order"]]
+        if mixed:
             targets = self._probabilities(labels)
             images, targets = augment.mix(images, targets, draws.get("mixup"), draws.get("cutmix"))
-        # Only after mixing: partners are neighbours in the whole batch.
-        images, labels, targets = (self._mine(items) for items in (images, labels, targets))
+            images, labels, targets = (self._mine(items) for items in (images, labels, targets))
+            draws = self._own(draws)
         if "randaugment" in draws:
             # Its lengths are for images of 224 pixels; ours are scaled in proportion.
-            rows, scale = self._mine(draws["randaugment"]), self.width / 224
-            images = augment.randaugment(images, rows, self.magnitude, scale)
-        return Batch(self._normalize(images), labels, targets, len(order) / self.part[1])
+            scale = self.width / 224
+            images = augment.randaugment(images, draws["randaugment"], self.magnitude, scale)
+        return Batch(self._normalize(images), labels, targets, size)
+
+    def expect(self, draws: Draws) -> None:
+        """Prepare for a batch that will be asked for; nothing to do where images are stored."""
 
     def __call__(
         self, index: Tensor, offset: Tensor | None = None, flip: Tensor | None = None
@@ -174,8 +203,9 @@ class Batches:
         batch = self.batch({name: rows for name, rows in named.items() if rows is not None})
         return batch.images, batch.labels
 
-    def _crop(self, index: Tensor, offset: Tensor | None, flip: Tensor | None) -> Tensor:
+    def _pixels(self, draws: Draws) -> Tensor:
         """Images before normalization: uint8 ``[B, 3, H, W]``; the border is black there."""
+        index, offset, flip = draws["order"], draws.get("offset"), draws.get("flip")
         shape = (len(index), self.height, self.width, 3)
         height, width = self.images.shape[1:3]
         row, column = (self._middle if offset is None else offset).unbind(1)
@@ -195,6 +225,14 @@ class Batches:
             raise ValueError("to mix images, Batches needs the number of classes: classes=10")
         return (labels[:, None] == self._classes).float()
 
+    def _read(self, draws: Draws) -> Draws:
+        """The rows whose images are read: this process's, or all, for partners are neighbours."""
+        return draws if _mixed(draws) else self._own(draws)
+
+    def _own(self, draws: Draws) -> Draws:
+        """This process's rows."""
+        return {name: self._mine(rows) for name, rows in draws.items()}
+
     def _mine(self, items: Tensor) -> Tensor:
         """This process's part of the items of a batch."""
         rank, processes = self.part
@@ -205,3 +243,8 @@ class Batches:
         pixels = pixels.permute(0, 2, 3, 1)
         rows = torch.mul(pixels.flatten(2), self._scale).add_(self._shift)
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
+
+
+def _mixed(draws: Draws) -> bool:
+    """Whether images are mixed with others of their batch."""
+    return "mixup" in draws or "cutmix" in draws

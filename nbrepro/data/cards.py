@@ -20,6 +20,9 @@ SMALL = "-16px"
 #: The small form keeps one image in this many of each class.
 SMALL_SHARE = 5
 
+#: The data sets that are no folder trees.
+NOT_TREES = ("digits", "cifar10", "cifar100")
+
 _NAME = re.compile(
     r"(?P<data>.*?)(?:@(?P<side>[1-9]\d*))?"
     r"(?:-classes(?P<first>0|[1-9]\d*)to(?P<last>0|[1-9]\d*))?"
@@ -96,12 +99,20 @@ _KNOWN = {
         Card("cifar10", 10, 50_000, 10_000, 32, original=True),
         Card("cifar10-jpeg", 10, 50_000, 10_000, 32, fingerprint="4755da40623d5849"),
         Card("cifar100", 100, 50_000, 10_000, 32),
-        Card("tiny-imagenet-50", 50, 25_000, 2_500, 64),
+        Card("tiny-imagenet-50", 50, 25_000, 2_500, 64, fingerprint="bfa1fe8d7fdc5afb"),
     )
 }
 
 #: Fingerprints of forms of data sets: a form is computed, so its card is too, but for this.
-_FORM_FINGERPRINTS = {"cifar10-jpeg-16px": "637817b9862b050c"}
+_FORM_FINGERPRINTS = {
+    "cifar10-jpeg-16px": "637817b9862b050c",
+    "cifar10-jpeg-classes0to4": "54a5785ad6273a04",
+    "cifar10-jpeg-classes0to4-16px": "d786ee6b71638030",
+    "cifar10-jpeg-classes5to9": "aa65e40cbea94556",
+    "cifar10-jpeg-classes5to9-16px": "460257581dc3be87",
+    "tiny-imagenet-50@32": "e384676c1c46b14f",
+    "tiny-imagenet-50@32-classes0to9": "8837c1bef4d80177",
+}
 
 
 def card(name: str) -> Card:

@@ -23,6 +23,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ from torch import Tensor
 from nbrepro.data import cards, folder
 from nbrepro.data.decode import DataError
 from nbrepro.data.folder import default_root
+from nbrepro.spec import Spec
+
+if TYPE_CHECKING:
+    from nbrepro.data.files import FileDataset
 
 log = logging.getLogger("nbrepro")
 
@@ -99,7 +104,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     """
     root = Path(root) if root is not None else default_root()
     data, side, classes, small = cards.parse(name)
-    if data not in ("digits", "cifar10", "cifar100"):
+    if data not in cards.NOT_TREES:
         dataset = _dataset(cards.base(name), *folder.read(data, root, side))
     elif side is not None:
         raise DataError(f"{name}: only folder trees are resized, write {data} without @{side}")
@@ -110,6 +115,26 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     return shrink(dataset) if small else dataset
 
 
+def load_for(
+    spec: Spec, root: str | Path | None = None, *, download: bool = False
+) -> "Dataset | FileDataset":
+    """The data of a run: files for the augmentation ``resized-crop``, else as :func:`load` does.
+
+    Args:
+        spec: the run.
+        root: as for :func:`load`.
+        download: as for :func:`load`.
+
+    Raises:
+        DataError: as :func:`load` and :func:`nbrepro.data.files.open_files` do.
+    """
+    if spec.augmentation != "resized-crop":
+        return load(spec.dataset, root, download=download)
+    from nbrepro.data.files import open_files
+
+    return open_files(spec.dataset, Path(root) if root is not None else default_root())
+
+
 def some_classes(dataset: Dataset, first: int, last: int) -> Dataset:
     """The images of the classes ``first`` to ``last``, labelled 0 to ``last - first``.
 
@@ -118,12 +143,7 @@ def some_classes(dataset: Dataset, first: int, last: int) -> Dataset:
     Raises:
         DataError: if there are no such classes, or fewer than two of them.
     """
-    name, count = f"{dataset.name}-classes{first}to{last}", len(dataset.classes)
-    if not first < last < count:
-        raise DataError(
-            f"{name}: {dataset.name} has the classes 0 to {count - 1}; expected two or more of "
-            f"them, the lower label first, as in {dataset.name}-classes0to{count // 2}"
-        )
+    names = folder.chosen(dataset.name, dataset.classes, first, last)
     parts = []
     for images, labels in (
         (dataset.train_images, dataset.train_labels),
@@ -131,7 +151,7 @@ def some_classes(dataset: Dataset, first: int, last: int) -> Dataset:
     ):
         kept = (labels >= first) & (labels <= last)
         parts.append((images[kept].numpy(), (labels[kept] - first).numpy()))
-    return _dataset(name, list(dataset.classes[first : last + 1]), *parts)
+    return _dataset(f"{dataset.name}-classes{first}to{last}", names, *parts)
 
 
 def shrink(dataset: Dataset) -> Dataset:

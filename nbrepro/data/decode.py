@@ -12,7 +12,6 @@ is 0 and 255, palettes are looked up, CMYK is converted. Four decisions are ours
 * **Animations** are refused: which frame is meant is not ours to guess.
 """
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,15 +46,16 @@ def decode(path: str | Path) -> "Image.Image":
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                return _to_rgb(image, path)
+        with Image.open(path, formats=_FORMATS) as image:
+            limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+            if limit is not None and pixels > limit:  # Pillow refuses from twice as many on
+                raise Image.DecompressionBombError(f"It has {pixels:,} pixels.")
+            return _to_rgb(image, path)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"{path} is too large: {error} Expected at most {Image.MAX_IMAGE_PIXELS:,} pixels; "
+            f"{path} is too large. {error} Expected at most {Image.MAX_IMAGE_PIXELS:,} pixels; "
             "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted"
         ) from error
     except Exception as error:  # whatever a damaged file makes Pillow raise, the remedy is the same

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,50 @@ def read(name: str, root: Path, side: int | None = None) -> tuple[list[str], Par
     Raises:
         DataError: if the tree is missing or wrong; the message names the file and what to do.
     """
+    tree = find(name, root)
+    classes, listing = tree.classes, tree.parts
+    stamp = _stamp(listing, f"{_DECODING} {side} {tree.base.resolve()}")
+    cached = cache_folder() / f"{name}-{stamp}.npz"
+    arrays = _read_cache(cached)
+    if arrays is None:
+        _check_digest(name, tree.base, listing)
+        arrays = {}
+        known = _KNOWN_TREES.get(name)
+        shape: tuple[int, ...] | None = (known.side, known.side, 3) if known and not side else None
+        for key, files in zip(("train", "test"), listing.values(), strict=True):
+            images, labels, shape = _decode(name, files, classes, shape, side)
+            arrays |= {f"{key}_images": images, f"{key}_labels": labels}
+        _write_cache(cached, arrays)
+    return (
+        classes,
+        (arrays["train_images"], arrays["train_labels"]),
+        (arrays["test_images"], arrays["test_labels"]),
+    )
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files of a folder tree.
+
+    Attributes:
+        name: of the data set.
+        base: the tree's folder.
+        classes: names of the classes, sorted.
+        parts: ``train``, then ``test`` or ``val`` → class → its files.
+    """
+
+    name: str
+    base: Path
+    classes: list[str]
+    parts: dict[str, dict[str, list[Path]]]
+
+
+def find(name: str, root: Path) -> Tree:
+    """List the tree ``<root>/<name>``.
+
+    Raises:
+        DataError: if the tree is missing or wrong; the message names the file and what to do.
+    """
     base = root / name
     if not (base / "train").is_dir():
         hint = "Known without files: digits; fetched on request: cifar10, cifar100."
@@ -94,8 +139,45 @@ def read(name: str, root: Path, side: int | None = None) -> tuple[list[str], Par
     listing = {part: _list(base / part) for part in ("train", test_folder)}
     classes = sorted(listing["train"])
     _check_tree(name, base, listing, classes, test_folder)
+    return Tree(name, base, classes, listing)
 
-    stamp = hashlib.sha256(f"{_DECODING} {side} {base.resolve()}".encode())
+
+def chosen(name: str, classes: Sequence[str], first: int, last: int) -> list[str]:
+    """The classes with the labels ``first`` to ``last``.
+
+    Raises:
+        DataError: if there are no such classes, or fewer than two of them.
+    """
+    if not first < last < len(classes):
+        raise DataError(
+            f"{name}-classes{first}to{last}: {name} has the classes 0 to {len(classes) - 1}; "
+            "expected two or more of them, the lower label first, as in "
+            f"{name}-classes0to{len(classes) // 2}"
+        )
+    return list(classes[first : last + 1])
+
+
+def digest(tree: Tree, classes: Sequence[str]) -> str:
+    """:func:`tree_digest` of some of the classes of a tree, or from the cache if nothing changed.
+
+    Raises:
+        DataError: if a tree whose content is known has another one.
+    """
+    parts = {part: {c: files[c] for c in classes} for part, files in tree.parts.items()}
+    cached = cache_folder() / f"{tree.name}-{_stamp(parts, str(tree.base.resolve()))}.digest"
+    with contextlib.suppress(OSError):
+        if len(found := cached.read_text("ascii")) == 16:
+            return found
+    _check_digest(tree.name, tree.base, tree.parts)
+    found = tree_digest(tree.base, parts)
+    with contextlib.suppress(OSError), replacing(cached) as file:
+        file.write(found.encode())
+    return found
+
+
+def _stamp(listing: dict[str, dict[str, list[Path]]], made: str) -> str:
+    """Changes whenever a listed file does, or how something is ``made`` of them."""
+    stamp = hashlib.sha256(made.encode())
     for files in listing.values():
         for paths in files.values():
             for path in paths:
@@ -103,22 +185,7 @@ def read(name: str, root: Path, side: int | None = None) -> tuple[list[str], Par
                 # ctime and inode change even when two files of one size and time are swapped
                 marks = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
                 stamp.update(f"{path}\0{marks}\n".encode())
-    cached = cache_folder() / f"{name}-{stamp.hexdigest()[:16]}.npz"
-    arrays = _read_cache(cached)
-    if arrays is None:
-        _check_digest(name, base, listing)
-        arrays = {}
-        known = _KNOWN_TREES.get(name)
-        shape: tuple[int, ...] | None = (known.side, known.side, 3) if known and not side else None
-        for part, key in (("train", "train"), (test_folder, "test")):
-            images, labels, shape = _decode(name, listing[part], classes, shape, side)
-            arrays |= {f"{key}_images": images, f"{key}_labels": labels}
-        _write_cache(cached, arrays)
-    return (
-        classes,
-        (arrays["train_images"], arrays["train_labels"]),
-        (arrays["test_images"], arrays["test_labels"]),
-    )
+    return stamp.hexdigest()[:16]
 
 
 def _list(folder: Path) -> dict[str, list[Path]]:

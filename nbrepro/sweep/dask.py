@@ -78,9 +78,9 @@ def run(todo: list[Spec], options: SweepOptions) -> Generator[Record]:
             f"workers: {workers}, GPUs: {len(gpus)}; each worker needs a GPU of its own, so ask "
             "for fewer workers or for device cpu"
         )
-    for name in dict.fromkeys(spec.dataset for spec in todo):
+    for spec in {(spec.dataset, spec.augmentation): spec for spec in todo}.values():
         # Once, here: checked, fetched and decoded before many processes want it at the same time.
-        data.load(name, options.data_root, download=options.download)
+        data.load_for(spec, options.data_root, download=options.download)
     return _sweep(todo, options, workers, gpus)
 
 

@@ -10,6 +10,9 @@ from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
 
+#: Replicates of a run that anybody makes; more is a slip of the pen.
+MOST_SEEDS = 1000
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -35,7 +38,12 @@ def plan(
     """Every run of a profile of these experiments, in the grids' order.
 
     A run that several experiments share is planned once.
+
+    Raises:
+        ValueError: for an unknown profile or data set, or no sensible number of seeds.
     """
+    if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"seeds is {seeds}; it must be at least 1 and at most {MOST_SEEDS}")
     specs = {
         spec.hash: spec
         for experiment in chosen

@@ -13,12 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nbrepro import _malloc
+from nbrepro._suggest import select
 from nbrepro.records import features
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.records.provenance import device_name, provenance
@@ -26,6 +28,11 @@ from nbrepro.spec import Spec
 from nbrepro.sweep.plan import Planned, estimate
 
 log = logging.getLogger("nbrepro")
+
+
+#: Workers for each core of this machine; more would only be in each other's way.
+MOST_PER_CORE = 8
+YEAR = 365 * 24 * 3600
 
 
 class Left(Exception):
@@ -41,7 +48,10 @@ def seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 9m or 1.5h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    found = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if found > YEAR:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than a year; leave the budget out")
+    return found
 
 
 def _option(text: str, **parsing: Any) -> dict[str, Any]:
@@ -140,6 +150,8 @@ def run(planned: Sequence[Planned], options: SweepOptions) -> Generator[Record]:
     todo = list({p.spec.hash: p.spec for p in planned if options.wants(p.record)}.values())
     if not todo:
         return _nothing()
+    for spec in todo:
+        check_unclipped(spec)
     if not options.scheduler:
         check_device(options.device)
     if not options.parallel:
@@ -148,6 +160,12 @@ def run(planned: Sequence[Planned], options: SweepOptions) -> Generator[Record]:
         raise ValueError(
             "under torchrun or accelerate launch all processes share each run; leave workers and "
             "scheduler out"
+        )
+    most = MOST_PER_CORE * (os.cpu_count() or 1)
+    if options.workers and options.workers > most:
+        raise ValueError(
+            f"workers is {options.workers}; this machine has {os.cpu_count()} cores, so take at "
+            f"most {most}"
         )
     from nbrepro.sweep import dask
 
@@ -195,6 +213,31 @@ def check_device(device: str) -> None:
         raise ValueError(
             "device is cuda, and this machine has no usable CUDA GPU; take auto or cpu"
         )
+
+
+def check_unclipped(spec: Spec) -> None:
+    """Refuse a run whose ``unclipped`` names no parameter of its network.
+
+    Such a run would clip everything, under another name than the run that says so.
+
+    Raises:
+        ValueError: naming the nearest parameters.
+    """
+    if spec.clip.startswith("agc"):
+        select("unclipped", spec.unclipped, _parameters(spec.model, spec.skip_init))
+
+
+@cache
+def _parameters(model: str, skip_init: bool) -> tuple[str, ...]:
+    """The names of a network's parameters; no memory is taken for their values."""
+    import torch
+
+    from nbrepro import models
+
+    options: dict[str, Any] = {} if skip_init else {"skip_gain": None}
+    with torch.device("meta"):
+        network = models.create(model, **options)
+    return tuple(name for name, _ in network.named_parameters())
 
 
 def check_time(spec: Spec, options: SweepOptions, deadline: float) -> None:
@@ -302,8 +345,9 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
     present = None if is_shared() else options.ledger.find(spec)
     if present is not None and not options.wants(present):
         return present
+    check_unclipped(spec)
     check_device(options.device)
-    dataset = data.load(spec.dataset, options.data_root, download=options.download)
+    dataset = data.load_for(spec, options.data_root, download=options.download)
     checkpoint = options.ledger.work / f"{spec.hash}.pt"
     try:
         with _malloc.kept():
@@ -317,6 +361,8 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
             )
     except loop.Interrupted as stop:
         raise Left(str(stop)) from stop
+    except data.DataError:
+        raise
     except Exception:
         error = traceback.format_exc()
         record = failed(spec, error, data_fingerprint=dataset.fingerprint)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nbrepro._files import replacing
-from nbrepro.data import Dataset
+from nbrepro.data import Dataset, FileDataset
 from nbrepro.optim import EMA
 from nbrepro.spec import Spec
 from nbrepro.train.device import can_compute
@@ -157,7 +157,7 @@ class State:
             setattr(self, name, saved[name])
 
 
-def identity(spec: Spec, dataset: Dataset, processes: int) -> dict[str, Any]:
+def identity(spec: Spec, dataset: Dataset | FileDataset, processes: int) -> dict[str, Any]:
     """What a checkpoint is of: all of it must be the same for a run to go on from it."""
     return {
         "run": spec.hash,

@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nbrepro import freezing, models
-from nbrepro.data import Batches, Dataset
+from nbrepro.data import Batches, Dataset, FileBatches, FileDataset
 from nbrepro.data.batches import Draws
 from nbrepro.optim import EMA, LARS, parameter_groups
 from nbrepro.records.features import Features
@@ -37,7 +38,7 @@ from nbrepro.train import features
 from nbrepro.train.checkpoint import State, Sums
 from nbrepro.train.cuda_graph import Captured
 from nbrepro.train.device import accelerator_for, mask_seed, place, resolved, seeded, watched
-from nbrepro.train.run import EVALUATION_BATCH, Run, batch_sizes
+from nbrepro.train.run import EVALUATION_BATCH, Run
 from nbrepro.train.schedule import learning_rate
 
 log = logging.getLogger("nbrepro")
@@ -83,7 +84,7 @@ def initial_model(spec: Spec, num_classes: int) -> nn.Module:
 
 def train(
     spec: Spec,
-    dataset: Dataset,
+    dataset: Dataset | FileDataset,
     *,
     device: str = "auto",
     checkpoint: Path | None = None,
@@ -100,7 +101,8 @@ def train(
 
     Args:
         spec: the run.
-        dataset: the data; must be the one that ``spec`` names.
+        dataset: the data; must be the one that ``spec`` names, see
+            :func:`nbrepro.data.load_for`.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: file to write after every epoch and to resume from; the caller deletes it. One
             that is not of just this run is refused with a warning and replaced. ``precision:
@@ -120,6 +122,11 @@ def train(
     """
     if dataset.name != spec.dataset:
         raise ValueError(f"the spec names the data set {spec.dataset!r}, not {dataset.name!r}")
+    if isinstance(dataset, FileDataset) != (spec.augmentation == "resized-crop"):
+        raise ValueError(
+            f"the augmentation is {spec.augmentation}: resized-crop needs files, others images "
+            "that are decoded; nbrepro.data.load_for(spec) loads what fits"
+        )
     started = time.perf_counter()
     accelerator = accelerator_for(device, track, logs)
     if track is not None:
@@ -148,7 +155,8 @@ def train(
     )
     with bar, watched(state.model, state.how):
         helps = accelerator.device.type == "cuda" and accelerator.num_processes == 1
-        driver = captured(run) if helps and not eager else Eager(run)
+        helps = helps and run.training.capturable and not eager
+        driver = captured(run) if helps else Eager(run)
         session = {
             "device": device_name(accelerator.device),
             "step": driver.name,
@@ -205,7 +213,10 @@ def train(
 
 
 def assemble(
-    spec: Spec, dataset: Dataset, accelerator: Accelerator, precision: str | None = None
+    spec: Spec,
+    dataset: Dataset | FileDataset,
+    accelerator: Accelerator,
+    precision: str | None = None,
 ) -> tuple[Run, Callable[[int], nn.Module]]:
     """Put network, optimizer and data on the device.
 
@@ -228,18 +239,21 @@ def assemble(
     average = EMA(model, spec.ema) if spec.ema else None
     part = (accelerator.process_index, accelerator.num_processes)
     pad = PAD if spec.augmentation == "crop-flip" else 0
-    training = Batches(
-        *(dataset.train_images, dataset.train_labels, pad, device),
-        classes=classes,
-        magnitude=spec.randaugment,
-        part=part,
-    )
+    options: Any = {"classes": classes, "magnitude": spec.randaugment, "part": part}
+    if isinstance(dataset, FileDataset):
+        training: Batches = FileBatches(
+            dataset.train_images, dataset.train_labels, device, **options
+        )
+        test: Batches = FileBatches(dataset.test_images, dataset.test_labels, device, part=part)
+    else:
+        training = Batches(dataset.train_images, dataset.train_labels, pad, device, **options)
+        test = Batches(dataset.test_images, dataset.test_labels, 0, device, part=part)
     run = Run(
         spec=spec,
         state=State(model, optimizer, average, Sums(device)),
         model=prepared,
         training=training,
-        test=Batches(dataset.test_images, dataset.test_labels, 0, device, part=part),
+        test=test,
         autocast=torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
         backward=accelerator.backward,
     )
@@ -262,17 +276,22 @@ class Eager:
             first: number of the epoch's first step, from the start of training.
             tick: called after every step.
         """
-        run, start = self.run, 0
-        for step, size in enumerate(batch_sizes(len(run.training), run.spec.batch_size), first):
-            part = {name: rows[start : start + size] for name, rows in draws.items()}
+        run, size = self.run, self.run.spec.batch_size
+        starts = range(0, len(run.training), size)
+        parts = [{name: rows[i : i + size] for name, rows in draws.items()} for i in starts]
+        for step, (part, following) in enumerate(zip_longest(parts, parts[1:]), first):
+            if following:
+                run.training.expect(following)
             run.train_on(part, learning_rate(run.spec, step, run.steps_per_epoch), step)
-            start += size
             tick()
 
     def evaluate(self) -> None:
         """Add up what is measured on every test image."""
         images = torch.arange(len(self.run.test), device=self.run.device)
-        for index in images.split(EVALUATION_BATCH):
+        parts = images.split(EVALUATION_BATCH)
+        for index, following in zip_longest(parts, parts[1:]):
+            if following is not None:
+                self.run.test.expect({"order": following})
             self.run.test_on(index)
 
 

@@ -57,8 +57,13 @@ class Run:
     def draws(self, epoch: int) -> Draws:
         """An epoch's random numbers, on the device."""
         spec = self.spec
-        strong = {"mixup": spec.mixup, "cutmix": spec.cutmix, "randaugment": spec.randaugment}
-        drawn = epoch_draws(spec.seed, epoch, len(self.training), self.training.pad, **strong)
+        drawn = epoch_draws(
+            *(spec.seed, epoch, len(self.training), self.training.pad),
+            boxes=spec.augmentation == "resized-crop",
+            mixup=spec.mixup,
+            cutmix=spec.cutmix,
+            randaugment=spec.randaugment,
+        )
         return {name: rows.to(self.device) for name, rows in drawn.items()}
 
     def train_on(self, draws: Draws, lr: float | Tensor, number: int | Tensor) -> None:

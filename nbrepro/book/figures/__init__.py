@@ -8,6 +8,7 @@ from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
 from nbrepro.book.figures.measured import (
     clipped_shares,
+    factors,
     gammas,
     influence,
     signal_propagation,
@@ -47,6 +48,7 @@ __all__ = [
     "dots",
     "ended",
     "equal_parameters",
+    "factors",
     "figure_v1",
     "frame",
     "gammas",

@@ -31,7 +31,7 @@ class Chart(Figure):
 
 @contextmanager
 def drawing(
-    height: float, panels: int = 1, rows: Sequence[float] = (1,)
+    height: float, panels: int = 1, rows: Sequence[float] = (1,), width: float = WIDE
 ) -> Iterator[tuple[Chart, list["Axes"]]]:
     """A chart in the style of the book and its axes: one per panel, or the rows of a single panel.
 
@@ -39,8 +39,9 @@ def drawing(
         height: of a panel in pixels.
         panels: how many; each is a subfigure, so that pages can stack them.
         rows: heights of the axes of a panel, in proportion; they share what is across.
+        width: of a single panel; several have their own.
     """
-    width = WIDE if panels == 1 else panels * PANEL
+    width = width if panels == 1 else panels * PANEL
     with mpl.rc_context(style.RC):
         size = (width / style.INCH, height / style.INCH)
         chart = Chart(figsize=size, layout="constrained")

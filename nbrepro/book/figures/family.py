@@ -43,7 +43,7 @@ def stages(sides: Sequence[int], widths: Sequence[int], betas: Sequence[Sequence
                 f"pixels, {width} channels, β {', '.join(f'{beta:.2f}' for beta in stage)}"
             )
             x += 2.6
-        top.set(xlim=(-2.2, x - 0.8), ylim=(0, max(sides) * 1.4), xticks=[])
+        top.set(xlim=(-3.4, x - 0.8), ylim=(0, max(sides) * 1.4), xticks=[])
         name_axes(top, "", "side of the map, pixels")
         name_axes(bottom, "residual blocks, from input to output", "β")
     chart.alt = f"Boxes in a row, one per residual block. {said(told)}"

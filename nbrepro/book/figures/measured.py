@@ -281,15 +281,16 @@ def zeroed(runs: Mapping[str, Sequence["Features"]]) -> Chart:
 # --- timings ---
 
 
-def times_as_long(timings: Sequence["Benchmark"], only: str = "") -> Chart:
+def times_as_long(timings: Sequence["Benchmark"], only: str = "", pair: str = "") -> Chart:
     """Bars that say how many times as long the slower of two takes, one row per case.
 
     Args:
         timings: of :func:`nbrepro.book.chapter.measured`; cases are named ``A over B``.
         only: a pattern; cases without it are left out.
+        pair: what they compare, ``A over B``, where the names of the cases do not say it.
     """
     rows = [
-        (*slower(case, row), timing)
+        (*slower(f"{case}: {pair}" if pair else case, row), timing)
         for timing in timings
         for case, row in timing.rows.items()
         if re.search(only, case)
@@ -298,7 +299,7 @@ def times_as_long(timings: Sequence["Benchmark"], only: str = "") -> Chart:
         return nothing("Not measured yet.", "the scripts in `benchmarks/` measure it")
     texts = [textwrap.wrap(text, _LINE) for text, *_ in rows]
     tall = 36 + 17 * max(map(len, texts))
-    with drawing(tall * len(rows) + 50) as (chart, (axis,)):
+    with drawing(tall * len(rows) + 50, width=_BARS) as (chart, (axis,)):
         for y, (text, (_, factor, low, high, _)) in enumerate(zip(texts, rows, strict=True)):
             axis.barh(y, factor - 1, 14 / tall, 1, color=_PLAIN, alpha=0.6, lw=0)
             axis.vlines(1, y - 10 / tall, y + 10 / tall, color=style.INK, lw=1)
@@ -322,7 +323,24 @@ def times_as_long(timings: Sequence["Benchmark"], only: str = "") -> Chart:
     return chart
 
 
-_LINE = 64  # characters
+#: Pixels of a figure of bars, and the characters that fit; narrow, for a larger type on phones.
+_BARS, _LINE = 440, 54
+
+
+def factors(timings: Sequence["Benchmark"], only: str = "") -> str:
+    """The smallest and the largest ratio of some cases: ``1.4 to 2.6``.
+
+    Args:
+        timings: as for :func:`times_as_long`.
+        only: a pattern; cases without it are left out.
+
+    Raises:
+        ValueError: if no case is left.
+    """
+    found = [r["ratio"] for t in timings for c, r in t.rows.items() if re.search(only, c)]
+    if not found:
+        raise ValueError(f"no case of {[t.name for t in timings]} has {only!r} in its name")
+    return f"{min(found):.1f} to {max(found):.1f}"
 
 
 def slower(case: str, row: Mapping[str, float]) -> tuple[str, float, float, float]:
@@ -339,6 +357,8 @@ def slower(case: str, row: Mapping[str, float]) -> tuple[str, float, float, floa
     if not found:
         raise ValueError(f"{case!r} is no 'A over B'")
     before, first, second, after = found.groups(default="")
+    if second.isdecimal():  # group width 8 over 128
+        second = first.rstrip("0123456789") + second
     factor, low, high = row["ratio"], row["low"], row["high"]
     if factor < 1:
         first, second, factor, low, high = second, first, 1 / factor, 1 / high, 1 / low
