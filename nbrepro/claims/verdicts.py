@@ -680,7 +680,7 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
     import torch
 
     from nbrepro import freezing, models
-    from nbrepro.claims.checks import Estimate
+    from nbrepro.claims.checks import Computed
 
     wrong, values = [], {}
     for model, row in printed(claim.paper.folder)[rule.table].rows.items():
@@ -688,7 +688,7 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
             counts = freezing.count(models.create(model))
         for group, text in row.items():
             name = f"{network(model)} {group}"
-            values[name] = Estimate.of([counts[group]])
+            values[name] = Computed.of([counts[group]])
             if not _prints_as(counts[group], text):
                 wrong.append(f"{name}: {counts[group]:,}, printed {text}")
     note = "; ".join(wrong) or f"all {len(values)} printed counts agree; built, not run"
