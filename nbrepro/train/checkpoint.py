@@ -32,8 +32,8 @@ _HEADER = b"nbrepro checkpoint 2 "
 _NOTED = ("curve", "how", "sessions")
 #: What a run computes with, below the package's folder.
 _CODE = (
-    *("_policy.py", "agc.py", "freezing.py", "layers.py", "spec.py", "data/augment.py"),
-    *("data/batches.py", "models/*.py", "optim/*.py", "train/*.py"),
+    *("_policy.py", "agc.py", "freezing.py", "layers.py", "spec.py"),
+    *("data/*.py", "models/*.py", "optim/*.py", "train/*.py"),
 )
 
 
