@@ -173,10 +173,11 @@ def step(
     labels: Tensor,
     unclipped: Iterable[str],
 ) -> list[ClipShare]:
-    """One step with AGC, and the share of each parameter's units that was clipped."""
+    """One step with AGC, and the share of units that it clipped."""
     optimizer.zero_grad()
     F.cross_entropy(model(images), labels).backward()
-    clipped = agc.clip_grads_(model.named_parameters(), 0.01, exclude=unclipped)
+    parameters = model.named_parameters()
+    clipped = agc.clip_grads_(parameters, 0.01, exclude=unclipped)
     optimizer.step()
     return clip_fraction(model, clipped)
 
@@ -212,15 +213,16 @@ def ending(scalars: pd.DataFrame) -> str:
 # --- how far a clipped parameter can get that starts at zero ---
 
 
-def reach(
-    rates: Iterable[float], clipping: float, momentum: float = 0.9, eps: float = 1e-3
-) -> Iterator[float]:
-    """After each step, the largest |w| that clipping allows, from 0, with Nesterov's momentum."""
+MOMENTUM, EPS = 0.9, 1e-3
+
+
+def reach(rates: Iterable[float], clipping: float) -> Iterator[float]:
+    """After each step, the largest |w| that clipping allows from 0."""
     w = velocity = 0.0
     for rate in rates:
-        gradient = clipping * max(w, eps)  # no clipped gradient is larger
-        velocity = momentum * velocity + gradient
-        w += rate * (gradient + momentum * velocity)
+        gradient = clipping * max(w, EPS)  # no clipped gradient is larger
+        velocity = MOMENTUM * velocity + gradient
+        w += rate * (gradient + MOMENTUM * velocity)
         yield w
 
 

@@ -58,7 +58,8 @@ def influence(model: nn.Module, images: Tensor) -> Tensor:
     images = images.clone().requires_grad_()
     rows = []
     for logits in model(images):
-        (gradient,) = torch.autograd.grad(logits.norm(), images, retain_graph=True)
+        size = logits.norm()
+        (gradient,) = torch.autograd.grad(size, images, retain_graph=True)
         rows.append(gradient.flatten(1).norm(dim=1))
     return torch.stack(rows)
 
