@@ -38,7 +38,9 @@ def best_norm(records: "Sequence[Record]", setting: dict[str, Any]) -> str:
     found = ends(runs_of(records, {**_any(NORM), **setting}), "clipping")
     if not found:
         return ""
-    best = max(found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean))
+    best = max(
+        found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean)
+    )
     return f"{best:g} of {', '.join(f'{threshold:g}' for threshold in found)}: {found[best]}"
 
 
