@@ -16,8 +16,8 @@ Groups (arXiv 2003.00152, Table 1 counts them the same way):
 ===============  ==================================================================================
 
 The arms of arXiv 2003.00152 are ``batchnorm``, alone or with ``output`` and ``shortcut``,
-``other+output+shortcut`` (γ and β frozen as they start, all else trained), ``random:2`` (as many
-numbers as BatchNorm has) and ``scattered:2`` (without an equal share for every channel).
+``other+output+shortcut`` (γ and β frozen as they start, all else trained) and ``random:2`` (as many
+numbers as BatchNorm has); ``scattered:2`` is the last without an equal share for every channel.
 
 ``affine`` answers that paper's question of what to train without BatchNorm: gains and biases of
 convolutions with scaled weight standardization (:class:`nbrepro.layers.ScaledStdConv2d`), and the

@@ -54,7 +54,8 @@ def rerun(stored: Record, data_root: Path | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "results")
         options = SweepOptions(ledger=ledger, device="cpu", data_root=data_root, progress=False)
-        again = run_one(stored.spec, options)
+        run_one(stored.spec, options)
+        (again,), _ = ledger.scan()  # as it was written, where what is not finite is null
     return {
         "recorded": how["commit"][:7],
         "on": f"{how['device']}, {how['precision']}, torch {how['versions']['torch']}",

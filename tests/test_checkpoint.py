@@ -255,9 +255,18 @@ def test_a_run_resumed_where_it_began_has_no_earlier_place(
     assert "earlier" not in result.how
 
 
-def test_processes_that_found_different_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([[2, 0], [0, 0]], r"different epochs, \[2, 0\]; they must see the same folder"),
+        ([[2, 0], [2, 1]], "different precisions, because not all of their devices have bfloat16"),
+    ],
+)
+def test_processes_that_do_not_agree(
+    monkeypatch: pytest.MonkeyPatch, found: list[list[int]], message: str
+) -> None:
     accelerator = device.accelerator_for("cpu")
-    loop._agree(2, accelerator)
-    monkeypatch.setattr(accelerator, "gather", lambda tensor: torch.tensor([2, 0]))
-    with pytest.raises(RuntimeError, match=r"different epochs, \[2, 0\]; they must see the same"):
-        loop._agree(2, accelerator)
+    loop._agree(2, "float32", accelerator)
+    monkeypatch.setattr(accelerator, "gather", lambda tensor: torch.tensor(found))
+    with pytest.raises(RuntimeError, match=message):
+        loop._agree(2, "float32", accelerator)

@@ -63,17 +63,30 @@ MEASURED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_
 
 WORKER = """
 import json, os, sys
+from pathlib import Path
 import torch
 from nbrepro import data
 from nbrepro.train import loop
 from nbrepro.spec import Spec
 
 torch.set_num_threads(1)
-report = {}
-for name, settings in json.loads(sys.argv[2]).items():
-    result = loop.train(Spec.from_dict(settings), data.load("digits"), device="cpu")
+digits = data.load("digits")
+
+
+def run(spec, **options):
+    result = loop.train(spec, digits, device="cpu", **options)
     state = result.model.state_dict()
-    report[name] = {"state": state, "metrics": result.metrics, "how": result.how}
+    return {"state": state, "metrics": result.metrics, "how": result.how}
+
+
+specs = {name: Spec.from_dict(settings) for name, settings in json.loads(sys.argv[2]).items()}
+report = {name: run(spec) for name, spec in specs.items()}
+spec, checkpoint = specs["dropout"].replace(epochs=2), Path(sys.argv[1]) / "run.pt"
+report["whole"] = run(spec)
+try:
+    run(spec, checkpoint=checkpoint, should_stop=lambda: True)
+except loop.Interrupted:
+    report["resumed"] = run(spec, checkpoint=checkpoint)
 torch.save(report, f"{sys.argv[1]}/{os.environ['RANK']}.pt")
 torch.distributed.destroy_process_group()
 """
@@ -82,9 +95,13 @@ Reports = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Reports:
     """What each of two processes ended with: state, metrics and how it ran, by network."""
-    folder = tmp_path_factory.mktemp("two")
     (folder / "worker.py").write_text(WORKER)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     settings = json.dumps({name: spec.to_dict() for name, spec in SPECS.items()})
@@ -97,7 +114,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     )
     assert done.returncode == 0, done.stderr
     reports = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-    return {name: [report[name] for report in reports] for name in SPECS}
+    return {name: [report[name] for report in reports] for name in reports[0]}
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +234,25 @@ def test_what_every_process_has_for_itself(
     alone = parameters(reference, one[name].model.state_dict())
     low, high = promised(OWN[name])
     assert low < distance(expected, alone) < high
+
+
+def test_two_processes_resume_bit_for_bit(two: Reports) -> None:
+    """Each with the masks that it would have drawn."""
+    for whole, resumed in zip(two["whole"], two["resumed"], strict=True):
+        assert resumed["how"]["resumed_at_epoch"] == 1
+        assert resumed["metrics"] == whole["metrics"]
+        for name, tensor in whole["state"].items():
+            assert torch.equal(resumed["state"][name], tensor), name
+
+
+def test_a_run_of_two_processes_is_not_gone_on_with_by_one(
+    two: Reports, folder: Path, digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = SPECS["dropout"].replace(epochs=2)
+    result = loop.train(spec, digits, device="cpu", checkpoint=folder / "run.pt")
+    assert "is of another run (processes: 2, here 1; to go on" in caplog.text
+    assert result.how["resumed_at_epoch"] == 0
+    assert result.how["processes"] == 1
 
 
 def test_masks_of_one_process_are_those_of_the_first() -> None:

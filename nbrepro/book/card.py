@@ -1,4 +1,4 @@
-"""What the card of adaptive gradient clipping takes from the records: which λ, and what else does."""
+"""What the card of adaptive gradient clipping takes from the records: which λ, and what rivals."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,9 +38,7 @@ def best_norm(records: "Sequence[Record]", setting: dict[str, Any]) -> str:
     found = ends(runs_of(records, {**_any(NORM), **setting}), "clipping")
     if not found:
         return ""
-    best = max(
-        found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean)
-    )
+    best = max(found, key=lambda t: (len(found[t].survivors), found[t].mean))
     return f"{best:g} of {', '.join(f'{threshold:g}' for threshold in found)}: {found[best]}"
 
 

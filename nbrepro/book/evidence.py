@@ -108,6 +108,7 @@ def body(claim: Claim, evidence: Evidence) -> str:
     rows = [(v, report([v], evidence.records)) for v in evidence.verdicts[claim.id]]
     verdict, said = rows[0]
     sentence = found.bare(claim)
+    conclusion = _conclusion(verdict, sentence)
     return str(
         tables.render(
             "evidence",
@@ -119,7 +120,8 @@ def body(claim: Claim, evidence: Evidence) -> str:
             .removesuffix(")"),
             verdict=verdict,
             said=said,
-            conclusion=found.conclusion(verdict),
+            conclusion=conclusion,
+            note="" if verdict.note[1:] in conclusion or not claim.rule else verdict.note,
             rows=rows,
             arms=_by_arm,
             rule=_highlighted(_as_yaml(claim), "yaml") if claim.rule else "",
@@ -136,6 +138,15 @@ def body(claim: Claim, evidence: Evidence) -> str:
             page=tables.page,
         ).data
     )
+
+
+def _conclusion(verdict: Verdict, sentence: str) -> str:
+    """What was found, without what stands elsewhere on the page anyway."""
+    if verdict.claim.rule is None:
+        return ""
+    headline, details = found.said(verdict)
+    again = headline.endswith(sentence)
+    return " ".join(filter(None, ("" if again else headline, details, found.missing(verdict))))
 
 
 def _by_arm(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
@@ -295,7 +306,7 @@ def ship(evidence: Evidence, static: Path) -> None:
 
 def as_json(evidence: Evidence) -> str:
     """All verdicts as ``nbrepro verify --json`` prints them."""
-    reports = [report([verdict], evidence.records) for verdict in evidence.deciding]
+    reports = [report(rows, evidence.records) for rows in evidence.verdicts.values()]
     return json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -8,6 +8,8 @@ Every page is tidied after the theme has written it:
 - font preloads go: from a file they are blocked and fill the console with errors, and the fonts
   load without them;
 - so does the second copy of a script that sphinx-thebe declares twice;
+- so does Bootstrap's scroll spy on pages without a table of contents: it would try the fragment of
+  every link as a selector there, and fail at one that is none;
 - so do the 1.5 MB of Font Awesome as a script: the page shows the same icons from its font;
 - roles of bibliographies that ARIA has withdrawn go, and signatures that docutils writes as lists
   of definitions without terms become blocks.
@@ -71,6 +73,7 @@ def _as_blocks(found: re.Match[str]) -> str:
 _TIDY = (
     (re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>'), ""),
     (re.compile(r"(<script>const THEBE_JS_URL.*?</script>)(.*?)\1", re.DOTALL), r"\1\2"),
+    (re.compile(r'(?<=<body) data-bs-spy="scroll"(?![^>]*>.*bd-toc-nav)', re.DOTALL), ""),
     (re.compile(r"<script[^>]*/fontawesome/[^>]*></script>"), ""),
     (re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")'), ""),
     (re.compile(r'<dl>\s*(<dd><em class="sig-param">.*?)</dl>', re.DOTALL), _as_blocks),

@@ -18,6 +18,7 @@ from nbrepro._suggest import unknown
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from nbrepro.claims import Claim
     from nbrepro.claims.reviews import Review
@@ -60,13 +61,15 @@ _SHORT = 14
 def _templates() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("nbrepro.book"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["address"] = address
+    return environment
 
 
 def render(template: str, **given: Any) -> "HTML":
@@ -219,45 +222,81 @@ def by_evidence(verdicts: Iterable["Verdict"]) -> dict[str, list["Verdict"]]:
 
 
 def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
-    """One row per claim: statement, the paper's value, ours, verdict, scale, link."""
+    """One row per claim: statement, the paper's value, ours, verdict, scale, links.
+
+    What did not hold says what was found instead. ``scorecard.js`` filters and sorts the rows.
+    """
     rows = [row[0] for row in _in_order(verdicts)]
     if not rows:
         return _nothing("No claim rests on this.")
-    return render(
-        "scorecard",
-        head=("claim", "published", "ours, the least clear", "verdict, scale"),
-        verdicts=rows,
-        by=_BY,
-        seen=SEEN,
-        page=page,
-    )
+    head = ("claim", "published", "ours, the least clear", "verdict")
+    return render("scorecard", head=head, verdicts=rows, **_of_scorecard())
 
 
 def cited(verdicts: Iterable["Verdict"]) -> "HTML":
     """The claims that are only cited, by paper, folded, each with what a test would take."""
-    papers: dict[str, list[Claim]] = {}
+    papers: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        papers.setdefault(verdict.claim.source, []).append(verdict.claim)
+        papers.setdefault(verdict.claim.source, []).append(verdict)
     if not papers:
         return _nothing("No claim is only cited.")
-    return render("cited", papers=papers, by=_BY, page=page)
+    return render("cited", papers=papers, **_of_scorecard())
 
 
-def tally(verdicts: Iterable["Verdict"]) -> "Markdown":
-    """How many claims got which verdict: a sentence per kind of evidence, training first."""
-    from IPython.display import Markdown
+def _of_scorecard() -> dict[str, Any]:
+    """What the templates of the scorecard call."""
+    from nbrepro.book import found
 
+    return {
+        "bare": found.bare,
+        "by": _BY,
+        "conclusion": found.conclusion,
+        "facets": _facets,
+        "page": page,
+        "seen": SEEN,
+    }
+
+
+def _facets(verdict: "Verdict") -> "Markup":
+    """What the rows of a scorecard can be chosen by, as attributes."""
+    from markupsafe import Markup
+
+    claim = verdict.claim
+    facets = {
+        "claim": claim.id,
+        "verdict": verdict.verdict,
+        "evidence": claim.evidence,
+        "paper": claim.source,
+        "chapter": page(claim.chapter),
+    }
+    return Markup("").join(Markup(' data-{}="{}"').format(*facet) for facet in facets.items())
+
+
+def scorecard_filters() -> "HTML":
+    """Where ``scorecard.js`` puts what chooses among the rows, and the downloads."""
+    from nbrepro.claims.register import texts
+
+    return render("scorecard_filters", register=list(texts()))
+
+
+def tally(verdicts: Iterable["Verdict"]) -> "HTML":
+    """How many claims got which verdict: a sentence per kind of evidence, training first.
+
+    Each number leads to its claims on the scorecard.
+    """
     from nbrepro.claims.verdicts import VERDICTS
 
     sentences = []
     for kind, group in by_evidence(verdicts).items():
         counts = Counter(verdict.verdict for verdict in group)
-        said = ", ".join(f"{counts[word]} *{word}*" for word in VERDICTS if counts[word])
-        if kind == "cited" and group:
-            sentences.append(f"{_claims(len(group))} only cited.")
-        elif group:
-            sentences.append(f"Of {_claims(len(group))} decided by **{EVIDENCE[kind]}**: {said}.")
-    return Markdown("\n\n".join(sentences))
+        said = f"Of {_claims(len(group))} decided by {EVIDENCE[kind]}: "
+        if kind == "cited":
+            said = "Nothing of ours bears on the others: "
+        if group:
+            sentences.append(
+                (said, kind, [(word, counts[word]) for word in VERDICTS if counts[word]])
+            )
+    return render("scorecard_tally", sentences=sentences)
 
 
 def _claims(number: int) -> str:

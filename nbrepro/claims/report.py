@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nbrepro.claims import arithmetic, verdicts
+from nbrepro.claims.labels import network
+from nbrepro.claims.register import Claim
 from nbrepro.claims.rules import (
     METRICS,
     Arm,
@@ -22,6 +24,7 @@ from nbrepro.claims.rules import (
     Rule,
     Trained,
 )
+from nbrepro.claims.tables import printed
 from nbrepro.claims.verdicts import Finding, Verdict, comparison, label
 from nbrepro.records.ledger import Record
 
@@ -133,9 +136,8 @@ def report(rows: Sequence[Verdict], records: Sequence[Record]) -> dict[str, Any]
 
 
 def _values(verdict: Verdict) -> list[dict[str, Any]]:
-    """What a check found, with the bounds of the rule."""
-    rule = verdict.claim.rule
-    assert isinstance(rule, Check) or not verdict.values
+    """What a check found or was counted, with what the rule asks."""
+    asked = _asked(verdict.claim)
     return [
         {
             "name": name.replace("_", " "),
@@ -143,12 +145,25 @@ def _values(verdict: Verdict) -> list[dict[str, Any]]:
             "low": _known(value.low),
             "high": _known(value.high),
             "n": value.n,
-            "asked": _lies(rule.bounds[name]),
-            "in_words": f"{value:.4g}",
+            "asked": asked[name],
+            "in_words": f"{value:,}" if value.mean.is_integer() else f"{value:.4g}",
         }
         for name, value in verdict.values.items()
-        if isinstance(rule, Check)
     ]
+
+
+def _asked(claim: Claim) -> dict[str, str]:
+    """What a rule that asks for no run asks of each value."""
+    match claim.rule:
+        case Check() as rule:
+            return {name: _lies(bounds) for name, bounds in rule.bounds.items()}
+        case Counts() as rule:
+            return {
+                f"{network(model)} {group}": f"is printed as {text}"
+                for model, row in printed(claim.paper.folder)[rule.table].rows.items()
+                for group, text in row.items()
+            }
+    return {}
 
 
 def _known(number: float) -> float | None:
@@ -185,10 +200,21 @@ def _metric(rule: Trained) -> str:
     return "test_accuracy" if isinstance(rule, Failures) else rule.metric
 
 
+def _name(arm: Arm, arms: Sequence[Arm]) -> str:
+    """An arm's label, with the settings that tell it from others of the same label."""
+    alike = [other.settings for other in arms if label(other) == label(arm)]
+    differing = [
+        f"{setting.replace('_', ' ')} {value}"
+        for setting, value in arm.settings.items()
+        if any(other.get(setting) != value for other in alike)
+    ]
+    return label(arm) + (f" ({', '.join(differing)})" if differing else "")
+
+
 def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
     assert isinstance(rule, Trained)
     metric = _metric(rule)
-    named = dict.fromkeys(label(arm) for arm in rule.arms if arm.matches(record.spec))
+    named = dict.fromkeys(_name(arm, rule.arms) for arm in rule.arms if arm.matches(record.spec))
     return {
         "arm": " = ".join(named),
         "seed": record.spec.seed,
@@ -252,7 +278,7 @@ def drift(judged: Iterable[Verdict], scorecard: Path) -> list[str]:
         for cell in json.loads(scorecard.read_text(encoding="utf-8"))["cells"]
         for output in cell.get("outputs", ())
     ]
-    rows = re.findall(r"<tr>(.*?)</tr>", "\n".join(outputs), re.DOTALL)
+    rows = re.findall(r"<tr\b[^>]*>(.*?)</tr>", "\n".join(outputs), re.DOTALL)
     stored = {}
     for row in rows:
         claim = re.search(r'class="claim-id">([^<]+)<', row)

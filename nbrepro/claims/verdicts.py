@@ -114,7 +114,7 @@ class Verdict:
         scale: profile, epochs and data in words; empty if no run was needed or made.
         note: what was left out, or what else a reader must know.
         records: names of the records it rests on, without ending: hashes of runs, or a benchmark's.
-        values: what a check found, by name.
+        values: what a check found, or was counted, by name.
         single: what the verdict would be without the correction for many questions.
         value: whether the published values agree with ours; empty if that was not asked.
         profile: of the runs it rests on.
@@ -680,20 +680,20 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
     import torch
 
     from nbrepro import freezing, models
+    from nbrepro.claims.checks import Computed
 
-    wrong = []
-    table = printed(claim.paper.folder)[rule.table]
-    for model, row in table.rows.items():
+    wrong, values = [], {}
+    for model, row in printed(claim.paper.folder)[rule.table].rows.items():
         with torch.device("meta"):
             counts = freezing.count(models.create(model))
         for group, text in row.items():
+            name = f"{network(model)} {group}"
+            values[name] = Computed.of([counts[group]])
             if not _prints_as(counts[group], text):
-                wrong.append(f"{network(model)} {group}: {counts[group]:,}, printed {text}")
-    numbers = len(table.rows) * len(table.columns)
-    if wrong:
-        return Verdict(claim, _without_training(claim, "no"), note="; ".join(wrong))
-    note = f"all {numbers} printed counts agree; built, not run"
-    return Verdict(claim, _without_training(claim, "yes"), note=note)
+                wrong.append(f"{name}: {counts[group]:,}, printed {text}")
+    note = "; ".join(wrong) or f"all {len(values)} printed counts agree; built, not run"
+    verdict = _without_training(claim, "no" if wrong else "yes")
+    return Verdict(claim, verdict, note=note, values=values)
 
 
 def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark]) -> Verdict:

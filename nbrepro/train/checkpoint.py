@@ -32,8 +32,8 @@ _HEADER = b"nbrepro checkpoint 2 "
 _NOTED = ("curve", "how", "sessions")
 #: What a run computes with, below the package's folder.
 _CODE = (
-    *("_policy.py", "agc.py", "freezing.py", "layers.py", "spec.py", "data/augment.py"),
-    *("data/batches.py", "models/*.py", "optim/*.py", "train/*.py"),
+    *("_policy.py", "agc.py", "freezing.py", "layers.py", "spec.py"),
+    *("data/*.py", "models/*.py", "optim/*.py", "train/*.py"),
 )
 
 
@@ -178,7 +178,7 @@ def read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, A
     Args:
         path: the file.
         of: what it must be of, from :func:`identity`.
-        device: where its tensors go.
+        device: where the run goes on, and its tensors go.
     """
     if not path.exists():
         return None
@@ -203,8 +203,9 @@ def _read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, 
     end = len(_header(b""))
     if whole[:end] != _header(whole[end:]):
         raise _Refused("is damaged: its content does not match its digest")
+    kind = device.type  # torch refuses cpu:0, as Accelerate calls it where processes share a run
     try:
-        saved = torch.load(io.BytesIO(whole[end:]), map_location=device, weights_only=True)
+        saved = torch.load(io.BytesIO(whole[end:]), map_location=kind, weights_only=True)
     except Exception as error:  # it is as it was written, so by a torch that we are not
         raise _Refused(f"cannot be read by this torch ({type(error).__name__})") from error
     differing = [

@@ -116,7 +116,7 @@ def train(
     Raises:
         Interrupted: when ``should_stop`` returned true.
         RuntimeError: if ``device`` requests a GPU and there is none, or if processes that share
-            the run find different checkpoints.
+            the run find different checkpoints or have different precisions.
         ValueError: if the data set is not the spec's, or the environment would change what is
             computed.
     """
@@ -140,7 +140,7 @@ def train(
     if saved:
         state.restore(saved)
     done = int(state.curve[-1]["epoch"]) if saved else 0
-    _agree(done, accelerator)
+    _agree(done, precision, accelerator)
     trained_images, training_seconds = 0, 0.0
 
     bar = tqdm(
@@ -367,13 +367,20 @@ def _row(epoch: int, step: int, measured: dict[str, float]) -> dict[str, float]:
     return {"epoch": epoch, "step": step} | {k: round(v, 6) for k, v in measured.items()}
 
 
-def _agree(done: int, accelerator: Accelerator) -> None:
-    """Refuse to go on from different epochs in different processes."""
-    found = accelerator.gather(torch.tensor([done], device=accelerator.device))
-    if (found != done).any():
+def _agree(done: int, precision: str, accelerator: Accelerator) -> None:
+    """Refuse to go on from different epochs or in different precisions in different processes."""
+    mine = [done, int(precision == "bfloat16")]
+    found = accelerator.gather(torch.tensor([mine], device=accelerator.device)).tolist()
+    epochs, rounded = zip(*found, strict=True)
+    if len(set(epochs)) > 1:
         raise RuntimeError(
-            f"the processes found checkpoints of different epochs, {found.tolist()}; they must "
-            "see the same folder: put the ledger on a file system that all of them share"
+            f"the processes found checkpoints of different epochs, {list(epochs)}; they must see "
+            "the same folder: put the ledger on a file system that all of them share"
+        )
+    if len(set(rounded)) > 1:
+        raise RuntimeError(
+            "the processes would compute in different precisions, because not all of their "
+            "devices have bfloat16; name one in the spec instead of auto"
         )
 
 
