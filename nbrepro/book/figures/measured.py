@@ -223,18 +223,20 @@ def gammas(networks: Mapping[str, Sequence[float]], below: float = 0.01, bins: i
     Args:
         networks: name → every γ of the network.
         below: the threshold.
-        bins: over the range of all networks together.
+        bins: how many, over the range of all networks and zero.
     """
     every = np.concatenate([np.asarray(values, float) for values in networks.values()])
-    edges = np.linspace(min(0.0, every.min()), every.max(), bins + 1)
+    # Zero parts two bins, so that none holds γ of both signs.
+    width = (max(every.max(), 0) - min(every.min(), 0)) / (bins - 1) or 1.0
+    edges = width * np.arange(np.floor(every.min() / width), np.floor(every.max() / width) + 2)
     told = []
     with drawing(280, len(networks)) as (chart, axes):
         for axis, (name, values) in zip(axes, networks.items(), strict=True):
             gamma = np.asarray(values, float)
-            counts, _ = np.histogram(gamma, edges)
+            counts, _ = np.histogram(np.clip(gamma, edges[0], edges[-1]), edges)
             axis.stairs(counts, edges, fill=True, color=style.METHODS["gamma"].light, alpha=0.75)
             axis.axvspan(-below, below, color=style.METHODS["output"].light, alpha=0.5, lw=0)
-            share = f"{(np.abs(gamma) < below).mean():.0%} below {below:g}"
+            share = f"{100 * (np.abs(gamma) < below).mean():.0f} % with |γ| < {below:g}"
             axis.annotate(share, (below, 1), (6, -4), xycoords=("data", "axes fraction"), va="top",
                           textcoords="offset points")  # fmt: skip
             powers_of_ten(axis)
