@@ -83,14 +83,21 @@ def test_a_damaged_record_stops_the_page(tmp_path: Any, monkeypatch: pytest.Monk
         chapter.recorded()
 
 
+def told(page: Any) -> list[str]:
+    """The paragraphs of a page's HTML as text."""
+    plain = re.sub(r"<(?!/?p>)[^>]*>", "", page.data).replace("&nbsp;", " ")
+    return re.findall("<p>(.*?)</p>", plain, re.DOTALL)
+
+
 def test_without_records_a_page_says_so(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
     assert begin().evidence() == []
     assert "No records yet" in tables.accuracy_table([]).data
     judged = chapter.judged([claims.get("ACC-20")])
-    said = "Of 1 claim decided by **training on real images**: 1 *not run*."
-    assert tables.tally(judged).data == said
+    assert told(tables.tally(judged)) == [
+        "Of 1 claim decided by training on real images: 1 not run."
+    ]
 
 
 def test_a_missing_ledger_is_named_not_taken_for_an_empty_one(
@@ -312,7 +319,10 @@ def test_a_verdict_at_another_scale_is_a_row_below_that_does_not_decide() -> Non
     first = ruled(verdict="not run", tone="none", findings=(), scale="")
     page = tables.verdict_table([first, other, ruled(claim=claims.get("ACC-14"))]).data
     rows = re.findall("<tr.*?</tr>", page, re.DOTALL)[1:]
-    assert [re.findall('claim-id">(.*?)<', row)[0] for row in rows] == ["ACC-14", *["ACC-20"] * 2]
+    assert [re.findall('claim-id"[^>]*>(.*?)<', row)[0] for row in rows] == [
+        "ACC-14",
+        *["ACC-20"] * 2,
+    ]
     assert "does not decide" in rows[2]
     assert "cifar10-16px" in rows[2]
     assert claims.get("ACC-20").statement not in rows[2]
@@ -326,11 +336,11 @@ def test_the_tally_counts_training_apart_and_first() -> None:
         Verdict(trained, "reproduced at reduced scale"),
         Verdict(claims.get("ACC-14"), "contradicted"),
     ]
-    assert tables.tally(verdicts).data.split("\n\n") == [
-        "Of 2 claims decided by **training on real images**: 1 *contradicted*, "
-        "1 *reproduced at reduced scale*.",
-        "Of 1 claim decided by **counting parameters and operations**: 1 *counts agree*.",
-        "1 claim only cited.",
+    assert told(tables.tally(verdicts)) == [
+        "Of 2 claims decided by training on real images: 1 contradicted, "
+        "1 reproduced at reduced scale.",
+        "Of 1 claim decided by counting parameters and operations: 1 counts agree.",
+        "Nothing of ours bears on the others: 1 cited only.",
     ]
     groups = tables.by_evidence(verdicts)
     assert list(groups) == [*tables.EVIDENCE]
@@ -372,7 +382,7 @@ def test_a_review_is_answered_statement_by_statement() -> None:
     page = tables.review(review, verdicts).data
     rows = re.findall("<tr id.*?</tr>", page, re.DOTALL)
     assert len(rows) == 5
-    assert '<a href="08_training_only_batchnorm.html#PAR-1"' in rows[0]
+    assert 'href="claims/PAR-1.html"' in rows[0]
     assert [text(badge) for badge in re.findall('<span class="verdict .*?</span>', rows[0])] == [
         "counts agree",
         "inconclusive",
