@@ -28,6 +28,8 @@ def built(root: Path, url: str) -> Path:
     )
     (root / "_toc.yml").symlink_to(root / "book" / "_toc.yml")
     (root / "book" / "references.bib").write_text("")
+    (root / "results" / "runs").mkdir(parents=True)
+    shutil.copy(ROOT / "results" / "checks.json", root / "results")
     for name in ("LICENSE", "book/_static"):
         (shutil.copytree if "_" in name else shutil.copy)(ROOT / name, root / name)
     (root / "book" / "intro.md").write_text("# Home\n\nA book with <two> pages & more.\n")

@@ -298,7 +298,7 @@ def test_a_search_for_a_claim_finds_it_first(claim: str, tab: Any, served: str) 
     first.wait_for()
     assert re.search(rf"claims/{claim}\.html", first.get_attribute("href"))
     first.click()
-    assert tab.locator("h1").inner_text().startswith(f"{claim}:")
+    assert tab.title().startswith(f"{claim}:")
 
 
 def test_three_clicks_lead_from_the_first_page_to_a_record(tab: Any, served: str) -> None:

@@ -91,16 +91,9 @@ def test_no_features_without_batchnorm() -> None:
     assert measure(nn.Linear(2, 2), "a" * 16, lambda: 0.0, lambda counts: counts) is None
 
 
-def test_a_run_keeps_them_and_the_rest_is_as_before(tmp_path: Path) -> None:
-    spec = Spec(
-        model="cifar_resnet8",
-        train="batchnorm",
-        dataset="digits",
-        augmentation="none",
-        epochs=1,
-        precision="float32",
-    )
-    options = SweepOptions(ledger=Ledger(tmp_path / "results"), device="cpu", progress=False)
+def test_a_run_keeps_them_and_the_rest_is_as_before(spec: Spec, ledger: Ledger) -> None:
+    spec = spec.replace(train="batchnorm", epochs=1)
+    options = SweepOptions(ledger=ledger, device="cpu", progress=False)
     record = run_one(spec, options)
     kept = features.read(options.ledger.root, spec.hash)
     assert kept is not None

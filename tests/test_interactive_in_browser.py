@@ -1,6 +1,5 @@
 """Drawings and interactive figures in a real browser, from a file, with the script and without."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,8 @@ from test_interactive import CURVES, PARTS, SCRIPT, data, question
 from nbrepro import agc, layers
 from nbrepro.book import captions, drawings, interactive, style
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="NO FIGURE WAS TRIED: there is no Chromium (on Debian: apt-get install chromium)",
-)
 CSS = SCRIPT.with_name("book.css")
 Show = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu"]
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_a_log_does_not_grow_with_the_number_of_steps(
     batch_size: int,
 ) -> None:
     """2 or 45 steps an epoch: the same two lines."""
-    monkeypatch.setattr(data, "load", lambda *_, **__: few_digits)
+    monkeypatch.setattr(data, "load_for", lambda *_, **__: few_digits)
     spec = spec.replace(train="output", batch_size=batch_size)
     ledger = Ledger(tmp_path / "results")
     with caplog.at_level(logging.INFO, "nbrepro"):

@@ -138,9 +138,17 @@ def _svg(drawn: "Figure", part: "Figure | SubFigure", salt: str) -> str:
     text = io.StringIO()
     quiet = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     box = part.bbox.transformed(drawn.dpi_scale_trans.inverted())
-    with plt.rc_context({**RC, "svg.hashsalt": salt}):  # ids are unique within a page
+    with plt.rc_context({**RC, "svg.hashsalt": salt}):
         drawn.savefig(text, format="svg", metadata=quiet, bbox_inches=box, facecolor="none")
-    return _for_page(text.getvalue())
+    return _numbered(_for_page(text.getvalue()), salt)
+
+
+def _numbered(svg: str, name: str) -> str:
+    """With ids in order, unique in a page: some of Matplotlib's come from where an object lies."""
+    for number, found in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', svg)), 1):
+        mine = f"{name.replace('-', '_')}_{number}"
+        svg = re.sub(rf'( id="|#){re.escape(found)}(?=["\)])', rf"\g<1>{mine}", svg)
+    return svg
 
 
 #: What only Matplotlib needs, or would reach beyond the figure: pattern → what stands instead.

@@ -267,12 +267,3 @@ def bounds() -> dict[str, list[float]]:
         rates = rates_of(OURS.replace(batch_size=batch), rate)
         found[name] = list(reach(rates, clipping))
     return found
-
-
-def bounds_table(paths: Mapping[str, Sequence[float]]) -> "HTML":
-    """What each of :func:`bounds` allows at the end of its training."""
-    rows = [
-        (name, f"{len(path):,}", f"{path[-1]:.2g}" if path[-1] < 1000 else "above 1000")
-        for name, path in paths.items()
-    ]
-    return table(("schedule", "steps", "largest value that clipping allows at the end"), rows)

@@ -34,12 +34,12 @@ class Style(NamedTuple):
 #: CSS variable → colour on a light and on a dark page. Text and axes are ``INK``.
 COLOURS = {
     "--nb-blue": ("#0072b2", "#5cb8f0"),
-    "--nb-vermilion": ("#d05a00", "#ff9c55"),
-    "--nb-green": ("#00805f", "#43d1a5"),
+    "--nb-vermilion": ("#b84d00", "#ff9c55"),
+    "--nb-green": ("#007d5d", "#43d1a5"),
     "--nb-purple": ("#a64d88", "#eb9fce"),
     "--nb-brown": ("#8a6200", "#e0b252"),
     "--nb-indigo": ("#5a4fb8", "#aea4ff"),
-    "--nb-teal": ("#1c7d8a", "#5fcbd8"),
+    "--nb-teal": ("#1b7985", "#5fcbd8"),
     "--nb-slate": ("#54606e", "#b4bfcc"),
     "--nb-red": ("#b3202d", "#ff918c"),
     "--nb-muted": ("#666a6d", "#a3a9af"),

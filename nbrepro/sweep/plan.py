@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nbrepro import claims, experiments
 from nbrepro.claims import Claim
+from nbrepro.data import cards
 from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
@@ -129,7 +130,7 @@ def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
         record
         for record in records
         if all(getattr(record.spec, name) == getattr(spec, name) for name in work)
-        and _is_small(record.spec.dataset) == _is_small(spec.dataset)
+        and cards.is_small(record.spec.dataset) == cards.is_small(spec.dataset)
         and record.provenance.get("images_per_second")
     ]
     if not alike:
@@ -144,11 +145,4 @@ def _images(dataset: str, records: Iterable[Record]) -> float:
         last = record.curve[-1] if record.curve else {}
         if record.spec.dataset == dataset and last.get("epoch"):
             return record.spec.batch_size * last["step"] / last["epoch"]
-    return 10_000 if _is_small(dataset) else 50_000
-
-
-def _is_small(dataset: str) -> bool:
-    """Whether images are at half the side: a step is then another amount of work."""
-    from nbrepro import data
-
-    return dataset.endswith(data.SMALL)
+    return 10_000 if cards.is_small(dataset) else 50_000

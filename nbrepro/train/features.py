@@ -41,7 +41,7 @@ def measure(
     size = torch.cat([norm.weight.detach().abs() for norm in norms])
     by_size, clamped = size.sort().values, [Clamp(0.0, 0.0, round(whole, 6))]
     # Midway between two channels' |γ|: a threshold then removes the same ones wherever it is used.
-    ranks = [round(share * len(size)) for share in SHARES]
+    ranks = [rank for share in SHARES if (rank := round(share * len(size)))]
     quantiles = [float(by_size[rank - 1 : rank + 1].mean()) for rank in ranks]
     for threshold in sorted({*THRESHOLDS, *quantiles}):
         with _without_small(norms, threshold):
