@@ -17,13 +17,10 @@ OWN = ("output", "batchnorm", "batchnorm+output", "all")
 def _arms(profile: str) -> list[Spec]:
     network = base(profile)
     if profile == "smoke":
-        data = [f"digits-{task}" for task in TASKS]
-        own = OWN[1:2]
-    else:
-        small = "-16px" if profile == "quick" else ""
-        data = [f"cifar10-{task}{small}" for task in TASKS]
-        own = OWN
-    return [network.replace(dataset=name, train=train) for name in data for train in own]
+        return [network.replace(dataset=f"digits-{task}") for task in TASKS]
+    small = "-16px" if profile == "quick" else ""
+    data = [f"cifar10-{task}{small}" for task in TASKS]
+    return [network.replace(dataset=name, train=train) for name in data for train in OWN]
 
 
 EXPERIMENT = Experiment(
