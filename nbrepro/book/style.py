@@ -90,6 +90,10 @@ METHODS: Mapping[str, Style] = {
     "ReLU → BN": _style("indigo", "<", _DOTS),
     "NF without WS": _style("vermilion", "s", _MIXED),
     "NF with WS": _style("green", "^", _LONG),
+    # what lets a deep network train
+    "normalizer-free": _style("green", "P", _LONG),
+    "GroupNorm": _style("purple", "v", _MIXED),
+    "SkipInit": _style("brown", "h", _WIDE),
 }
 #: For what is no method (blocks, stages, networks), in order.
 _SERIES = tuple(

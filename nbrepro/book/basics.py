@@ -1,0 +1,44 @@
+"""What chapter 1 measures live, and how it sorts the runs of different depth."""
+
+from collections.abc import Sequence
+
+import torch
+
+from nbrepro.claims.rules import matches
+from nbrepro.experiments.depth import NETWORKS, SHORT
+from nbrepro.models import size
+from nbrepro.models.nf_resnet import NFResNet
+from nbrepro.probes import signal_propagation
+from nbrepro.records.ledger import Record
+
+
+def branch_shares(blocks: int = 200, channels: int = 64) -> list[float]:
+    """A branch's share of the variance behind its block, from the first block to the last.
+
+    Of one untrained stage of bottleneck blocks whose branches have BatchNorm behind ReLU, for eight
+    images of noise; convolutions are padded circularly.
+    """
+    torch.manual_seed(0)
+    model = NFResNet(
+        (blocks,),
+        (channels,),
+        10,
+        stem_channels=channels,
+        images="cifar",
+        kind="bn",
+        order="relu-bn",
+        padding_mode="circular",
+    )
+    rows = signal_propagation(model, torch.randn(8, 3, 8, 8))
+    return [row["branch_variance"] / row["variance"] for row in rows]
+
+
+def by_depth(records: Sequence[Record]) -> dict[str, dict[int, list[Record]]]:
+    """Kind of network → layers → its runs at the rate that all kinds have."""
+    found: dict[str, dict[int, list[Record]]] = {}
+    for name, prefix in NETWORKS.items():
+        for run in records:
+            spec = run.spec
+            if spec.model.startswith(f"{prefix}cifar_nf_resnet") and matches(spec, SHORT):
+                found.setdefault(name, {}).setdefault(size(spec.model).depth, []).append(run)
+    return {name: dict(sorted(by.items())) for name, by in found.items()}
