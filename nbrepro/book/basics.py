@@ -1,11 +1,13 @@
 """What chapter 1 measures live, and how it sorts the runs of different depth."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from nbrepro.book.figures import Arms
 from nbrepro.claims.rules import matches
-from nbrepro.experiments.depth import NETWORKS, SHORT
+from nbrepro.experiments.depth import NETWORKS, RIVAL_RATES, SHORT, SMALLER_RATES
 from nbrepro.models import size
 from nbrepro.models.nf_resnet import NFResNet
 from nbrepro.probes import signal_propagation
@@ -42,3 +44,30 @@ def by_depth(records: Sequence[Record]) -> dict[str, dict[int, list[Record]]]:
             if spec.model.startswith(f"{prefix}cifar_nf_resnet") and matches(spec, SHORT):
                 found.setdefault(name, {}).setdefault(size(spec.model).depth, []).append(run)
     return {name: dict(sorted(by.items())) for name, by in found.items()}
+
+
+def at_smaller_rates() -> Arms:
+    """Networks of 56 layers: plain at every rate that it was given, and two that train."""
+    plain = {
+        f"plain, rate {rate:g}": {**_short("plain_", 56), "lr": rate}
+        for rate in (SHORT["lr"], *SMALLER_RATES)
+    }
+    others = {name: _short(NETWORKS[name], 56) for name in ("SkipInit", "BatchNorm")}
+    return plain | {f"{name}, rate {SHORT['lr']:g}": arm for name, arm in others.items()}
+
+
+def rivals() -> Arms:
+    """Networks of 20 layers with the longer schedule: SkipInit, GroupNorm, BatchNorm."""
+    return {
+        f"{name}, rate {rate:g}": {
+            "model": f"{NETWORKS[name]}cifar_nf_resnet20",
+            "batch_size": 256,
+            "lr": rate,
+        }
+        for rate in RIVAL_RATES
+        for name in ("BatchNorm", "GroupNorm", "SkipInit")
+    }
+
+
+def _short(prefix: str, depth: int) -> dict[str, Any]:
+    return {"model": f"{prefix}cifar_nf_resnet{depth}", **SHORT}

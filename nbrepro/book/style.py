@@ -134,12 +134,17 @@ RC: Any = {
 }
 
 
+#: How a network's name begins → how it is drawn.
+_KINDS = {"bn": "BatchNorm", "gn": "GroupNorm", "skipinit": "SkipInit", "plain": "plain"}
+
+
 def method(settings: Mapping[str, Any]) -> str:
     """The method that an arm stands for: what it trains, else how it is normalized or clipped."""
     if "train" in settings:
         return str(settings["train"])
-    if str(settings.get("model", "")).startswith("bn_"):
-        return "BatchNorm"
+    kind, found, _ = str(settings.get("model", "")).partition("_")
+    if found and kind in _KINDS:
+        return _KINDS[kind]
     if settings.get("optimizer") == "lars":
         return "lars"
     clip = settings.get("clip", "none")

@@ -22,6 +22,8 @@ DEPTHS = (56, 110, 20, 8)
 SHORT = {"batch_size": 128, "lr": 0.1}
 #: What the plain network is given besides the rate of all others.
 SMALLER_RATES = (0.01, 0.001)
+#: Of networks of 20 layers, which are compared at the length of chapter 4's short runs.
+RIVAL_RATES = (0.4, 0.1)
 
 
 def _arms(profile: str) -> list[Spec]:
@@ -40,10 +42,9 @@ def _arms(profile: str) -> list[Spec]:
         for prefix in order
     ]
     plain = short.replace(model="plain_cifar_nf_resnet56")
-    # The rivals of chapter 4's twins, trained as these are.
     rivals = [
         base.replace(model=f"{prefix}cifar_nf_resnet20", lr=rate)
-        for rate in (0.4, 0.1)
+        for rate in RIVAL_RATES
         for prefix in ("bn_", "gn_", "skipinit_")
     ]
     arms += [plain.replace(lr=rate) for rate in SMALLER_RATES]
