@@ -1,5 +1,8 @@
 """What chapter 1 measures live, and how it sorts its runs."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from nbrepro import experiments
@@ -17,6 +20,10 @@ def ended(spec: Spec, accuracy: float = 0.5) -> Record:
     return Record(spec, "completed", row, [row | {"test_accuracy": 0.1}], {})
 
 
+def heights(line: Any) -> list[float]:
+    return [float(y) for y in np.asarray(line.get_ydata())]
+
+
 RECORDS = [ended(spec) for spec in GRID]
 
 
@@ -26,6 +33,14 @@ def test_a_branch_behind_batchnorm_has_the_predicted_share() -> None:
     for block, share in enumerate(shares, 1):
         assert share * (block + 1) == pytest.approx(1, abs=0.15)
     assert shares[0] > 10 * shares[-1]
+
+
+def test_the_plain_signal_nearly_doubles_with_every_block() -> None:
+    behind = basics.plain_signal(depth=20)
+    assert len(behind) == 9
+    seconds = [row["variance"] + row["squared_mean"] for row in behind]
+    assert 1.5 < (seconds[-1] / seconds[0]) ** (1 / 8) < 2.2
+    assert behind[-1]["variance"] < seconds[-1] / 2, "most of it is mean"
 
 
 def test_runs_are_sorted_by_kind_and_depth_and_those_of_other_lengths_left_out() -> None:
@@ -67,8 +82,8 @@ def test_depths_are_drawn_with_their_failures_and_told() -> None:
     figure = figures.depths(runs)
     (axis,) = figure.axes
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["8", "56"]
-    crosses = [line for line in axis.lines if line.get_marker() == "x" and len(line.get_xdata())]
-    assert [list(line.get_ydata()) for line in crosses] == [[11.0]]
+    crosses = [line for line in axis.lines if line.get_marker() == "x" and heights(line)]
+    assert [heights(line) for line in crosses] == [[11.0]]
     assert "plain: 8: 35.0, 56: 0 of 1 survive" in figure.alt
     assert "crosses: failed" in figure.note
     assert "No records yet" in figures.depths({}).alt
@@ -77,7 +92,7 @@ def test_depths_are_drawn_with_their_failures_and_told() -> None:
 def test_the_prediction_is_drawn_alone_and_again_under_what_was_measured() -> None:
     figure = figures.branch_shares([0.5, 1 / 3], {"BatchNorm": [0.51, 0.3]})
     first, second = figure.axes
-    assert [list(line.get_ydata()) for line in first.lines] == [[0.5, 1 / 3]]
-    assert [list(line.get_ydata()) for line in second.lines] == [[0.5, 1 / 3], [0.51, 0.3]]
+    assert [heights(line) for line in first.lines] == [[0.5, 1 / 3]]
+    assert [heights(line) for line in second.lines] == [[0.5, 1 / 3], [0.51, 0.3]]
     assert first.get_ylim() == second.get_ylim()
     assert "predicted: 0.5 to 0.33; BatchNorm: 0.51 to 0.3." in figure.alt

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from nbrepro import models
 from nbrepro.book.figures import Arms
 from nbrepro.claims.rules import matches
 from nbrepro.experiments.depth import NETWORKS, RIVAL_RATES, SHORT, SMALLER_RATES
-from nbrepro.models import size
 from nbrepro.models.nf_resnet import NFResNet
-from nbrepro.probes import signal_propagation
+from nbrepro.probes import BlockSignal, signal_propagation
 from nbrepro.records.ledger import Record
 
 
@@ -35,6 +35,13 @@ def branch_shares(blocks: int = 200, channels: int = 64) -> list[float]:
     return [row["branch_variance"] / row["variance"] for row in rows]
 
 
+def plain_signal(depth: int) -> list[BlockSignal]:
+    """The signal behind each block of an untrained plain network, for 16 images of noise."""
+    torch.manual_seed(0)
+    model = models.create(f"plain_cifar_nf_resnet{depth}", padding_mode="circular")
+    return signal_propagation(model, torch.randn(16, 3, 16, 16))
+
+
 def by_depth(records: Sequence[Record]) -> dict[str, dict[int, list[Record]]]:
     """Kind of network → layers → its runs at the rate that all kinds have."""
     found: dict[str, dict[int, list[Record]]] = {}
@@ -42,7 +49,7 @@ def by_depth(records: Sequence[Record]) -> dict[str, dict[int, list[Record]]]:
         for run in records:
             spec = run.spec
             if spec.model.startswith(f"{prefix}cifar_nf_resnet") and matches(spec, SHORT):
-                found.setdefault(name, {}).setdefault(size(spec.model).depth, []).append(run)
+                found.setdefault(name, {}).setdefault(models.size(spec.model).depth, []).append(run)
     return {name: dict(sorted(by.items())) for name, by in found.items()}
 
 
