@@ -38,6 +38,7 @@ SLOW = (
     "test_sweep.py",
     "test_data.py::test_tiny_imagenet_50_at_another_side",
     "test_faults.py",
+    "test_fuzz.py",
     "test_interactive_in_browser.py",
     "test_files.py::test_an_interrupted_run_ends_the_same",
     "test_files.py::test_the_recipe_learns_and_its_record_has_both_accuracies",

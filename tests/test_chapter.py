@@ -93,7 +93,6 @@ def test_without_records_a_page_says_so(tmp_path: Any, monkeypatch: pytest.Monke
     (tmp_path / "runs").mkdir()
     monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
     assert begin().evidence() == []
-    assert "No records yet" in tables.accuracy_table([]).data
     judged = chapter.judged([claims.get("ACC-20")])
     assert told(tables.tally(judged)) == [
         "Of 1 claim decided by training on real images: 1 not run."
@@ -187,8 +186,8 @@ def found(
 )
 def test_a_finding_on_a_page_reads_as_on_the_command_line(finding: Finding) -> None:
     verdict = Verdict(claims.get("ACC-20"), "inconclusive", (finding,))
-    page = tables.verdict_table([verdict]).data
-    (shown,) = re.findall('<div class="finding">(.*?)</div>', page)
+    page = tables.scorecard([verdict]).data
+    shown = re.findall('<td data-label="ours, the least clear">(.*?)</td>', page)[0]
     assert text(shown) == str(finding)
     kept = re.findall('<span class="number">(.*?)</span>', shown)
     assert [text(k) for k in kept] == [n for n in (finding.numbers, finding.seeds) if n]
@@ -218,8 +217,6 @@ def test_text_of_the_register_is_escaped() -> None:
     escaped = "&lt;b&gt;a &lt; b &amp; c&lt;/b&gt;"
     verdict = Verdict(claim, "not run", note="<i>")
     for page in (
-        tables.claim_cards([claim]),
-        tables.verdict_table([verdict]),
         tables.scorecard([verdict]),
         tables.cited([Verdict(replace(cited_only(claim), needs="<i>"), "cited only")]),
     ):
@@ -229,31 +226,6 @@ def test_text_of_the_register_is_escaped() -> None:
 
 def cited_only(claim: claims.Claim) -> claims.Claim:
     return replace(claim, rule=None, experiment=None, needs="a cluster")
-
-
-def test_claims_without_a_rule_have_no_card_but_an_anchor() -> None:
-    tested = claims.get("ACC-20")
-    untested = replace(cited_only(tested), id="ACC-x")
-    page = tables.claim_cards([untested, tested]).data
-    cards, folded = page.split("<details")
-    assert re.findall('id="(.*?)"', cards) == ["ACC-20"]
-    assert re.findall('id="(.*?)"', folded) == ["ACC-x"]
-    assert "a cluster" in folded
-    assert "what it would take: 1 claim<" in folded
-    assert "<details" not in tables.claim_cards([tested]).data
-    assert 'class="claim-card"' not in tables.claim_cards([untested]).data
-
-
-def test_a_page_shows_every_claim_once() -> None:
-    page = claims.of_chapter("08_training_only_batchnorm")
-    cards = tables.Cards(page)
-    first, rest = cards("ACC-20", "ACC-14").data, cards.rest().data
-    assert set(re.findall('id="(.*?)"', first)) == {"ACC-20", "ACC-14"}
-    shown = re.findall('id="(.*?)"', first + rest)
-    assert sorted(shown) == sorted(claim.id for claim in page)
-    with pytest.raises(ValueError, match="'ACC-20'"):
-        cards("ACC-20")
-    assert "no more" in cards.rest().data
 
 
 # --- verdicts: what stands beside them ---
@@ -291,41 +263,27 @@ def ruled(**given: Any) -> Any:
     return SimpleNamespace(**(base | given))
 
 
-@pytest.mark.parametrize("page", [tables.scorecard, tables.verdict_table])
-def test_single_and_corrected_answer_stand_side_by_side_where_they_differ(page: Any) -> None:
-    said = text(page([ruled()]).data)
+def test_single_and_corrected_answer_stand_side_by_side_where_they_differ() -> None:
+    said = text(tables.scorecard([ruled()]).data)
     assert "yes by itself, open after the correction" in said
     assert "uncorrected: reproduced at reduced scale" in said
     assert "12 seeds per arm would settle it" in said
-    same = text(page([ruled(answered="open", single="inconclusive", seeds_needed=None)]).data)
+    same = text(
+        tables.scorecard([ruled(answered="open", single="inconclusive", seeds_needed=None)]).data
+    )
     assert "by itself" not in same
     assert "uncorrected" not in same
     assert "seeds per arm" not in same
 
 
-@pytest.mark.parametrize("page", [tables.scorecard, tables.verdict_table])
-def test_failures_and_values_are_told(page: Any) -> None:
+def test_failures_and_values_are_told() -> None:
     survivors = "2 of 5 survive, at 58.7 %"
-    html = page([ruled(failed=(3,), numbers=survivors)]).data
+    html = tables.scorecard([ruled(failed=(3,), numbers=survivors)]).data
     assert survivors in html
     assert f'<span class="number">{survivors}' not in html, "long, so it must wrap"
-    said = text(page([ruled(value="differs", published="+9.7 ± 0.8 points")]).data)
+    said = text(tables.scorecard([ruled(value="differs", published="+9.7 ± 0.8 points")]).data)
     assert "published +9.7 ± 0.8 points: differs" in said
     assert "published value: differs" in said
-
-
-def test_a_verdict_at_another_scale_is_a_row_below_that_does_not_decide() -> None:
-    other = ruled(verdict="contradicted", tone="no", scale="quick: 6 epochs on cifar10-16px")
-    first = ruled(verdict="not run", tone="none", findings=(), scale="")
-    page = tables.verdict_table([first, other, ruled(claim=claims.get("ACC-14"))]).data
-    rows = re.findall("<tr.*?</tr>", page, re.DOTALL)[1:]
-    assert [re.findall('claim-id"[^>]*>(.*?)<', row)[0] for row in rows] == [
-        "ACC-14",
-        *["ACC-20"] * 2,
-    ]
-    assert "does not decide" in rows[2]
-    assert "cifar10-16px" in rows[2]
-    assert claims.get("ACC-20").statement not in rows[2]
 
 
 def test_the_tally_counts_training_apart_and_first() -> None:

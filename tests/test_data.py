@@ -546,7 +546,7 @@ def test_wrong_size(make_tree: MakeTree, part: str) -> None:
     Image.new("RGB", (5, 7)).save(base / part / "dog" / "01.png")
     message = error("tiny", base.parent)
     assert str(base / part / "dog" / "01.png") in message
-    assert "is 5×7, the others are 8×8" in message
+    assert "is 5×7, those before it are 8×8" in message
     assert "must have the same size: resize or remove" in message
 
 

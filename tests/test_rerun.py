@@ -1,13 +1,14 @@
 """Records run again, to the last digit: the script, and what the page says of it."""
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nbrepro.records.ledger import Ledger, Record
+from nbrepro.records.ledger import Ledger, Record, _digest
 from nbrepro.spec import Spec
 from nbrepro.sweep import SweepOptions, run_one
 
@@ -50,3 +51,12 @@ def test_what_differs_is_found(spec: Spec, ledger: Ledger) -> None:
         ({"metrics": record.metrics | {"newer": 1.0}}, "the same"),
     ):
         assert RERUN.compared(record, replace(record, **other)) == expected
+
+
+def test_the_page_has_the_stored_table() -> None:
+    body = json.loads((ROOT / "results" / "reruns.json").read_text(encoding="utf-8"))
+    assert body.pop("digest") == _digest(body)
+    assert list(body["rows"]) == list(RERUN.SAMPLE)
+    assert body["provenance"]["dirty"] is False
+    page = (ROOT / "book" / "running.md").read_text(encoding="utf-8")
+    assert RERUN.table(body["rows"]) in page

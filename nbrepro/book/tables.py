@@ -13,14 +13,11 @@ from functools import cache
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbrepro._suggest import unknown
-
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from nbrepro.claims import Claim
     from nbrepro.claims.reviews import Review
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
@@ -140,52 +137,6 @@ def page(chapter: str) -> str:
     return f"chapter {int(number[0])}" if number else chapter.replace("_", " ")
 
 
-# --- claims ---
-
-
-def claim_cards(claims: Iterable["Claim"]) -> "HTML":
-    """What a paper says, where, and with which published value.
-
-    One card per claim that has a rule, in the order of :data:`EVIDENCE`; those without one are
-    listed below, folded, with what a test would take.
-    """
-    kinds = list(EVIDENCE)
-    claims = sorted(claims, key=lambda claim: kinds.index(claim.evidence))
-    return render(
-        "claim_cards",
-        tested=[claim for claim in claims if claim.rule],
-        untested=[claim for claim in claims if not claim.rule],
-        by=BY,
-        seen=SEEN,
-    )
-
-
-class Cards:
-    """The cards of a page that shows them in several places, each claim once.
-
-    Args:
-        claims: of the page.
-    """
-
-    def __init__(self, claims: Iterable["Claim"]) -> None:
-        self._left = {claim.id: claim for claim in claims}
-
-    def __call__(self, *wanted: str) -> "HTML":
-        """The cards of these claims.
-
-        Raises:
-            ValueError: for a claim that is not one of the page, or has its card already.
-        """
-        for name in wanted:
-            if name not in self._left:
-                raise ValueError(unknown("claim without a card yet", name, self._left))
-        return claim_cards([self._left.pop(name) for name in wanted])
-
-    def rest(self) -> "HTML":
-        """The cards of all other claims of the page."""
-        return self(*self._left) if self._left else _nothing("There are no more.")
-
-
 # --- verdicts ---
 
 
@@ -197,19 +148,6 @@ def _in_order(verdicts: Iterable["Verdict"]) -> list[list["Verdict"]]:
     for verdict in verdicts:
         rows.setdefault(verdict.claim.id, []).append(verdict)
     return sorted(rows.values(), key=lambda of_claim: VERDICTS.index(of_claim[0].verdict))
-
-
-def verdict_table(verdicts: Iterable["Verdict"]) -> "HTML":
-    """What was found for each claim that has a rule, every comparison with its interval.
-
-    Args:
-        verdicts: several of one claim are rows of their own, the first of them decides.
-    """
-    rows = [row for row in _in_order(verdicts) if row[0].claim.rule]
-    if not rows:
-        return _nothing("No claim of this page has a rule.")
-    head = ("claim", "what we found", "verdict")
-    return render("verdicts", head=head, claims=rows)
 
 
 def by_evidence(verdicts: Iterable["Verdict"]) -> dict[str, list["Verdict"]]:
@@ -348,30 +286,6 @@ def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":
 
 
 # --- records ---
-
-
-def accuracy_table(records: Sequence["Record"]) -> "HTML":
-    """Mean, standard deviation and number of seeds of every arm; failed runs are left out."""
-    from nbrepro.book import figures
-
-    ended = figures.ended(records)
-    if not ended:
-        return _nothing(_NO_RECORDS)
-    rows = []
-    for _, runs in figures.frame(ended).groupby(["width", "depth", "model", "train"], sort=True):
-        first = runs.iloc[0]
-        rows.append(
-            (
-                first["network"],
-                first["trained"],
-                f"{runs['untrained'].mean():.1f}",
-                _mean(list(runs["accuracy"])),
-                f"{runs['top5'].mean():.1f}",
-                f"{len(runs)}{_diverged([ended[i] for i in runs.index])}",
-            )
-        )
-    head = ("network", "trained", "untrained, %", "test accuracy, %", "top-5, %", "seeds")
-    return table(head, rows, f"Mean ± standard deviation; {figures.scale_of(ended)}.")
 
 
 def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None = None) -> "HTML":

@@ -478,7 +478,7 @@ def _rule(value: object, at: str) -> Rule:
             f"{at}: kind is missing; it has {', '.join(map(str, entries)) or 'nothing'}"
         )
     kind = entries.pop("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{at}: {unknown('kind', kind, KINDS)}")
     return read(KINDS[kind], entries, at)
 

@@ -278,9 +278,9 @@ def _decode(
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise DataError(
-                    f"{name}: {path} is {pixels.shape[1]}×{pixels.shape[0]}, the others are "
+                    f"{name}: {path} is {pixels.shape[1]}×{pixels.shape[0]}, those before it are "
                     f"{shape[1]}×{shape[0]}; all images of a data set must have the same size: "
-                    "resize or remove this one, "
+                    "resize or remove what differs, "
                     f"or write {name}@{min(shape[:2])}, which resizes them all"
                 )
             images.append(pixels)
