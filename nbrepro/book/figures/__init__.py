@@ -7,6 +7,7 @@ words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
 from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
 from nbrepro.book.figures.measured import (
+    branch_shares,
     clipped_shares,
     factors,
     gammas,
@@ -30,6 +31,7 @@ from nbrepro.book.figures.runs import (
 from nbrepro.book.figures.training import (
     accuracy,
     curves,
+    depths,
     dots,
     equal_parameters,
     k_sweep,
@@ -42,9 +44,11 @@ __all__ = [
     "Arms",
     "Chart",
     "accuracy",
+    "branch_shares",
     "clipped_shares",
     "curve_v1",
     "curves",
+    "depths",
     "dots",
     "ended",
     "equal_parameters",
