@@ -38,7 +38,10 @@ FAMILY = Family(
         "b": (9, "with bottleneck blocks the depth is 9n + 2"),
     },
     options=("activation", "dropout", "stochastic_depth", "padding_mode"),
-    kind_options={"": ("alpha", "skip_gain", "standardize", "fold"), "bn_": ("order",)},
+    kind_options={
+        "": ("alpha", "skip_gain", "standardize", "fold"),
+        "bn_": ("order", "ghost_batch"),
+    },
 )
 
 
