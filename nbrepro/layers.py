@@ -328,7 +328,8 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         if not self.training or len(input) <= self.size:
             return super().forward(input)
         parts = input.split(self.size)
-        assert self.momentum is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
         momentum = 1 - (1 - self.momentum) ** (1 / len(parts))
         self.num_batches_tracked.add_(1)
         statistics = (self.running_mean, self.running_var)

@@ -1,4 +1,4 @@
-"""Chapter 3: the largest stable learning rate at a small and at a large batch (2102.06171, section 2).
+"""Chapter 3: the largest stable rate at a small and at a large batch (2102.06171, section 2).
 
 A bisection in octaves, planned as a grid so that every run is an ordinary spec: rates from far
 below the point where a network without BatchNorm fails to beyond that where BatchNorm does.
