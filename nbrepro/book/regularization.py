@@ -56,14 +56,6 @@ def largest_stable(records: Sequence[Record], size: int) -> dict[str, float | No
     return found
 
 
-def descent(rate: float, start: float = 1.0, steps: int = 8) -> list[float]:
-    """Places of gradient descent on ``x² / 2``: every step multiplies x by ``1 - rate``."""
-    places = [start]
-    for _ in range(steps):
-        places.append(places[-1] - rate * places[-1])
-    return places
-
-
 def one_step(steps: int, seed: int = 0) -> "dict[str, Along]":
     """Loss and gradient along the gradient, after so many steps on handwritten digits."""
     with torch.random.fork_rng(devices=[]):
