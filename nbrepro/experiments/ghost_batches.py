@@ -17,7 +17,7 @@ def _arms(profile: str) -> list[Spec]:
     plain = {"augmentation": "none", "label_smoothing": 0.0}
     base = (short if profile == "quick" else recipe)(profile).replace(**plain)
     if profile == "quick":
-        base = base.replace(epochs=12)
+        base = base.replace(epochs=10)
     whole = base.replace(model=f"bn_{base.model}")
     ghosts = [whole.replace(ghost_batch=size) for size in SIZES]
     return [whole, ghosts[0]] if profile == "smoke" else [whole, ghosts[0], base, *ghosts[1:]]
