@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from nbrepro.book.clipping import FREE
-from nbrepro.book.figures import Arms
+from nbrepro.book.figures import Arms, runs_of
+from nbrepro.book.figures.runs import ends
 from nbrepro.claims.nfnets import smoothness
 from nbrepro.records.ledger import Record
 
@@ -37,22 +38,21 @@ def ghosts() -> Arms:
 
 
 def largest_stable(records: Sequence[Record], size: int) -> dict[str, float | None]:
-    """The largest rate at which most runs train, as those of all smaller rates above the first.
+    """The largest rate at which most runs train.
 
     Args:
         records: the runs.
         size: of the batch.
 
     Returns:
-        Way to hold a network → rate; ``None`` if it trains at none.
+        Way to hold a network → rate, ``None`` if it trains at none; ways that were not run are left
+        out.
     """
-    from nbrepro.book.figures.runs import ends, runs_of
-
     found: dict[str, float | None] = {}
     for name, arm in at_batch(size).items():
-        cells = ends(runs_of(records, arm), "lr")
-        stable = [rate for rate, cell in cells.items() if 2 * len(cell.survivors) > cell.n]
-        found[name] = max(stable, default=None)
+        if cells := ends(runs_of(records, arm), "lr"):
+            stable = [rate for rate, cell in cells.items() if 2 * len(cell.survivors) > cell.n]
+            found[name] = max(stable, default=None)
     return found
 
 

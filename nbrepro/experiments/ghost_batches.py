@@ -7,6 +7,7 @@ regularizes but weight decay: no augmentation, no smoothed labels.
 
 from nbrepro.experiments.experiment import Experiment
 from nbrepro.experiments.largest_rates import short
+from nbrepro.experiments.nf_resnets import EXPERIMENT as TWINS
 from nbrepro.experiments.nf_resnets import recipe
 from nbrepro.spec import Spec
 
@@ -30,9 +31,5 @@ EXPERIMENT = Experiment(
     arms=_arms,
     seeds={"smoke": 1, "quick": 5, "full": 5},
     stands_in=True,
-    published={
-        "model": "ResNets with BatchNorm",
-        "dataset": "ImageNet",
-        "batch_size": "1024 and more",
-    },
+    published=TWINS.published,
 )

@@ -4,6 +4,7 @@ A bisection in octaves, planned as a grid so that every run is an ordinary spec:
 below the point where a network without BatchNorm fails to beyond that where BatchNorm does.
 """
 
+from nbrepro.experiments.adaptive_gradient_clipping import EXPERIMENT as CLIPPING
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
 from nbrepro.experiments.experiment import Experiment
 from nbrepro.experiments.nf_resnets import recipe
@@ -53,9 +54,5 @@ EXPERIMENT = Experiment(
     arms=_arms,
     seeds={"smoke": 1, "quick": 5, "full": 5},
     stands_in=True,
-    published={
-        "model": "ResNets with BatchNorm and NF-ResNets",
-        "dataset": "ImageNet",
-        "batch_size": "256 to 4096",
-    },
+    published=CLIPPING.published,
 )
