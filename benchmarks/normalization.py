@@ -39,7 +39,7 @@ def keep_weights(model: nn.Module, images: Tensor) -> nn.Module:
     """Compute standardized weights once, on a first pass; right for inference only."""
     for conv in model.modules():
         if isinstance(conv, ScaledStdConv2d):
-            conv._standardize = _first_only(conv._standardize)  # type: ignore[method-assign]
+            conv._standardize = _first_only(conv._standardize)  # type: ignore[assignment, method-assign]
     with torch.no_grad():
         model(images)
     return model
@@ -98,7 +98,7 @@ def variants(depth: int, images: Tensor, labels: Tensor) -> dict[str, Callable[[
 
 def compiled(depth: int, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
     """Compiled training steps; none, with the reason in one line, where they cannot be compiled."""
-    found = {}
+    found: dict[str, Callable[[], None]] = {}
     for name in (BATCHNORM, FREE):
         model = network(name, depth)
         work = partial(step, torch.compile(model), model, images, labels)

@@ -106,7 +106,7 @@ def test_ghost_arms_differ_in_nothing_else() -> None:
 def test_a_network_without_batchnorm_has_no_ghost_batches() -> None:
     with pytest.raises(ValueError, match="has no such option"):
         Spec(model="cifar_nf_resnet8", ghost_batch=16)
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(ValueError, match="between 0 and"):
         Spec(model="bn_cifar_nf_resnet8", ghost_batch=-1)
 
 

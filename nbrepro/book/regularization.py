@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nbrepro.book.clipping import FREE
 from nbrepro.book.figures import Arms, runs_of
 from nbrepro.book.figures.runs import ends
 from nbrepro.claims.nfnets import smoothness
+from nbrepro.experiments.adaptive_gradient_clipping import FREE
 from nbrepro.records.ledger import Record
 
 if TYPE_CHECKING:
