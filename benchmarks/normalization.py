@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ BATCHNORM, FREE, UNFOLDED = "BatchNorm", "normalizer-free", "normalizer-free unf
 def network(name: str, depth: int) -> nn.Module:
     """One of the twins with the same random state, its branches counting."""
     torch.manual_seed(0)
-    options = {} if name == BATCHNORM else {"skip_gain": 0.5, "fold": name == FREE}
+    options: dict[str, Any] = {} if name == BATCHNORM else {"skip_gain": 0.5, "fold": name == FREE}
     prefix = "bn_" if name == BATCHNORM else ""
     model = models.create(f"{prefix}cifar_nf_resnet{depth}", **options)
     return model.to(memory_format=torch.channels_last)
@@ -39,7 +40,7 @@ def keep_weights(model: nn.Module, images: Tensor) -> nn.Module:
     """Compute standardized weights once, on a first pass; right for inference only."""
     for conv in model.modules():
         if isinstance(conv, ScaledStdConv2d):
-            conv._standardize = _first_only(conv._standardize)  # type: ignore[assignment, method-assign]
+            setattr(conv, "_standardize", _first_only(conv._standardize))  # noqa: B010
     with torch.no_grad():
         model(images)
     return model
@@ -84,7 +85,7 @@ def variants(depth: int, images: Tensor, labels: Tensor) -> dict[str, Callable[[
     """Name → what is timed."""
     nets = {name: network(name, depth) for name in (BATCHNORM, FREE, UNFOLDED)}
     torch.testing.assert_close(nets[FREE](images), nets[UNFOLDED](images), rtol=1e-3, atol=1e-4)
-    found = {
+    found: dict[str, Callable[[], None]] = {
         f"{name}, a training step": partial(step, m, m, images, labels) for name, m in nets.items()
     }
     shipped = {BATCHNORM: network(BATCHNORM, depth).eval(), FREE: network(FREE, depth).eval()}

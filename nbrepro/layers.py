@@ -341,8 +341,8 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         )
 
     def extra_repr(self) -> str:
-        """As of ``nn.BatchNorm2d``, and the size of a ghost batch, for ``print(model)``."""
-        return f"{super().extra_repr()}, size={self.size}"
+        """Channels and the size of a ghost batch, for ``print(model)``."""
+        return f"{self.num_features}, size={self.size}"
 
 
 class SqueezeExcite(nn.Module):
