@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from nbrepro import models
 from nbrepro.claims.checks import Outcome, check, check_over
-from nbrepro.claims.nfnets.counts import size
 
 _TWINS = {"BatchNorm": "bn_cifar_nf_resnet20", "normalizer-free": "cifar_nf_resnet20"}
 
@@ -69,6 +68,16 @@ def train_eval_gap() -> Outcome:
     )
 
 
+def gradient(model: nn.Module, images: Tensor, labels: Tensor, parts: int = 1) -> Tensor:
+    """The mean gradient over equal parts of a batch, as on so many devices; one vector."""
+    total = torch.zeros_like(nn.utils.parameters_to_vector(model.parameters()))
+    for some, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        loss = F.cross_entropy(model(some), targets)
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        total += torch.cat([grad.flatten() for grad in grads]) / parts
+    return total
+
+
 @check_over(seeds=10)
 def micro_batches() -> Outcome:
     """Difference of the gradient of 32 examples and the mean over equal parts (section 1).
@@ -80,19 +89,10 @@ def micro_batches() -> Outcome:
     for name in _TWINS:
         model = _twin(name)
         images, labels = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
-
-        def gradient(parts: int, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            total = torch.zeros(size(model))
-            for some, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-                loss = F.cross_entropy(model(some), targets)
-                grads = torch.autograd.grad(loss, list(model.parameters()))
-                total += torch.cat([grad.flatten() for grad in grads]) / parts
-            return total
-
-        whole = gradient(1, model, images, labels)
+        whole = gradient(model, images, labels)
         difference[name] = [
-            float((gradient(k, model, images, labels) - whole).norm() / whole.norm())
-            for k in (2, 8)
+            float((gradient(model, images, labels, parts) - whole).norm() / whole.norm())
+            for parts in (2, 8)
         ]
     bn, nf = difference["BatchNorm"], difference["normalizer-free"]
     return Outcome(
