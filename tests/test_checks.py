@@ -229,7 +229,7 @@ def test_the_other_outcome_is_possible(
 
 
 def test_a_larger_network_with_batchnorm_costs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batchnorm, "_TWINS", {"BatchNorm": "bn_cifar_nf_resnet56"})
+    monkeypatch.setattr(batchnorm, "TWINS", {"BatchNorm": "bn_cifar_nf_resnet56"})
     assert not outside("memory", compute("memory"))
 
 
@@ -288,7 +288,7 @@ def test_networks_without_batchnorm_pass_neither_check_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     twins = {name: "cifar_nf_resnet8" for name in ("BatchNorm", "normalizer-free")}
-    monkeypatch.setattr(batchnorm, "_TWINS", twins)
+    monkeypatch.setattr(batchnorm, "TWINS", twins)
     for name in ("independence", "train_eval_gap", "micro_batches"):
         wrong = outside(name, with_one_seed(name))
         assert wrong == {"batchnorm"}, name

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from nbrepro import models
 from nbrepro.claims.checks import Outcome, check, check_over
 
-_TWINS = {"BatchNorm": "bn_cifar_nf_resnet20", "normalizer-free": "cifar_nf_resnet20"}
+#: Name for readers → network.
+TWINS = {"BatchNorm": "bn_cifar_nf_resnet20", "normalizer-free": "cifar_nf_resnet20"}
 
 
-def _twin(name: str) -> nn.Module:
+def twin(name: str) -> nn.Module:
     """A twin whose residual branches count from the start, in training mode."""
     options: dict[str, Any] = {} if name == "BatchNorm" else {"skip_gain": None}
-    return models.create(_TWINS[name], **options)
+    return models.create(TWINS[name], **options)
 
 
 @check_over(seeds=10)
@@ -26,8 +27,8 @@ def independence() -> Outcome:
     The largest change, in standard deviations of the logits.
     """
     change = {}
-    for name in _TWINS:
-        model = _twin(name)
+    for name in TWINS:
+        model = twin(name)
         images = torch.randn(32, 3, 16, 16)
         replaced = torch.cat([torch.randn(1, 3, 16, 16), images[1:]])
         with torch.no_grad():
@@ -48,8 +49,8 @@ def train_eval_gap() -> Outcome:
     note has what is left of the untouched statistics too, after a single update.
     """
     gaps: dict[str, list[float]] = {}
-    for name in _TWINS:
-        model = _twin(name)
+    for name in TWINS:
+        model = twin(name)
         updates = 50 if any(True for _ in model.buffers()) else 1  # without statistics, no updates
         gaps[name] = []
         with torch.no_grad():
@@ -86,8 +87,8 @@ def micro_batches() -> Outcome:
     the larger in the normalizer-free twin.
     """
     difference: dict[str, list[float]] = {}
-    for name in _TWINS:
-        model = _twin(name)
+    for name in TWINS:
+        model = twin(name)
         images, labels = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
         whole = gradient(model, images, labels)
         difference[name] = [
@@ -117,7 +118,7 @@ def memory() -> Outcome:
         "folded": {"fold": True},
         "unfolded": {"fold": False},
     }.items():
-        model = models.create(_TWINS.get(name, "cifar_nf_resnet20"), **options)
+        model = models.create(TWINS.get(name, "cifar_nf_resnet20"), **options)
         kept[name] = _kept(model, torch.randn(32, 3, 16, 16)) / 2**20
     return Outcome(
         {"ratio": kept["BatchNorm"] / kept["unfolded"]},

@@ -291,9 +291,9 @@ def sorted_batches() -> Outcome:
     for name, batchnorm in (("batchnorm", True), ("normalizer_free", False)):
         start = torch.get_rng_state()
         ended[name] = []
-        for by_class in (False, True):
+        for pure in (False, True):
             torch.set_rng_state(start)
-            model = trained_on_digits(batchnorm, by_class)
+            model = trained_on_digits(batchnorm, by_class=pure)
             ended[name].append(accuracy(model.eval(), by_class=False))
     (mixed, by_class), (free_mixed, free_by_class) = ended.values()
     return Outcome(
