@@ -64,6 +64,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
             rate = 0.1 if self.momentum is None else self.momentum
             assert self.running_mean is not None
             assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, rate)
             self.running_var.lerp_(var * images / (images - 1), rate)
         scale = self.weight / (var + self.eps).sqrt()
