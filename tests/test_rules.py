@@ -343,6 +343,8 @@ def test_a_claim_may_live_on_any_page() -> None:
         (entry(also="B-14"), "also is 'B-14' (text); expected a list"),
         # kinds
         (entry(rule=ordered(kind="orderd")), "unknown kind 'orderd'; did you mean 'ordered'?"),
+        (entry(rule=ordered(kind={})), "unknown kind {}"),
+        (entry(rule=ordered(kind=["ordered"])), "did you mean 'ordered'?"),
         (entry(rule={"pairs": [[SHALLOW, DEEP]]}), "kind is missing"),
         (entry(rule=ordered(betwen=[0, 1])), "unknown key 'betwen'; did you mean 'between'?"),
         (entry(rule={"kind": "ordered"}), "needs pairs, gains, or two arms or more in rising"),

@@ -135,6 +135,8 @@ def build(
         profile: how much is spent.
         root: the folder that holds ``_toc.yml`` and ``book/``; default the one around us.
         update: names of notebooks whose stored outputs are replaced by fresh ones; empty for all.
+            With ``intro`` the table and picture of the README are made anew, with ``scorecard``
+            the record of what the checks found.
             If there are names, the other notebooks are not executed: the site shows their stored
             outputs.
         say: called with each line about what is done.
@@ -159,6 +161,10 @@ def build(
             from nbrepro.claims import recorded
 
             recorded.write(root / "results", say)
+        if update is not None and "intro" in chosen:
+            from nbrepro.book import readme
+
+            readme.write(root)
         say("building the site")
         return _render(root)
 

@@ -153,7 +153,7 @@ def check_over(seeds: int) -> Callable[[Callable[[], Outcome]], Callable[[], Out
 
 def registry() -> Mapping[str, Check]:
     """Name → check, of all papers."""
-    from nbrepro.claims.bn_only import setup  # noqa: F401
+    from nbrepro.claims.bn_only import setup, tasks  # noqa: F401
     from nbrepro.claims.nfnets import (  # noqa: F401
         batchnorm,
         counts,

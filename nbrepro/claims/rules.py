@@ -27,6 +27,7 @@ from typing import (
 )
 
 from nbrepro._suggest import unknown
+from nbrepro.data.cards import base, same_part
 from nbrepro.spec import Spec
 
 if TYPE_CHECKING:
@@ -376,9 +377,14 @@ KINDS: dict[str, type[Rule]] = {
 
 
 def matches(spec: Spec, settings: Mapping[str, Any]) -> bool:
-    """Whether a run has all these settings; a list stands for a tuple."""
+    """Whether a run has all these settings; a list stands for a tuple.
+
+    A data set of an arm says which part it is: of which data set is a matter of the runs.
+    """
     return all(
-        getattr(spec, setting) == (tuple(wanted) if isinstance(wanted, list) else wanted)
+        spec.dataset == same_part(wanted, base(spec.dataset))
+        if setting == "dataset"
+        else getattr(spec, setting) == (tuple(wanted) if isinstance(wanted, list) else wanted)
         for setting, wanted in settings.items()
     )
 
@@ -478,7 +484,7 @@ def _rule(value: object, at: str) -> Rule:
             f"{at}: kind is missing; it has {', '.join(map(str, entries)) or 'nothing'}"
         )
     kind = entries.pop("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{at}: {unknown('kind', kind, KINDS)}")
     return read(KINDS[kind], entries, at)
 

@@ -1,0 +1,69 @@
+"""What chapter 11 asks: arms by task, and what a task adds to a network that all of them share."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from nbrepro import freezing, models
+from nbrepro.book.tables import table
+from nbrepro.data.cards import parse
+from nbrepro.experiments.many_tasks import OWN, TASKS
+from nbrepro.spec import Spec
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+#: What a task has of its own, by readers' names.
+NAMES = dict(
+    zip(OWN, ("output layer", "γ and β", "γ, β and output layer", "everything"), strict=True)
+)
+_NUMBER = 4  # bytes of a float32
+_SEED = 8
+
+
+def arms(small: bool = True) -> dict[str, dict[str, Any]]:
+    """What is trained, for each task: name → settings of the runs."""
+    return {
+        f"{label(task)}: {NAMES[train]}": {
+            "dataset": f"cifar10-{task}{'-16px' if small else ''}",
+            "train": train,
+        }
+        for task in TASKS
+        for train in OWN
+    }
+
+
+def label(task: str) -> str:
+    """``classes0to4`` → ``classes 0 to 4``."""
+    classes = parse(f"cifar10-{task}").classes
+    assert classes
+    return f"classes {classes[0]} to {classes[1]}"
+
+
+def size(spec: Spec) -> int:
+    """Bytes that a task adds: what is trained, running statistics, and the seed of the rest.
+
+    Args:
+        spec: of a run on one task.
+    """
+    classes = parse(spec.dataset).classes
+    return added(spec.model, spec.train, classes[1] - classes[0] + 1 if classes else 10)
+
+
+@cache
+def added(model: str, train: str, classes: int) -> int:
+    """Bytes of the numbers that a task of so many classes has of its own in a network."""
+    network = models.create(model, classes)
+    trained = freezing.freeze(network, train=train).counts["all"]
+    statistics = sum(b.numel() for b in network.buffers() if b.is_floating_point())
+    return _NUMBER * (trained + statistics) + _SEED
+
+
+def storage_table(model: str = "cifar_resnet14", classes: int = 5) -> "HTML":
+    """Kilobytes for one, ten and a hundred tasks, by what a task has of its own."""
+    counts = (1, 10, 100)
+    rows = [
+        (NAMES[train], *(f"{n * added(model, train, classes) / 1000:,.0f}" for n in counts))
+        for train in OWN
+    ]
+    head = ("of a task's own", *(f"{n} task{'s' * (n > 1)}, kB" for n in counts))
+    return table(head, rows, f"Tasks of {classes} classes; the random weights are a seed.")
