@@ -157,10 +157,13 @@ def registry() -> Mapping[str, Check]:
     from nbrepro.claims.nfnets import (  # noqa: F401
         batchnorm,
         counts,
+        dependence,
         design,
+        devices,
         numerics,
         printed,
         signal,
+        smoothness,
     )
 
     return _CHECKS
