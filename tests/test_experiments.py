@@ -41,7 +41,9 @@ def _write(package: ModuleType, file: str, text: str) -> None:
 def test_experiments_stand_in_the_order_of_the_book() -> None:
     chapters = [experiment.chapter for experiment in experiments.REGISTRY.values()]
     assert chapters == sorted(chapters)
-    assert {"depth", "nf_resnets", "precision"} <= set(experiments.REGISTRY)
+    names = list(experiments.REGISTRY)
+    assert names.index("nf_resnets") < names.index("adaptive_gradient_clipping")
+    assert {"depth", "training_only_batchnorm", "precision"} <= set(names)
 
 
 def test_modules_are_found_and_not_listed(package: ModuleType) -> None:

@@ -43,7 +43,7 @@ FAMILY = Family(
     options=("activation", "dropout", "stochastic_depth", "padding_mode"),
     kind_options={
         "": ("alpha", "skip_gain", "standardize", "fold"),
-        "bn_": ("order",),
+        "bn_": ("order", "ghost_batch"),
         "skipinit_": ("skip_gain",),
         "gn_": ("order",),
     },

@@ -41,6 +41,7 @@ from nbrepro._suggest import choose
 from nbrepro.layers import (
     GAMMA,
     Activation,
+    GhostBatchNorm2d,
     PaddingMode,
     ResidualBlock,
     SameConv2d,
@@ -80,7 +81,10 @@ FAMILY = Family(
         600: (50, 50, 50, 50),
     },
     options=("activation", "dropout", "stochastic_depth", "padding_mode"),
-    kind_options={"": ("alpha", "skip_gain", "standardize", "fold"), "bn_": ("order",)},
+    kind_options={
+        "": ("alpha", "skip_gain", "standardize", "fold"),
+        "bn_": ("order", "ghost_batch"),
+    },
 )
 
 #: How a name begins → kind of network.
@@ -109,6 +113,7 @@ class Design:
     standardize: bool = True
     fold: bool = True
     order: str = "bn-relu"
+    ghost_batch: int = 0
     padding_mode: PaddingMode = "zeros"
 
     def __post_init__(self) -> None:
@@ -142,6 +147,8 @@ class Design:
         norm: nn.Module = nn.BatchNorm2d(channels)
         if self.kind == "gn":
             norm = nn.GroupNorm(max(1, channels // GROUP), channels)
+        elif self.ghost_batch:
+            norm = GhostBatchNorm2d(channels, self.ghost_batch)
         parts: list[tuple[str, nn.Module]] = [("norm", norm), ("act", activation)]
         return nn.Sequential(OrderedDict(parts if self.order == "bn-relu" else parts[::-1]))
 
@@ -337,6 +344,8 @@ class NFResNet(nn.Module):
         standardize: if false, plain weights, and activations without γ (``nf``).
         fold: fold γ, β, α and SkipInit into the gains (``nf``, with ``standardize``).
         order: ``bn-relu``, the authors' baseline, or ``relu-bn`` (``bn``).
+        ghost_batch: images that the statistics see at a time, 0 for the whole batch (``bn``); see
+            :class:`nbrepro.layers.GhostBatchNorm2d`.
 
     Raises:
         ValueError: for an unknown name or a probability outside [0, 1].

@@ -7,11 +7,13 @@ words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
 from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
 from nbrepro.book.figures.measured import (
+    along_gradient,
     branch_shares,
     clipped_shares,
     factors,
     gammas,
     influence,
+    overshooting,
     signal_propagation,
     skip_bounds,
     skip_gains,
@@ -30,6 +32,7 @@ from nbrepro.book.figures.runs import (
 )
 from nbrepro.book.figures.training import (
     accuracy,
+    at_equal_fit,
     curves,
     depths,
     dots,
@@ -44,6 +47,8 @@ __all__ = [
     "Arms",
     "Chart",
     "accuracy",
+    "along_gradient",
+    "at_equal_fit",
     "branch_shares",
     "clipped_shares",
     "curve_v1",
@@ -59,6 +64,7 @@ __all__ = [
     "influence",
     "k_sweep",
     "ladder",
+    "overshooting",
     "pictures",
     "runs_of",
     "scale_of",

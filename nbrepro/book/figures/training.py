@@ -268,6 +268,40 @@ def curves(
     return chart
 
 
+def at_equal_fit(records: Sequence[Record], arms: Arms, share: float) -> Chart:
+    """Test accuracy against training accuracy, epoch by epoch; runs are compared where they cross.
+
+    Args:
+        records: the runs.
+        arms: a line each, the mean over its seeds; thin lines are seeds.
+        share: of training images, marked by an upright line.
+    """
+    found = {name: _with(records, arm, "train_accuracy") for name, arm in arms.items()}
+    used = [run for runs in found.values() for run in runs]
+    if not used:
+        return nothing()
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        for look, (name, runs) in zip(_looks(arms), found.items(), strict=True):
+            paths = [
+                100 * pd.DataFrame(run.curve)[["train_accuracy", "test_accuracy"]].dropna()
+                for run in runs
+            ]
+            for path in paths:
+                axis.plot(*path.to_numpy().T, color=look.light, lw=0.8, alpha=0.4)
+            if paths:
+                middle = sum(paths[1:], paths[0]) / len(paths)
+                axis.plot(*middle.to_numpy().T, color=look.light, ls=look.line, lw=2.5, ms=6,
+                          marker=look.marker, label=name)  # fmt: skip
+                train, test = middle.to_numpy()[-1]
+                told.append(f"{name}: ends at {train:.1f} and {test:.1f}")
+        axis.axvline(100 * share, color=style.MUTED, ls=":", lw=1.4)
+        name_axes(axis, _METRICS["train_accuracy"], _ACCURACY)
+    chart.alt = f"Test accuracy against training accuracy, in percent. {said(told)}"
+    chart.note = _note(used, "marks: epochs; thin: seeds; thick: their mean")
+    return chart
+
+
 _METRICS = {
     "test_accuracy": _ACCURACY,
     "train_accuracy": "training accuracy, %",
