@@ -311,3 +311,11 @@ def test_ghost_batches_have_their_own_statistics() -> None:
         drawn = list(map(float, data("ghost_batches", key)))
         expected = [g.mean() if correction is None else g.std(correction=0) for g in groups]
         assert drawn == pytest.approx([float(x) for x in expected], abs=1e-3)
+
+
+def test_shared_device_has_as_many_views_as_it_says() -> None:
+    views, partners = data("shared_device", "view"), data("shared_device", "partner")
+    assert views == partners == [str(number) for number in range(8)]
+    said = "".join("".join(text.itertext()) for text in tree("shared_device").iter("text"))
+    assert f"{len(views) + len(partners)} views" in said
+    assert f"1 in {len(partners)}" in said

@@ -551,6 +551,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.signal_propagation({"plain": [{"block": 0} | block]}, theory="plain"),
         figures.branch_shares([0.5, 0.3], {"BatchNorm": [0.5, 0.3]}),
         figures.influence({"BatchNorm": torch.ones(2, 2)}),
+        figures.lines({"BatchNorm": {1: 0.1, 2: 0.2}}, "devices", "loss", levels={"floor": 0.1}),
         figures.clipped_shares(shares, "digits"),
         figures.skip_bounds({"ours": [1e-5, 1e-4]}),
         figures.skip_gains(table, table, [0.1, 1.0]),

@@ -4,6 +4,7 @@ A function returns a :class:`~nbrepro.book.figures.chart.Chart`, a Matplotlib fi
 words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
 """
 
+from nbrepro.book.figures.batches import lines
 from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
 from nbrepro.book.figures.measured import (
@@ -64,6 +65,7 @@ __all__ = [
     "influence",
     "k_sweep",
     "ladder",
+    "lines",
     "overshooting",
     "pictures",
     "runs_of",
