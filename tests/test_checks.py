@@ -65,6 +65,13 @@ NOTED = {
     "independence": ("by 0 without",),
     "train_eval_gap": ("without by 0",),
     "micro_batches": ("without at most",),
+    "cheating_pairs": ("costs 2.77", "at most 2.08"),
+    "cheating_others": ("move the answer by 0",),
+    "cheating_class": ("in mixed batches",),
+    "sorted_batches": ("in evaluation",),
+    "statistics_noise": ("theory 0.50", "theory 0.063"),
+    "frozen_statistics": ("with 0 parameters changed", "mode 0 lost", "BatchNorm 0 ("),
+    "synchronized_devices": ("ten batches", "SyncBatchNorm expected input tensor to be on GPU"),
     "memory": ("depends on the implementation",),
     "randaugment_blanks": ("only two photographs",),
     "bf16_statistics": ("a demonstration",),
@@ -229,7 +236,7 @@ def test_the_other_outcome_is_possible(
 
 
 def test_a_larger_network_with_batchnorm_costs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batchnorm, "_TWINS", {"BatchNorm": "bn_cifar_nf_resnet56"})
+    monkeypatch.setattr(batchnorm, "TWINS", {"BatchNorm": "bn_cifar_nf_resnet56"})
     assert not outside("memory", compute("memory"))
 
 
@@ -288,7 +295,7 @@ def test_networks_without_batchnorm_pass_neither_check_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     twins = {name: "cifar_nf_resnet8" for name in ("BatchNorm", "normalizer-free")}
-    monkeypatch.setattr(batchnorm, "_TWINS", twins)
+    monkeypatch.setattr(batchnorm, "TWINS", twins)
     for name in ("independence", "train_eval_gap", "micro_batches"):
         wrong = outside(name, with_one_seed(name))
         assert wrong == {"batchnorm"}, name

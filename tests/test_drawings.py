@@ -245,6 +245,18 @@ def test_batch_dependence_is_batchnorms() -> None:
     assert torch.allclose(expected, drawn, atol=1e-4)
 
 
+def test_gamma_beta_is_batchnorm_with_a_scale_and_a_shift() -> None:
+    norm = nn.BatchNorm1d(1, eps=1e-12)
+    standard = norm(torch.tensor([[1.0], [2.0], [3.0], [4.0]])).flatten()
+    for key, expected in (("standard", standard), ("out", 0.5 * standard + 0.6)):
+        drawn = torch.tensor([float(x) for x in data("gamma_beta", key)])
+        assert torch.allclose(expected, drawn, atol=1e-4)
+        places = [
+            float(e.attrib["cx"]) for e in tree("gamma_beta").iter() if f"data-{key}" in e.attrib
+        ]
+        assert places == pytest.approx([236 + 84 * x for x in drawn.tolist()], abs=0.06)
+
+
 def test_train_eval_has_the_running_mean_of_its_dots() -> None:
     norm = nn.BatchNorm1d(1, momentum=0.1)
     dots = [e for e in tree("train_eval").iter("circle") if "data-mean" in e.attrib]
@@ -299,3 +311,11 @@ def test_ghost_batches_have_their_own_statistics() -> None:
         drawn = list(map(float, data("ghost_batches", key)))
         expected = [g.mean() if correction is None else g.std(correction=0) for g in groups]
         assert drawn == pytest.approx([float(x) for x in expected], abs=1e-3)
+
+
+def test_shared_device_has_as_many_views_as_it_says() -> None:
+    views, partners = data("shared_device", "view"), data("shared_device", "partner")
+    assert views == partners == [str(number) for number in range(8)]
+    said = "".join("".join(text.itertext()) for text in tree("shared_device").iter("text"))
+    assert f"{len(views) + len(partners)} views" in said
+    assert f"1 in {len(partners)}" in said

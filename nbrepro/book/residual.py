@@ -1,14 +1,12 @@
 """What the chapter on normalizer-free ResNets measures live and compares.
 
-The five networks whose signal is followed, how much one image says about another, and the twins of
-its figures.
+The five networks whose signal is followed, and the twins of its figures.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from nbrepro import models, probes
 from nbrepro.book import figures
@@ -50,32 +48,6 @@ def signals(padding_mode: str = "circular") -> dict[str, Sequence[Any]]:
         torch.manual_seed(0)
         model = models.create(f"{prefix}cifar_nf_resnet74bx2", padding_mode=padding_mode, **options)
         found[name] = probes.signal_propagation(model, torch.randn(16, 3, 16, 16))
-    return found
-
-
-def influence(model: nn.Module, images: Tensor) -> Tensor:
-    """How much image j moves the output for image i, ``[output, image]``."""
-    images = images.clone().requires_grad_()
-    rows = []
-    for logits in model(images):
-        size = logits.norm()
-        (gradient,) = torch.autograd.grad(size, images, retain_graph=True)
-        rows.append(gradient.flatten(1).norm(dim=1))
-    return torch.stack(rows)
-
-
-def influences() -> dict[str, Tensor]:
-    """The influence of eight images of noise in two untrained twins, relative to their own."""
-    batch = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = {}
-    twins: dict[str, tuple[str, dict[str, Any]]] = {
-        "BatchNorm": (BN, {}),
-        "normalizer-free": (NF, {"skip_gain": None}),
-    }
-    for name, (model, options) in twins.items():
-        torch.manual_seed(0)
-        share = influence(models.create(model, **options), batch)
-        found[name] = share / share.diagonal()[:, None]
     return found
 
 

@@ -157,7 +157,9 @@ def registry() -> Mapping[str, Check]:
     from nbrepro.claims.nfnets import (  # noqa: F401
         batchnorm,
         counts,
+        dependence,
         design,
+        devices,
         numerics,
         printed,
         signal,

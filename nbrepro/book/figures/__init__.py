@@ -4,10 +4,12 @@ A function returns a :class:`~nbrepro.book.figures.chart.Chart`, a Matplotlib fi
 words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
 """
 
+from nbrepro.book.figures.batches import lines
 from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
 from nbrepro.book.figures.measured import (
     along_gradient,
+    branch_shares,
     clipped_shares,
     factors,
     gammas,
@@ -33,6 +35,7 @@ from nbrepro.book.figures.training import (
     accuracy,
     at_equal_fit,
     curves,
+    depths,
     dots,
     equal_parameters,
     k_sweep,
@@ -47,9 +50,11 @@ __all__ = [
     "accuracy",
     "along_gradient",
     "at_equal_fit",
+    "branch_shares",
     "clipped_shares",
     "curve_v1",
     "curves",
+    "depths",
     "dots",
     "ended",
     "equal_parameters",
@@ -60,6 +65,7 @@ __all__ = [
     "influence",
     "k_sweep",
     "ladder",
+    "lines",
     "overshooting",
     "pictures",
     "runs_of",

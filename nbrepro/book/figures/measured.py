@@ -75,6 +75,30 @@ def signal_propagation(
     return chart
 
 
+def branch_shares(predicted: Sequence[float], measured: Mapping[str, Sequence[float]]) -> Chart:
+    """A branch's share of its block's variance, both axes logarithmic: predicted, then measured.
+
+    Args:
+        predicted: by block, from the first.
+        measured: network → the same as it was found.
+    """
+    blocks = range(1, len(predicted) + 1)
+    told = [f"predicted: {predicted[0]:.2g} to {predicted[-1]:.2g}"]
+    told += [f"{name}: {shares[0]:.2g} to {shares[-1]:.2g}" for name, shares in measured.items()]
+    with drawing(320, 2) as (chart, axes):
+        for axis, title in zip(axes, ("predicted", "measured"), strict=True):
+            axis.plot(blocks, predicted, color=style.INK, ls=":", lw=2.5, label="predicted")
+            name_axes(axis, "residual block", title=title)
+            powers_of_ten(axis, "x")
+            powers_of_ten(axis)
+            axis.set_ylim(min(*predicted, *(min(s) for s in measured.values())) / 1.5, 1)
+        for look, (name, shares) in zip(style.of(measured), measured.items(), strict=True):
+            axes[1].plot(range(1, len(shares) + 1), shares, color=look.light, ls=look.line,
+                         label=name)  # fmt: skip
+    chart.alt = f"Branch variance over output variance, first block to last. {said(told)}"
+    return chart
+
+
 def _every(points: Sequence[object]) -> int:
     """Every how many points a line has a mark."""
     return max(1, len(points) // 6)

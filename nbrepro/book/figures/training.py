@@ -459,8 +459,35 @@ def sweep(
     return chart
 
 
+def depths(runs: Mapping[str, Mapping[int, Sequence[Record]]]) -> Chart:
+    """Final test accuracy against the number of layers (log scale), one line per kind of network.
+
+    Args:
+        runs: kind, by the name of its style, → layers → runs.
+    """
+    used = [run for by in runs.values() for found in by.values() for run in found]
+    if not used:
+        return nothing()
+    looks = dict(zip(runs, style.of(runs), strict=True))
+    cells = {name: {x: Ends.of(found) for x, found in by.items()} for name, by in runs.items()}
+    values = sorted({x for found in cells.values() for x in found})
+    with drawing(400) as (chart, (axis,)):
+        for number, (name, found) in enumerate(cells.items()):
+            _line(axis, found, looks[name], name, 9 * (number - (len(cells) - 1) / 2))
+        _count_failures(axis, cells, looks)
+        ticks(axis, values, [str(x) for x in values])
+        _chance(axis, used)
+        axis.set_ylim(bottom=0)
+        name_axes(axis, "layers", _ACCURACY)
+    told = [_told(name, found) for name, found in cells.items()]
+    chart.alt = f"{_ACCURACY.capitalize()} by layers. {said(told)}"
+    failures = any(cell.failed for found in cells.values() for cell in found.values())
+    chart.note = _note(used, _MEAN, _FAILED if failures else "")
+    return chart
+
+
 def _count_failures(
-    axis: "Axes", cells: Mapping[str, Mapping[float, Ends]], looks: Mapping[str, Style]
+    axis: "Axes", cells: Mapping[str, Mapping[Any, Ends]], looks: Mapping[str, Style]
 ) -> None:
     """``5/8`` above the crosses, one line per arm."""
     for x in {x for found in cells.values() for x in found}:

@@ -9,15 +9,15 @@ from torch.nn import functional as F
 
 from nbrepro import models
 from nbrepro.claims.checks import Outcome, check, check_over
-from nbrepro.claims.nfnets.counts import size
 
-_TWINS = {"BatchNorm": "bn_cifar_nf_resnet20", "normalizer-free": "cifar_nf_resnet20"}
+#: Name for readers → network.
+TWINS = {"BatchNorm": "bn_cifar_nf_resnet20", "normalizer-free": "cifar_nf_resnet20"}
 
 
-def _twin(name: str) -> nn.Module:
+def twin(name: str) -> nn.Module:
     """A twin whose residual branches count from the start, in training mode."""
     options: dict[str, Any] = {} if name == "BatchNorm" else {"skip_gain": None}
-    return models.create(_TWINS[name], **options)
+    return models.create(TWINS[name], **options)
 
 
 @check_over(seeds=10)
@@ -27,8 +27,8 @@ def independence() -> Outcome:
     The largest change, in standard deviations of the logits.
     """
     change = {}
-    for name in _TWINS:
-        model = _twin(name)
+    for name in TWINS:
+        model = twin(name)
         images = torch.randn(32, 3, 16, 16)
         replaced = torch.cat([torch.randn(1, 3, 16, 16), images[1:]])
         with torch.no_grad():
@@ -49,8 +49,8 @@ def train_eval_gap() -> Outcome:
     note has what is left of the untouched statistics too, after a single update.
     """
     gaps: dict[str, list[float]] = {}
-    for name in _TWINS:
-        model = _twin(name)
+    for name in TWINS:
+        model = twin(name)
         updates = 50 if any(True for _ in model.buffers()) else 1  # without statistics, no updates
         gaps[name] = []
         with torch.no_grad():
@@ -69,6 +69,16 @@ def train_eval_gap() -> Outcome:
     )
 
 
+def gradient(model: nn.Module, images: Tensor, labels: Tensor, parts: int = 1) -> Tensor:
+    """The mean gradient over equal parts of a batch, as on so many devices; one vector."""
+    total = torch.zeros_like(nn.utils.parameters_to_vector(model.parameters()))
+    for some, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        loss = F.cross_entropy(model(some), targets)
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        total += torch.cat([grad.flatten() for grad in grads]) / parts
+    return total
+
+
 @check_over(seeds=10)
 def micro_batches() -> Outcome:
     """Difference of the gradient of 32 examples and the mean over equal parts (section 1).
@@ -77,22 +87,13 @@ def micro_batches() -> Outcome:
     the larger in the normalizer-free twin.
     """
     difference: dict[str, list[float]] = {}
-    for name in _TWINS:
-        model = _twin(name)
+    for name in TWINS:
+        model = twin(name)
         images, labels = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
-
-        def gradient(parts: int, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            total = torch.zeros(size(model))
-            for some, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-                loss = F.cross_entropy(model(some), targets)
-                grads = torch.autograd.grad(loss, list(model.parameters()))
-                total += torch.cat([grad.flatten() for grad in grads]) / parts
-            return total
-
-        whole = gradient(1, model, images, labels)
+        whole = gradient(model, images, labels)
         difference[name] = [
-            float((gradient(k, model, images, labels) - whole).norm() / whole.norm())
-            for k in (2, 8)
+            float((gradient(model, images, labels, parts) - whole).norm() / whole.norm())
+            for parts in (2, 8)
         ]
     bn, nf = difference["BatchNorm"], difference["normalizer-free"]
     return Outcome(
@@ -117,7 +118,7 @@ def memory() -> Outcome:
         "folded": {"fold": True},
         "unfolded": {"fold": False},
     }.items():
-        model = models.create(_TWINS.get(name, "cifar_nf_resnet20"), **options)
+        model = models.create(TWINS.get(name, "cifar_nf_resnet20"), **options)
         kept[name] = _kept(model, torch.randn(32, 3, 16, 16)) / 2**20
     return Outcome(
         {"ratio": kept["BatchNorm"] / kept["unfolded"]},

@@ -1,0 +1,124 @@
+"""What the chapter on the dependence between images measures live, for its figures.
+
+The checks of :mod:`nbrepro.claims.nfnets.dependence` decide; here single seeds are drawn.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nbrepro.claims.nfnets import dependence
+from nbrepro.claims.nfnets.batchnorm import TWINS, gradient, twin
+
+#: Name → value at each point across, for :func:`nbrepro.book.figures.lines`.
+Lines = dict[str, Mapping[float, float]]
+
+
+def influence(model: nn.Module, images: Tensor) -> Tensor:
+    """How much image j moves the output for image i, ``[output, image]``."""
+    images = images.clone().requires_grad_()
+    rows = []
+    for logits in model(images):
+        size = logits.norm()
+        (gradient,) = torch.autograd.grad(size, images, retain_graph=True)
+        rows.append(gradient.flatten(1).norm(dim=1))
+    return torch.stack(rows)
+
+
+def influences() -> dict[str, Tensor]:
+    """The influence of eight images of noise in two untrained twins, relative to their own."""
+    batch = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name in TWINS:
+        torch.manual_seed(0)
+        share = influence(twin(name), batch)
+        found[name] = share / share.diagonal()[:, None]
+    return found
+
+
+def gaps(updates: int = 60) -> Lines:
+    """Number of updates of the running statistics → difference of the modes' outputs, relative.
+
+    Of 32 images of noise, in an untrained network with BatchNorm whose weights never change.
+    """
+    torch.manual_seed(0)
+    model = twin("BatchNorm")
+    found: dict[float, float] = {}
+    with torch.no_grad():
+        for update in range(1, updates + 1):
+            images = torch.randn(32, 3, 16, 16)
+            train = model.train()(images)
+            found[update] = float((model.eval()(images) - train).norm() / train.norm())
+    return {"BatchNorm": found}
+
+
+def divided() -> Lines:
+    """Number of devices → difference of the gradient of 32 images of noise, relative."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
+    found: Lines = {}
+    for name in TWINS:
+        model = twin(name)
+        whole = gradient(model, images, labels)
+        parts = {k: gradient(model, images, labels, k) - whole for k in (2, 4, 8, 16)}
+        found[name] = {k: float(part.norm() / whole.norm()) for k, part in parts.items()}
+    return found
+
+
+def matching() -> Lines:
+    """Step → loss of the matching task on noise, the mean of ten steps."""
+    found: Lines = {}
+    for name, batchnorm, shuffled in (
+        ("BatchNorm", True, False),
+        ("BatchNorm: partners elsewhere", True, True),
+        ("normalizer-free", False, False),
+    ):
+        torch.manual_seed(0)
+        model = dependence.Small(dependence.VIEW, 32, batchnorm)
+        losses = dependence.matching_curve(model, shuffled)
+        tens = (losses[i : i + 10] for i in range(0, len(losses), 10))
+        found[name] = {10 * i + 5: sum(ten) / len(ten) for i, ten in enumerate(tens)}
+    return found
+
+
+def noise() -> tuple[Lines, Lines]:
+    """Batch size → how far means of batches are off, in deviations: measured, and by theory."""
+    torch.manual_seed(0)
+    measured = dependence.statistics_noise_by_size()
+    return (
+        {"measured": {size: mean for size, (mean, _) in measured.items()}},
+        {"1 / √n": {size: size**-0.5 for size in measured}},
+    )
+
+
+def looking(passes: int = 100, every: int = 10) -> Lines:
+    """Forward passes over negatives → accuracy on digits, no parameter of the network changing."""
+    torch.manual_seed(0)
+    known = dependence.frozen()
+    networks: dict[str, nn.Module] = {
+        "BatchNorm": known,
+        "BatchNorm: evaluation mode": copy.deepcopy(known).eval(),
+        "normalizer-free": dependence.frozen(batchnorm=False),
+    }
+    found: Lines = {}
+    for name, model in networks.items():
+        row = {0.0: dependence.clean_accuracy(model)}
+        for done in range(every, passes + 1, every):
+            dependence.show_negatives(model, every)
+            row[done] = dependence.clean_accuracy(model)
+        found[name] = row
+    return found
+
+
+#: The arms of the chapter's runs, as its claims have them.
+ARMS = {
+    f"batch {size}: {name}": {
+        "model": f"{prefix}cifar_nf_resnet8",
+        "batch_size": size,
+        "skip_init": name == "BatchNorm",
+    }
+    for size in (16, 4)
+    for name, prefix in (("BatchNorm", "bn_"), ("normalizer-free", ""))
+}
