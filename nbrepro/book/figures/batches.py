@@ -42,6 +42,8 @@ def lines(
         if log == "both":
             points = sorted({point for row in measured.values() for point in row})
             ticks(axis, points, [f"{point:g}" for point in points])
+        if levels:
+            axis.margins(y=0.2)  # room for their names
         for name, height in (levels or {}).items():
             level(axis, height, f"{name}, {height:.2f}")
         name_axes(axis, x, y)
