@@ -297,6 +297,54 @@ class ScaledStdConv2d(SameConv2d):
         return self._conv_forward(input, self._standardize(gain), bias)
 
 
+class GhostBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose statistics see ``size`` images at a time (Hoffer et al., arXiv 1705.08741).
+
+    In training a batch is cut, in its order, into ghost batches of ``size`` images, the last of
+    which may be smaller, and each is normalized with its own mean and variance. Evaluation uses
+    running statistics, as in ``nn.BatchNorm2d``.
+
+    Hoffer et al. (section 4, algorithm 1) update the running statistics once for each ghost batch,
+    with the momentum of an ordinary layer. Here every update has a smaller one, so that a whole
+    batch is forgotten as fast as by an ordinary layer; otherwise small ghost batches would have the
+    noisier statistics in evaluation too, and one could not tell the two apart.
+
+    Args:
+        features: channels.
+        size: images of a ghost batch.
+
+    Raises:
+        ValueError: if ``size`` is below 1.
+    """
+
+    def __init__(self, features: int, size: int) -> None:
+        super().__init__(features)
+        if size < 1:
+            raise ValueError(f"a ghost batch of {size} images; it must have at least 1")
+        self.size = size
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[N, C, H, W]`` → the same shape."""
+        if not self.training or len(input) <= self.size:
+            return super().forward(input)
+        parts = input.split(self.size)
+        assert self.momentum is not None
+        momentum = 1 - (1 - self.momentum) ** (1 / len(parts))
+        if self.num_batches_tracked is not None:  # the training loop drops what counts for nothing
+            self.num_batches_tracked.add_(1)
+        statistics = (self.running_mean, self.running_var)
+        return torch.cat(
+            [
+                F.batch_norm(part, *statistics, self.weight, self.bias, True, momentum, self.eps)
+                for part in parts
+            ]
+        )
+
+    def extra_repr(self) -> str:
+        """Channels and the size of a ghost batch, for ``print(model)``."""
+        return f"{self.num_features}, size={self.size}"
+
+
 class SqueezeExcite(nn.Module):
     """``factor · sigmoid(fc1(relu(fc0(mean over H, W of x)))) · x`` (2102.06171, appendix C).
 

@@ -71,6 +71,8 @@ class Spec:
         dropout: rate before the classifier, for networks that have it; 0 for the network's own.
         stochastic_depth: rate of dropped residual branches, for networks that have it; 0 for the
             network's own.
+        ghost_batch: images that BatchNorm's statistics see at a time in training, for networks that
+            can (:class:`nbrepro.layers.GhostBatchNorm2d`); 0 for the whole batch.
         skip_init: whether a normalizer-free network's blocks have SkipInit's scalar.
         schedule: ``step``, ``cosine`` (to zero) or ``constant``.
         milestones: where ``step`` multiplies the rate by 0.1, as fractions of all steps; stored in
@@ -109,6 +111,7 @@ class Spec:
     ema: float = 0.0
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    ghost_batch: int = 0
     skip_init: bool = True
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -159,6 +162,7 @@ class Spec:
             ("ema", 0, 1),
             ("dropout", 0, 1),
             ("stochastic_depth", 0, 1),
+            ("ghost_batch", 0, MOST),
             ("warmup_epochs", 0, self.epochs),
             ("seed", 0, MOST),
         ):
@@ -247,7 +251,7 @@ class Spec:
         )
 
 
-_MODEL_OPTIONS = ("weight_init", "batchnorm_init", "dropout", "stochastic_depth")
+_MODEL_OPTIONS = ("weight_init", "batchnorm_init", "dropout", "stochastic_depth", "ghost_batch")
 _LARGEST = 2**1000  # and not much more can be a float
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
 

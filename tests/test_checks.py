@@ -20,7 +20,7 @@ from nbrepro.claims.checks import (
     outcome,
     registry,
 )
-from nbrepro.claims.nfnets import batchnorm, counts, numerics
+from nbrepro.claims.nfnets import batchnorm, counts, numerics, smoothness
 from nbrepro.claims.rules import Bounds, Check
 from nbrepro.claims.tables import printed
 from nbrepro.models import nfnet
@@ -299,6 +299,12 @@ def test_networks_without_batchnorm_pass_neither_check_of_it(
     for name in ("independence", "train_eval_gap", "micro_batches"):
         wrong = outside(name, with_one_seed(name))
         assert wrong == {"batchnorm"}, name
+
+
+def test_the_smoother_network_is_told_from_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = dict(zip(smoothness.TWINS, reversed(smoothness.TWINS.values()), strict=True))
+    monkeypatch.setattr(smoothness, "TWINS", swapped)
+    assert outside("smoothness", with_one_seed("smoothness")) == {"gradient_change", "highest_loss"}
 
 
 def test_counts_of_the_ablation_are_timms() -> None:

@@ -245,6 +245,18 @@ def test_batch_dependence_is_batchnorms() -> None:
     assert torch.allclose(expected, drawn, atol=1e-4)
 
 
+def test_gamma_beta_is_batchnorm_with_a_scale_and_a_shift() -> None:
+    norm = nn.BatchNorm1d(1, eps=1e-12)
+    standard = norm(torch.tensor([[1.0], [2.0], [3.0], [4.0]])).flatten()
+    for key, expected in (("standard", standard), ("out", 0.5 * standard + 0.6)):
+        drawn = torch.tensor([float(x) for x in data("gamma_beta", key)])
+        assert torch.allclose(expected, drawn, atol=1e-4)
+        places = [
+            float(e.attrib["cx"]) for e in tree("gamma_beta").iter() if f"data-{key}" in e.attrib
+        ]
+        assert places == pytest.approx([236 + 84 * x for x in drawn.tolist()], abs=0.06)
+
+
 def test_train_eval_has_the_running_mean_of_its_dots() -> None:
     norm = nn.BatchNorm1d(1, momentum=0.1)
     dots = [e for e in tree("train_eval").iter("circle") if "data-mean" in e.attrib]

@@ -43,7 +43,7 @@ def test_experiments_stand_in_the_order_of_the_book() -> None:
     assert chapters == sorted(chapters)
     names = list(experiments.REGISTRY)
     assert names.index("nf_resnets") < names.index("adaptive_gradient_clipping")
-    assert {"training_only_batchnorm", "precision"} <= set(experiments.REGISTRY)
+    assert {"depth", "small_batches", "training_only_batchnorm", "precision"} <= set(names)
 
 
 def test_modules_are_found_and_not_listed(package: ModuleType) -> None:

@@ -18,6 +18,7 @@ from nbrepro.book import captions, figures, style
 from nbrepro.book.figures import Chart
 from nbrepro.book.figures.measured import slower
 from nbrepro.claims import register
+from nbrepro.claims.nfnets.smoothness import Along
 from nbrepro.records.features import Clamp, Features
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
@@ -486,6 +487,53 @@ def test_bars_are_as_long_as_the_factor_and_whiskers_as_the_rounds() -> None:
     assert said in figure.alt
 
 
+# --- along a gradient, and at equal fit ---
+
+
+def fitting() -> list[Record]:
+    """Two seeds that fit more by the epoch."""
+    made = []
+    for seed, higher in ((0, 0.0), (1, 0.1)):
+        curve: list[dict[str, float]] = [
+            {"epoch": epoch, "test_accuracy": test + higher, "train_accuracy": train}
+            for epoch, train, test in ((1, 0.3, 0.2), (2, 0.6, 0.4))
+        ]
+        first = {"epoch": 0, "test_accuracy": 0.1}
+        spec = Spec(model="bn_cifar_nf_resnet8", epochs=2, seed=seed)
+        last = curve[-1] | {"test_top5": 0.9}
+        made.append(Record(spec, "completed", last, [first, *curve], {}))
+    return made
+
+
+def test_test_accuracy_stands_over_training_accuracy() -> None:
+    figure = figures.at_equal_fit(
+        fitting(), {"BatchNorm": {"model": "bn_cifar_nf_resnet8"}, "never run": {"lr": 9.0}}, 0.5
+    )
+    first, second, mean, mark = figure.axes[0].lines
+    assert xs(mean) == pytest.approx([30, 60])
+    assert ys(mean) == pytest.approx([25, 45])
+    assert ys(first) == pytest.approx([20, 40])
+    assert ys(second) == pytest.approx([30, 50])
+    assert xs(mark) == [50, 50]
+    assert "BatchNorm: ends at 60.0 and 45.0" in figure.alt
+
+
+def test_steps_along_a_gradient_stand_at_their_rates() -> None:
+    found = {"normalizer-free": Along(1.0, [0.9, 1.5], [0.1, 2.0])}
+    figure = figures.along_gradient([0.1, 0.2], found)
+    loss, change = figure.axes
+    assert ys(loss.lines[0]) == [0.9, 1.5]
+    assert ys(change.lines[0]) == [0.1, 2.0]
+    assert "after the largest step 1.50" in figure.alt
+
+
+def test_places_of_a_descent_lie_on_the_parabola() -> None:
+    figure = figures.overshooting({"rate 2.2": [1.0, -1.2]})
+    curve, path = figure.axes[0].lines
+    assert ys(path) == pytest.approx([x**2 / 2 for x in xs(path)])
+    assert min(xs(curve)) < -1.2
+
+
 # --- on pages ---
 
 
@@ -498,14 +546,19 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.dots(records, ARMS),
         figures.sweep(records, ARMS, by="lr"),
         figures.survival(records, ARMS),
+        figures.depths({"BatchNorm": {14: records}}),
         figures.curves(records, {"": ARMS}),
         figures.signal_propagation({"plain": [{"block": 0} | block]}, theory="plain"),
+        figures.branch_shares([0.5, 0.3], {"BatchNorm": [0.5, 0.3]}),
         figures.influence({"BatchNorm": torch.ones(2, 2)}),
         figures.lines({"BatchNorm": {1: 0.1, 2: 0.2}}, "devices", "loss", levels={"floor": 0.1}),
         figures.clipped_shares(shares, "digits"),
         figures.skip_bounds({"ours": [1e-5, 1e-4]}),
         figures.skip_gains(table, table, [0.1, 1.0]),
         figures.gammas({"ResNet-14": [0.5, 1.0]}),
+        figures.along_gradient([0.1, 0.2], {"BatchNorm": Along(1.0, [0.9, 1.2], [0.1, 0.3])}),
+        figures.overshooting({"rate 2.2": [1.0, -1.2, 1.44]}),
+        figures.at_equal_fit(fitting(), {"BatchNorm": {"model": "bn_cifar_nf_resnet8"}}, 0.5),
         figures.stages([8, 4], [16, 32], [[1.0], [1.1, 1.2]]),
         figures.trade_offs({"F": {"F0": [1.0, 80.0]}}, ["cost"], {"F": {"F0": (5, 5)}}, "printed"),
         figures.ladder({"baseline": [80.0]}, [81.0], ["F0"], "printed"),
@@ -533,6 +586,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         lambda: figures.dots(trained("all"), {"never run": ARMS["never run"]}),
         lambda: figures.sweep([], ARMS, by="lr"),
         lambda: figures.survival([], ARMS),
+        lambda: figures.at_equal_fit([], ARMS, 0.5),
         lambda: figures.equal_parameters(trained("all")),
         lambda: figures.k_sweep(trained("batchnorm")),
         lambda: figures.zeroed({"batchnorm": []}),

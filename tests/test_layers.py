@@ -356,3 +356,49 @@ def test_expected_stds() -> None:
     assert deep[0][-1] == pytest.approx(1.720465, abs=1e-6)
     assert deep[1][0] == pytest.approx(math.sqrt(3))
     assert layers.expected_stds([3], alpha=1.0) == [[1.0, math.sqrt(2), math.sqrt(3)]]
+
+
+def _ghosts(x: Tensor, size: int, eps: float) -> Tensor:
+    """Each part by itself, written from the definition."""
+    parts = []
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        mean = part.mean(dim=(0, 2, 3), keepdim=True)
+        variance = ((part - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+        parts.append((part - mean) / (variance + eps).sqrt())
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_ghost_batches_have_statistics_of_their_own(tracked: bool) -> None:
+    layer = layers.GhostBatchNorm2d(3, 4)
+    if not tracked:
+        layer.num_batches_tracked = None  # as the training loop does
+    x = torch.randn(10, 3, 2, 2) * 3 + 1  # the last ghost batch has two images
+    torch.testing.assert_close(layer(x), _ghosts(x, 4, layer.eps))
+    assert not torch.allclose(layer(x), nn.BatchNorm2d(3)(x), atol=0.01)
+
+
+def test_one_ghost_batch_is_batchnorm_and_so_is_evaluation() -> None:
+    ghost, plain = layers.GhostBatchNorm2d(3, 8), nn.BatchNorm2d(3)
+    x = torch.randn(8, 3, 2, 2)
+    torch.testing.assert_close(ghost(x), plain(x))
+    assert ghost.state_dict().keys() == plain.state_dict().keys()
+    ghost.size = 2
+    for layer in (ghost, plain):
+        layer.load_state_dict(plain.state_dict())
+        layer.eval()
+    torch.testing.assert_close(ghost(x), plain(x))
+
+
+def test_ghost_batches_together_forget_as_fast_as_one_batch() -> None:
+    ghost, plain = layers.GhostBatchNorm2d(1, 2), nn.BatchNorm2d(1)
+    x = torch.ones(8, 1, 1, 1)
+    ghost(x), plain(x)
+    torch.testing.assert_close(ghost.running_mean, plain.running_mean)
+    torch.testing.assert_close(ghost.running_var, plain.running_var * 0 + 0.9)
+
+
+def test_a_ghost_batch_has_an_image() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        layers.GhostBatchNorm2d(3, 0)

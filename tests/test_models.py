@@ -402,6 +402,7 @@ LISTED = [(module, name) for module, family in FAMILIES.items() for name in fami
 SMALL = [
     *("cifar_resnet8", "cifar_resnet14x2"),
     *(f"{kind}cifar_nf_resnet{size}" for kind in ("", "bn_", "plain_") for size in ("8", "11bx2")),
+    *("skipinit_cifar_nf_resnet8", "gn_cifar_nf_resnet8"),
     *(f"{kind}cifar_nfnet_f0" for kind in ("", "bn_", "plain_")),
     *("nf_resnet26", "resnet18", "resnet50", "cifar_densenet_bc22"),
     *("cifar_vgg11", "cifar_wrn10x2"),
@@ -469,6 +470,8 @@ def test_width_is_that_of_the_channels() -> None:
         ("cifar_resnet14x2", "ResNet-14 ×2"),
         ("bn_cifar_nf_resnet29bx2", "BN-ResNet-29b ×2"),
         ("plain_nf_resnet50", "plain ResNet-50"),
+        ("skipinit_cifar_nf_resnet20", "SkipInit-ResNet-20"),
+        ("gn_cifar_nf_resnet20", "GN-ResNet-20"),
         ("nfnet_f4+", "NFNet-F4+"),
         ("resnet50", "ImageNet ResNet-50"),
         ("cifar_wrn28x10", "WRN-28 ×10"),

@@ -76,7 +76,7 @@ def test_a_new_chapter_runs_from_its_parameters_to_its_verdicts(
     [
         ("97_x", (LAST, None)),
         ("07_x", ("06_nfnet_family", None)),
-        ("01_x", (None, "04_nf_resnets")),
+        ("00_x", (None, "01_batchnorm_in_ten_minutes")),
     ],
 )
 def test_its_line_of_the_contents_stands_among_the_chapters(

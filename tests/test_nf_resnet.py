@@ -271,9 +271,42 @@ def test_identity_at_the_start() -> None:
     assert {block.skip_gain.item() for block in _blocks(started)} == {0.5}
 
 
+def test_skipinit_adds_its_scalars_to_the_plain_network_and_nothing_else() -> None:
+    """De and Smith's network (arXiv 2002.10444): with scalars of one it is the plain one."""
+
+    def build(name: str, **options: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return models.create(name, **options)
+
+    plain, with_it = build("plain_cifar_nf_resnet14"), build("skipinit_cifar_nf_resnet14")
+    images = torch.randn(2, 3, 16, 16)
+    assert _parameters(with_it) == _parameters(plain) + 6
+    assert not torch.allclose(with_it(images), plain(images))
+    for block in _blocks(with_it):
+        assert block.skip_gain.item() == 0
+        nn.init.ones_(block.skip_gain)
+    torch.testing.assert_close(with_it(images), plain(images))
+    without = build("skipinit_cifar_nf_resnet14", skip_gain=None)
+    torch.testing.assert_close(without(images), plain(images))
+
+
+def test_group_norm_stands_where_batchnorm_stood_and_sees_one_image_at_a_time() -> None:
+    torch.manual_seed(0)
+    model = models.create("gn_cifar_nf_resnet14")
+    names = {name for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)}
+    twin = models.create("bn_cifar_nf_resnet14")
+    assert names == {n for n, m in twin.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    groups = {m.num_channels: m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == {16: 1, 32: 2, 64: 4}  # of 16 channels each
+    assert Design(kind="gn").preactivation(8).norm.num_groups == 1
+    images = torch.randn(4, 3, 16, 16)
+    alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(model(images), alone)
+
+
 def test_start_of_the_other_parameters() -> None:
     torch.manual_seed(0)
-    for kind in ("", "bn_", "plain_"):
+    for kind in ("", "bn_", "plain_", "skipinit_", "gn_"):
         model = models.create(f"{kind}cifar_nf_resnet20x4", num_classes=100)
         assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.03)
         assert not model.fc.bias.any()
@@ -283,7 +316,7 @@ def test_start_of_the_other_parameters() -> None:
             fan_in = module.weight[0].numel()
             he = 1 if kind == "" or name.startswith("stem") else 2
             assert module.weight.std().item() == pytest.approx((he / fan_in) ** 0.5, rel=0.06), name
-            assert (module.bias is None) == (kind == "bn_")
+            assert (module.bias is None) == (kind in ("bn_", "gn_"))
             assert isinstance(module, ScaledStdConv2d) == (kind == "")
 
 

@@ -103,6 +103,7 @@ def test_golden_defaults() -> None:
         "ema": 0.0,
         "dropout": 0.0,
         "stochastic_depth": 0.0,
+        "ghost_batch": 0,
         "skip_init": True,
     }
 
@@ -160,9 +161,11 @@ def test_every_setting_is_part_of_the_identity() -> None:
     other = Spec(model="cifar_nf_resnet20", clip="agc", sam=0.05, optimizer="lars", warmup_epochs=1)
     hashes = {base.replace(**{name: value}).hash for name, value in CHANGES.items()}
     hashes |= {other.replace(**{name: value}).hash for name, value in FURTHER.items()}
+    normalized = other.replace(model="bn_cifar_nf_resnet20")
+    hashes.add(normalized.replace(ghost_batch=16).hash)
     names = {field.name for field in dataclasses.fields(Spec)}
-    assert set(CHANGES) | set(FURTHER) == names
-    assert len(hashes | {base.hash, other.hash}) == len(names) + 2
+    assert {*CHANGES, *FURTHER, "ghost_batch"} == names
+    assert len(hashes | {base.hash, other.hash, normalized.hash}) == len(names) + 3
 
 
 @pytest.mark.parametrize(

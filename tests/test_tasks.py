@@ -5,9 +5,12 @@ import torch
 
 from nbrepro import experiments
 from nbrepro.book import tasks
+from nbrepro.book.chapter import Chapter
 from nbrepro.claims import checks
 from nbrepro.claims.bn_only.tasks import own
 from nbrepro.claims.rules import matches
+from nbrepro.data import card, cards
+from nbrepro.experiments import many_classes
 from nbrepro.spec import Spec
 from nbrepro.train.loop import initial_model
 
@@ -65,3 +68,43 @@ def test_the_check_sees_a_backbone_that_moved(monkeypatch: pytest.MonkeyPatch) -
     forgetful = checks.registry()["one_backbone"].run()
     assert forgetful.values["shared"] > 0
     assert forgetful.values["swapped"] > 0
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_fifty_classes_and_ten_are_trained_alike(profile: str) -> None:
+    """As many images of each class, each seen for its share of as many images in all."""
+    assert torch.equal(*(torch.tensor(seen) for seen in _seen(profile)))
+    few, many = card(many_classes.FEW), card(many_classes.MANY)
+    assert (few.classes, many.classes) == (10, 50)
+    assert few.train_images * 5 == many.train_images
+
+
+def _seen(profile: str) -> list[list[int]]:
+    """Images that the arms see in training: those with fifty classes, those with ten."""
+    specs = experiments.get("many_classes").specs(profile, seeds=1)
+    return [
+        [spec.epochs * (card(name).train_images or 0) for spec in specs if spec.dataset == name]
+        for name in (many_classes.MANY, many_classes.FEW)
+    ]
+
+
+def test_no_other_data_stand_in_for_fifty_classes() -> None:
+    experiment = experiments.get("many_classes")
+    assert experiment.specs("quick", "cifar10-jpeg") == experiment.specs("quick")
+    assert not set(experiment.specs("smoke")) & set(experiment.specs("quick"))
+
+
+def test_every_arm_of_the_figure_of_classes_is_run_once() -> None:
+    specs = experiments.get("many_classes").specs("quick", seeds=1)
+    arms = tasks.class_arms()
+    assert len(arms) == len(specs)
+    for settings in arms.values():
+        assert sum(matches(spec, settings) for spec in specs) == 1
+
+
+def test_a_chapter_of_two_experiments_shows_the_one_it_is_asked_for() -> None:
+    chapter = Chapter("11_one_network_many_tasks", "smoke", "cifar10", 1)
+    for name in ("many_tasks", "many_classes"):
+        arms = {spec.replace(seed=0) for spec in experiments.get(name).specs("quick", seeds=1)}
+        data = {cards.parse(arm.dataset)[1:] for arm in arms}
+        assert {cards.parse(run.spec.dataset)[1:] for run in chapter.evidence(name)} <= data

@@ -73,20 +73,26 @@ class Chapter:
         """The same at every scale that was run: of each claim the deciding one first."""
         return [verdict for rows in _judged(self.claims) for verdict in rows]
 
-    def evidence(self) -> "list[Record]":
+    def evidence(self, experiment: str | None = None) -> "list[Record]":
         """The recorded runs that the chapter's figures show: those of the best scale.
+
+        Args:
+            experiment: where a chapter has several, the one that is meant.
 
         That is the first at which two arms have two seeds, so that something can be compared: a
         single run with the whole recipe must not hide all others. Else the one with most runs.
+
+        Raises:
+            ValueError: for an unknown experiment.
         """
         from nbrepro import experiments
         from nbrepro.claims import verdicts
 
         records = recorded()
         found = [
-            verdicts.of_scale(records, experiment.name, profile, dataset)
+            verdicts.of_scale(records, one.name, profile, dataset)
             for profile, dataset in verdicts.scales(records)
-            for experiment in experiments.select(self.name)
+            for one in experiments.select(experiment or self.name)
         ]
         comparable = (runs for runs in found if _replicated_arms(runs) > 1)
         return next(comparable, max(found, key=len, default=[]))

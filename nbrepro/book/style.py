@@ -90,6 +90,10 @@ METHODS: Mapping[str, Style] = {
     "ReLU → BN": _style("indigo", "<", _DOTS),
     "NF without WS": _style("vermilion", "s", _MIXED),
     "NF with WS": _style("green", "^", _LONG),
+    # what lets a deep network train
+    "normalizer-free": _style("green", "P", _LONG),
+    "GroupNorm": _style("purple", "v", _MIXED),
+    "SkipInit": _style("brown", "h", _WIDE),
 }
 #: For what is no method (blocks, stages, networks), in order.
 _SERIES = tuple(
@@ -130,12 +134,17 @@ RC: Any = {
 }
 
 
+#: How a network's name begins → how it is drawn.
+_KINDS = {"bn": "BatchNorm", "gn": "GroupNorm", "skipinit": "SkipInit", "plain": "plain"}
+
+
 def method(settings: Mapping[str, Any]) -> str:
     """The method that an arm stands for: what it trains, else how it is normalized or clipped."""
     if "train" in settings:
         return str(settings["train"])
-    if str(settings.get("model", "")).startswith("bn_"):
-        return "BatchNorm"
+    kind, found, _ = str(settings.get("model", "")).partition("_")
+    if found and kind in _KINDS:
+        return _KINDS[kind]
     if settings.get("optimizer") == "lars":
         return "lars"
     clip = settings.get("clip", "none")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nbrepro import freezing, models
 from nbrepro.book.tables import table
 from nbrepro.data.cards import parse
+from nbrepro.experiments import many_classes
 from nbrepro.experiments.many_tasks import OWN, TASKS
 from nbrepro.spec import Spec
 
@@ -29,6 +30,16 @@ def arms(small: bool = True) -> dict[str, dict[str, Any]]:
         }
         for task in TASKS
         for train in OWN
+    }
+
+
+def class_arms() -> dict[str, dict[str, Any]]:
+    """What is trained, with fifty classes and with ten: name → settings of the runs."""
+    sizes = {"50 classes": many_classes.MANY, "ten classes": many_classes.FEW}
+    return {
+        f"{size}: {NAMES[train]}": {"dataset": name, "train": train}
+        for size, name in sizes.items()
+        for train in many_classes.TRAINED
     }
 
 

@@ -163,6 +163,7 @@ def registry() -> Mapping[str, Check]:
         numerics,
         printed,
         signal,
+        smoothness,
     )
 
     return _CHECKS

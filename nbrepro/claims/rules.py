@@ -160,11 +160,14 @@ class Gains:
         return (self.low.low, self.low.high, self.high.low, self.high.high)
 
 
+#: The share of training images that are right when ``fitted`` looks at the test images.
+FITTED = 0.7
 #: What may be asked of a run, in words. The last four are measured at its end, see
 #: :meth:`nbrepro.records.features.Features.metrics`.
 METRICS = {
     "test_accuracy": "test accuracy",
     "untrained_accuracy": "test accuracy before training",
+    "fitted": f"test accuracy when {FITTED:.0%} of the training images are right",
     "gamma_off": "share of γ below 0.01",
     "gamma_small": "share of γ below 0.1",
     "relu_off": "share of ReLUs that are always off",
@@ -173,6 +176,7 @@ METRICS = {
 Metric: TypeAlias = Literal[
     "test_accuracy",
     "untrained_accuracy",
+    "fitted",
     "gamma_off",
     "gamma_small",
     "relu_off",

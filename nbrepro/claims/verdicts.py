@@ -27,6 +27,7 @@ from nbrepro.claims.labels import network, trained
 from nbrepro.claims.register import Claim, register
 from nbrepro.claims.rules import (
     DECISIVE,
+    FITTED,
     METRICS,
     Arm,
     Bounds,
@@ -58,6 +59,7 @@ __all__ = [
     "Finding",
     "Verdict",
     "arms",
+    "at_equal_fit",
     "comparison",
     "failed",
     "feeds",
@@ -314,14 +316,45 @@ def _by_data(
 
 
 def value(record: Record, metric: str) -> float:
-    """A final metric, or ``untrained_accuracy``, the test accuracy before the first step."""
+    """A final metric, or ``untrained_accuracy``, the test accuracy before the first step.
+
+    Or ``fitted``, see :func:`at_equal_fit`.
+    """
     if metric == "untrained_accuracy":
         return record.curve[0]["test_accuracy"]
+    if metric == "fitted":
+        found = at_equal_fit(record.curve, FITTED)
+        assert found is not None, "ask has() first"
+        return found
     return record.metrics[metric]
+
+
+def at_equal_fit(curve: Sequence[Mapping[str, float]], share: float) -> float | None:
+    """Test accuracy at the first moment when this share of the training images is right.
+
+    Both are interpolated between the ends of two epochs. A training accuracy is counted in training
+    mode while an epoch goes on, so it lags behind by about half an epoch, in all arms alike.
+
+    Args:
+        curve: rows of a record.
+        share: as a fraction.
+
+    Returns:
+        ``None`` if the run never gets there, or is there from the first epoch on.
+    """
+    epochs = [row for row in curve if row.get("train_accuracy") is not None]
+    for before, after in pairwise(epochs):
+        low, high = before["train_accuracy"], after["train_accuracy"]
+        if low < share <= high:
+            part = (share - low) / (high - low)
+            return before["test_accuracy"] * (1 - part) + after["test_accuracy"] * part
+    return None
 
 
 def has(record: Record, metric: str) -> bool:
     """Whether a run has a metric; those made before it was kept have not."""
+    if metric == "fitted":
+        return at_equal_fit(record.curve, FITTED) is not None
     return metric == "untrained_accuracy" or metric in record.metrics
 
 

@@ -24,6 +24,7 @@ class Experiment:
         seeds: profile → how many replicates.
         stands_in: whether it stands in for a data set beyond our means (then no verdict says more
             than "at reduced scale").
+        own_data: whether its arms name the data they need, which no other data replace.
         published: the paper's recipe, for readers: setting → value, by the names of
             :class:`~nbrepro.spec.Spec`, or ``precision``, ``device`` and ``replicates``; ``None``
             where it is that of a Spec's defaults.
@@ -35,6 +36,7 @@ class Experiment:
     arms: Callable[[str], list[Spec]]
     seeds: dict[str, int]
     stands_in: bool = False
+    own_data: bool = False
     published: Mapping[str, Any] | None = None
 
     def specs(
@@ -45,7 +47,8 @@ class Experiment:
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
             dataset: instead of the arms' own (an arm on a part of its own uses the same part of
-                this one); ``smoke`` always uses the embedded digits.
+                this one). ``smoke`` always uses the embedded digits, and an experiment with
+                ``own_data`` its arms' own.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -56,6 +59,6 @@ class Experiment:
         if replicates < 1:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
-        if dataset is not None and profile != "smoke":
+        if dataset is not None and profile != "smoke" and not self.own_data:
             arms = [arm.replace(dataset=cards.same_part(arm.dataset, dataset)) for arm in arms]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

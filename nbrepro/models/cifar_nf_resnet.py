@@ -20,6 +20,8 @@ FAMILY = Family(
         "cifar_nf_resnet20",
         "bn_cifar_nf_resnet20",
         "plain_cifar_nf_resnet20",
+        "skipinit_cifar_nf_resnet20",
+        "gn_cifar_nf_resnet20",
         "cifar_nf_resnet56",
         "bn_cifar_nf_resnet56",
         "plain_cifar_nf_resnet56",
@@ -29,16 +31,22 @@ FAMILY = Family(
     ),
     stem="cifar_nf_resnet",
     size=r"(?P<depth>0|[1-9]\d*)(?P<block>b?)(?:x(?P<width>[1-9]\d*))?",
-    usage="write cifar_nf_resnet<depth>, then b for bottleneck blocks, then x<width>, and bn_ or "
-    "plain_ in front for a twin; for example cifar_nf_resnet20 or bn_cifar_nf_resnet29bx2",
-    kinds={"": "NF-", "bn_": "BN-", "plain_": "plain "},
+    usage="write cifar_nf_resnet<depth>, then b for bottleneck blocks, then x<width>, and bn_, "
+    "plain_, skipinit_ or gn_ in front for a twin; for example cifar_nf_resnet20 or "
+    "bn_cifar_nf_resnet29bx2",
+    kinds={"": "NF-", "bn_": "BN-", "plain_": "plain ", "skipinit_": "SkipInit-", "gn_": "GN-"},
     label="ResNet-{depth}{block}",
     depth_rules={
         "": (6, "with basic blocks the depth is 6n + 2"),
         "b": (9, "with bottleneck blocks the depth is 9n + 2"),
     },
     options=("activation", "dropout", "stochastic_depth", "padding_mode"),
-    kind_options={"": ("alpha", "skip_gain", "standardize", "fold"), "bn_": ("order",)},
+    kind_options={
+        "": ("alpha", "skip_gain", "standardize", "fold"),
+        "bn_": ("order", "ghost_batch"),
+        "skipinit_": ("skip_gain",),
+        "gn_": ("order",),
+    },
 )
 
 

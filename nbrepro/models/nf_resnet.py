@@ -6,12 +6,16 @@ standard deviation h is expected to have (:func:`nbrepro.layers.expected_stds`),
 scaled weight standardization, ``skip_gain`` a scalar that starts at 0 (SkipInit). Where the shape
 changes, the shortcut is a strided 1×1 convolution of the normalized, activated signal.
 
-============  =====================================================================================
-``nf_``       as above
-``bn_``       BatchNorm before (or after, ``order="relu-bn"``) each activation; convolutions without
-              standardization or bias; no α, β, γ, SkipInit
-``plain_``    convolutions without standardization; no α, β, γ, SkipInit
-============  =====================================================================================
+=============  ====================================================================================
+``nf_``        as above
+``bn_``        BatchNorm before (or after, ``order="relu-bn"``) each activation; no standardization,
+               bias, α, β, γ or SkipInit
+``plain_``     convolutions without standardization; no α, β, γ, SkipInit
+``skipinit_``  as ``plain_``, and ``skip_gain`` on every branch (De and Smith, arXiv 2002.10444)
+``gn_``        as ``bn_``, with GroupNorm in groups of 16 channels (arXiv 1803.08494)
+=============  ====================================================================================
+
+``skipinit_`` and ``gn_`` exist for 32×32 images only (:mod:`nbrepro.models.cifar_nf_resnet`).
 
 The twins have the same shapes and, like ``standardize=False``, plain weights drawn so that they
 keep the variance of their input: He's rule after a ReLU, 1 / fan-in in the stem and after
@@ -37,6 +41,7 @@ from nbrepro._suggest import choose
 from nbrepro.layers import (
     GAMMA,
     Activation,
+    GhostBatchNorm2d,
     PaddingMode,
     ResidualBlock,
     SameConv2d,
@@ -76,11 +81,17 @@ FAMILY = Family(
         600: (50, 50, 50, 50),
     },
     options=("activation", "dropout", "stochastic_depth", "padding_mode"),
-    kind_options={"": ("alpha", "skip_gain", "standardize", "fold"), "bn_": ("order",)},
+    kind_options={
+        "": ("alpha", "skip_gain", "standardize", "fold"),
+        "bn_": ("order", "ghost_batch"),
+    },
 )
 
 #: How a name begins → kind of network.
-KINDS = {"": "nf", "bn_": "bn", "plain_": "plain"}
+KINDS = {"": "nf", "bn_": "bn", "plain_": "plain", "skipinit_": "skipinit", "gn_": "gn"}
+
+#: Channels that GroupNorm standardizes together; with fewer, all of them.
+GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class Design:
     standardize: bool = True
     fold: bool = True
     order: str = "bn-relu"
+    ghost_batch: int = 0
     padding_mode: PaddingMode = "zeros"
 
     def __post_init__(self) -> None:
@@ -119,18 +131,25 @@ class Design:
         """Whether γ, β, α and SkipInit are folded into the gains."""
         return self.standardized and self.fold
 
+    @property
+    def normalized(self) -> bool:
+        """Whether a normalization of activations precedes every convolution but the stem."""
+        return self.kind in ("bn", "gn")
+
     def preactivation(self, channels: int, beta: float = 1.0) -> nn.Module:
         """What precedes a convolution; ``beta``: expected standard deviation of its input."""
         scaled = self.standardized and not self.folded
         activation = self.activation_class(
             self.activation, scaled, beta=1.0 if self.folded else beta
         )
-        if self.kind != "bn":
+        if not self.normalized:
             return activation
-        parts: list[tuple[str, nn.Module]] = [
-            ("norm", nn.BatchNorm2d(channels)),
-            ("act", activation),
-        ]
+        norm: nn.Module = nn.BatchNorm2d(channels)
+        if self.kind == "gn":
+            norm = nn.GroupNorm(max(1, channels // GROUP), channels)
+        elif self.ghost_batch:
+            norm = GhostBatchNorm2d(channels, self.ghost_batch)
+        parts: list[tuple[str, nn.Module]] = [("norm", norm), ("act", activation)]
         return nn.Sequential(OrderedDict(parts if self.order == "bn-relu" else parts[::-1]))
 
     def convolution(
@@ -156,9 +175,9 @@ class Design:
                 padding_mode=mode,
                 input_scale=scale,
             )
-        unit_input = beta is None or (self.kind == "bn" and self.order == "relu-bn")
+        unit_input = beta is None or (self.normalized and self.order == "relu-bn")
         moment = 1.0 if unit_input else second_moment(self.activation)
-        bias = self.kind != "bn"
+        bias = not self.normalized
         conv = SameConv2d(
             channels_in, channels, kernel, stride, groups=groups, bias=bias, padding_mode=mode
         )
@@ -174,7 +193,7 @@ class PreactivationBlock(ResidualBlock):
     Attributes:
         beta: expected standard deviation of the input (1 in the twins).
         alpha: growth of the residual stream per block (1 in the twins).
-        skip_gain: SkipInit, a scalar; None in the twins.
+        skip_gain: SkipInit, a scalar; None in networks without.
         act1: before the branch and before a projection.
         shortcut: None for the identity; else a convolution of ``act1(x)``.
         branch: from ``act1(x)`` to what stochastic depth, SkipInit and α act on.
@@ -194,7 +213,7 @@ class PreactivationBlock(ResidualBlock):
         self.shortcut: nn.Module | None = None
         self.stochastic_depth = StochasticDepth(stochastic_depth)
         self.skip_gain: nn.Parameter | None = None
-        if normalizer_free and design.skip_gain is not None:
+        if design.kind in ("nf", "skipinit") and design.skip_gain is not None:
             self.skip_gain = nn.Parameter(torch.tensor(float(design.skip_gain)))
 
     def residual(self, x: Tensor) -> Tensor:
@@ -314,16 +333,19 @@ class NFResNet(nn.Module):
             ``cifar`` (3×3 convolution).
         bottleneck: blocks of 1×1, 3×3, 1×1 convolutions, a quarter as wide inside; otherwise of
             two 3×3 convolutions.
-        kind: ``nf``, ``bn`` or ``plain``, see the top of this module.
+        kind: ``nf``, ``bn``, ``plain``, ``skipinit`` or ``gn``, see the top of this module.
         activation: a key of :data:`nbrepro.layers.GAMMA` except ``glu``.
         dropout: probability before ``fc``.
         stochastic_depth: block i of n is dropped with probability ``stochastic_depth · i / n``.
         padding_mode: of every convolution; ``circular`` for signal propagation plots.
         alpha: growth of the residual stream per block (``nf``).
-        skip_gain: start of the SkipInit scalars, None for a network without them (``nf``).
+        skip_gain: start of the SkipInit scalars, None for a network without them (``nf``,
+            ``skipinit``).
         standardize: if false, plain weights, and activations without γ (``nf``).
         fold: fold γ, β, α and SkipInit into the gains (``nf``, with ``standardize``).
         order: ``bn-relu``, the authors' baseline, or ``relu-bn`` (``bn``).
+        ghost_batch: images that the statistics see at a time, 0 for the whole batch (``bn``); see
+            :class:`nbrepro.layers.GhostBatchNorm2d`.
 
     Raises:
         ValueError: for an unknown name or a probability outside [0, 1].

@@ -8,10 +8,13 @@ from nbrepro.book.figures.batches import lines
 from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
 from nbrepro.book.figures.measured import (
+    along_gradient,
+    branch_shares,
     clipped_shares,
     factors,
     gammas,
     influence,
+    overshooting,
     signal_propagation,
     skip_bounds,
     skip_gains,
@@ -30,7 +33,9 @@ from nbrepro.book.figures.runs import (
 )
 from nbrepro.book.figures.training import (
     accuracy,
+    at_equal_fit,
     curves,
+    depths,
     dots,
     equal_parameters,
     k_sweep,
@@ -43,9 +48,13 @@ __all__ = [
     "Arms",
     "Chart",
     "accuracy",
+    "along_gradient",
+    "at_equal_fit",
+    "branch_shares",
     "clipped_shares",
     "curve_v1",
     "curves",
+    "depths",
     "dots",
     "ended",
     "equal_parameters",
@@ -57,6 +66,7 @@ __all__ = [
     "k_sweep",
     "ladder",
     "lines",
+    "overshooting",
     "pictures",
     "runs_of",
     "scale_of",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
+    from nbrepro.claims.nfnets.smoothness import Along
     from nbrepro.records.features import Features
     from nbrepro.records.timings import Benchmark
 
@@ -74,9 +75,87 @@ def signal_propagation(
     return chart
 
 
+def branch_shares(predicted: Sequence[float], measured: Mapping[str, Sequence[float]]) -> Chart:
+    """A branch's share of its block's variance, both axes logarithmic: predicted, then measured.
+
+    Args:
+        predicted: by block, from the first.
+        measured: network → the same as it was found.
+    """
+    blocks = range(1, len(predicted) + 1)
+    told = [f"predicted: {predicted[0]:.2g} to {predicted[-1]:.2g}"]
+    told += [f"{name}: {shares[0]:.2g} to {shares[-1]:.2g}" for name, shares in measured.items()]
+    with drawing(320, 2) as (chart, axes):
+        for axis, title in zip(axes, ("predicted", "measured"), strict=True):
+            axis.plot(blocks, predicted, color=style.INK, ls=":", lw=2.5, label="predicted")
+            name_axes(axis, "residual block", title=title)
+            powers_of_ten(axis, "x")
+            powers_of_ten(axis)
+            axis.set_ylim(min(*predicted, *(min(s) for s in measured.values())) / 1.5, 1)
+        for look, (name, shares) in zip(style.of(measured), measured.items(), strict=True):
+            axes[1].plot(range(1, len(shares) + 1), shares, color=look.light, ls=look.line,
+                         label=name)  # fmt: skip
+    chart.alt = f"Branch variance over output variance, first block to last. {said(told)}"
+    return chart
+
+
 def _every(points: Sequence[object]) -> int:
     """Every how many points a line has a mark."""
     return max(1, len(points) // 6)
+
+
+# --- along the gradient ---
+
+
+def along_gradient(rates: Sequence[float], networks: Mapping[str, "Along"]) -> Chart:
+    """The loss, and the change of the gradient, after one step of each rate along the gradient.
+
+    Args:
+        rates: of the steps, in rising order; a log scale.
+        networks: reader's name → what was measured.
+    """
+    told = []
+    with drawing(320, 2) as (chart, (loss, change)):
+        for look, (name, found) in zip(style.of(_METHOD[n] for n in networks), networks.items(),
+                                       strict=True):  # fmt: skip
+            drawn: Any = {"color": look.light, "ls": look.line, "marker": look.marker, "ms": 6}
+            loss.plot(rates, found.losses, label=name, **drawn)
+            loss.axhline(found.loss, color=look.light, ls=":", lw=1.4)
+            change.plot(rates, found.changes, label=name, **drawn)
+            told.append(
+                f"{name}: loss {found.loss:.2f}, after the largest step {found.losses[-1]:.2f}; "
+                f"the gradient has changed by {found.changes[-1]:.1f} times its length"
+            )
+        powers_of_ten(change)
+        for axis, title in ((loss, "loss"), (change, "change of the gradient")):
+            axis.set_xscale("log", base=2)
+            ticks(axis, rates[::2], [f"{rate:g}" for rate in rates[::2]])
+            name_axes(axis, "rate of the step", title=title)
+    chart.alt = f"One step along the gradient, by its rate. {said(told)}"
+    chart.note = "dotted: the loss before the step"
+    return chart
+
+
+_METHOD = {"BatchNorm": "BatchNorm", "normalizer-free": "no clipping"}
+
+
+def overshooting(paths: Mapping[str, Sequence[float]]) -> Chart:
+    """Gradient descent on ``x² / 2``: one panel per rate, the parabola and where the steps lead.
+
+    Args:
+        paths: title → the places, from the start on.
+    """
+    told = []
+    with drawing(280, len(paths)) as (chart, axes):
+        for axis, (title, path) in zip(axes, paths.items(), strict=True):
+            edge = 1.1 * max(map(abs, path))
+            grid = np.linspace(-edge, edge, 101)
+            axis.plot(grid, grid**2 / 2, color=style.MUTED, lw=1.4)
+            axis.plot(path, [x**2 / 2 for x in path], color=_PLAIN, marker="o", ms=6, lw=1.4)
+            name_axes(axis, "weight", "loss", title)
+            told.append(f"{title}: from {path[0]:.2g} to {path[-1]:.2g}")
+    chart.alt = f"Steps of gradient descent on a parabola. {said(told)}"
+    return chart
 
 
 # --- shares ---

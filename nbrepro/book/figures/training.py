@@ -268,6 +268,40 @@ def curves(
     return chart
 
 
+def at_equal_fit(records: Sequence[Record], arms: Arms, share: float) -> Chart:
+    """Test accuracy against training accuracy, epoch by epoch; runs are compared where they cross.
+
+    Args:
+        records: the runs.
+        arms: a line each, the mean over its seeds; thin lines are seeds.
+        share: of training images, marked by an upright line.
+    """
+    found = {name: _with(records, arm, "train_accuracy") for name, arm in arms.items()}
+    used = [run for runs in found.values() for run in runs]
+    if not used:
+        return nothing()
+    told = []
+    with drawing(400) as (chart, (axis,)):
+        for look, (name, runs) in zip(_looks(arms), found.items(), strict=True):
+            paths = [
+                100 * pd.DataFrame(run.curve)[["train_accuracy", "test_accuracy"]].dropna()
+                for run in runs
+            ]
+            for path in paths:
+                axis.plot(*path.to_numpy().T, color=look.light, lw=0.8, alpha=0.4)
+            if paths:
+                middle = sum(paths[1:], paths[0]) / len(paths)
+                axis.plot(*middle.to_numpy().T, color=look.light, ls=look.line, lw=2.5, ms=6,
+                          marker=look.marker, label=name)  # fmt: skip
+                train, test = middle.to_numpy()[-1]
+                told.append(f"{name}: ends at {train:.1f} and {test:.1f}")
+        axis.axvline(100 * share, color=style.MUTED, ls=":", lw=1.4)
+        name_axes(axis, _METRICS["train_accuracy"], _ACCURACY)
+    chart.alt = f"Test accuracy against training accuracy, in percent. {said(told)}"
+    chart.note = _note(used, "marks: epochs; thin: seeds; thick: their mean")
+    return chart
+
+
 _METRICS = {
     "test_accuracy": _ACCURACY,
     "train_accuracy": "training accuracy, %",
@@ -425,8 +459,35 @@ def sweep(
     return chart
 
 
+def depths(runs: Mapping[str, Mapping[int, Sequence[Record]]]) -> Chart:
+    """Final test accuracy against the number of layers (log scale), one line per kind of network.
+
+    Args:
+        runs: kind, by the name of its style, → layers → runs.
+    """
+    used = [run for by in runs.values() for found in by.values() for run in found]
+    if not used:
+        return nothing()
+    looks = dict(zip(runs, style.of(runs), strict=True))
+    cells = {name: {x: Ends.of(found) for x, found in by.items()} for name, by in runs.items()}
+    values = sorted({x for found in cells.values() for x in found})
+    with drawing(400) as (chart, (axis,)):
+        for number, (name, found) in enumerate(cells.items()):
+            _line(axis, found, looks[name], name, 9 * (number - (len(cells) - 1) / 2))
+        _count_failures(axis, cells, looks)
+        ticks(axis, values, [str(x) for x in values])
+        _chance(axis, used)
+        axis.set_ylim(bottom=0)
+        name_axes(axis, "layers", _ACCURACY)
+    told = [_told(name, found) for name, found in cells.items()]
+    chart.alt = f"{_ACCURACY.capitalize()} by layers. {said(told)}"
+    failures = any(cell.failed for found in cells.values() for cell in found.values())
+    chart.note = _note(used, _MEAN, _FAILED if failures else "")
+    return chart
+
+
 def _count_failures(
-    axis: "Axes", cells: Mapping[str, Mapping[float, Ends]], looks: Mapping[str, Style]
+    axis: "Axes", cells: Mapping[str, Mapping[Any, Ends]], looks: Mapping[str, Style]
 ) -> None:
     """``5/8`` above the crosses, one line per arm."""
     for x in {x for found in cells.values() for x in found}:
