@@ -244,7 +244,8 @@ SOURCES = (
     *("claims/checks.py", "claims/statistics.py", "claims/tables.py"),
     *("claims/*/*.py", "claims/*/tables.yaml"),
     *("agc.py", "layers.py", "probes.py", "models/*.py", "optim/*.py", "data/augment.py"),
-    *("data/batches.py", "freezing.py", "data/preprocess.py", "spec.py", "train/schedule.py"),
+    *("data/batches.py", "data/datasets.py", "data/preprocess.py", "freezing.py", "spec.py"),
+    *("train/loop.py", "train/schedule.py"),
 )
 
 
