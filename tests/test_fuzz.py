@@ -1,11 +1,15 @@
 """Damage at random, a little of each kind; ``fuzz.py`` does it for an hour."""
 
+import json
 import random
+from pathlib import Path
 
 import fuzz
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from nbrepro.records.ledger import _digest
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
@@ -31,3 +35,12 @@ def test_a_fault_is_counted_and_shown(
     assert "| A reader without a digest | 3 | 0 | 2 | 1 |" in fuzz.table(
         {"settings": {fuzz.UNHARMED: 2, fuzz.FAULT: 1}}
     )
+
+
+def test_the_page_has_the_last_long_run() -> None:
+    root = Path(__file__).parents[1]
+    body = json.loads((root / "results" / "fuzz.json").read_text(encoding="utf-8"))
+    assert body.pop("digest") == _digest(body)
+    assert list(body["counts"]) == list(fuzz.KINDS)
+    page = (root / "book" / "running.md").read_text(encoding="utf-8")
+    assert fuzz.table(body["counts"]) in page
