@@ -9,7 +9,6 @@ questions, corrected together, no more than 5 % of the papers may hold any wrong
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from nbrepro._files import replacing
 from nbrepro.claims import findings
 from nbrepro.claims.findings import Answer, Finding, Run
 from nbrepro.claims.rules import Bounds
-from nbrepro.records.ledger import _digest, default_root
+from nbrepro.records.ledger import default_root, write_signed
 from nbrepro.records.provenance import provenance
 
 SEED = 0
@@ -185,9 +183,7 @@ def write(rows: dict[str, dict[str, float]], simulations: int) -> Path:
         "provenance": provenance(),
     }
     path = default_root() / "null_experiments.json"
-    with replacing(path) as file:
-        text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
-        file.write(f"{text}\n".encode())
+    write_signed(path, body)
     return path
 
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from nbrepro._files import replacing
-from nbrepro.records.ledger import Ledger, Record, _digest, default_root
+from nbrepro.records.ledger import Ledger, Record, default_root, write_signed
 from nbrepro.records.provenance import provenance
 from nbrepro.sweep import SweepOptions, run_one
 
@@ -92,9 +91,7 @@ def main() -> None:
     if not options.hashes:
         body = {"benchmark": "reruns", "rows": rows, "provenance": provenance()}
         path = default_root() / "reruns.json"
-        with replacing(path) as file:
-            text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
-            file.write(f"{text}\n".encode())
+        write_signed(path, body)
         print(path)
 
 

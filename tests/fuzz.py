@@ -33,11 +33,10 @@ import yaml
 from PIL import Image
 
 from nbrepro import data, models
-from nbrepro._files import replacing
 from nbrepro.claims.register import parse, read_claims, texts
 from nbrepro.data import DataError, Dataset
 from nbrepro.records import timings
-from nbrepro.records.ledger import Ledger, Record, _digest, default_root
+from nbrepro.records.ledger import Ledger, Record, _digest, default_root, write_signed
 from nbrepro.records.provenance import provenance
 from nbrepro.spec import Spec
 from nbrepro.train import checkpoint, loop, seed_checkpoint
@@ -376,9 +375,7 @@ def main() -> None:
     print(json.dumps(counts, indent=1))
     if options.store:
         body = {"minutes": options.minutes, "counts": counts, "provenance": provenance()}
-        with replacing(default_root() / "fuzz.json") as file:
-            text = json.dumps(body | {"digest": _digest(body)}, indent=1)
-            file.write(f"{text}\n".encode())
+        write_signed(default_root() / "fuzz.json", body)
     raise SystemExit(bool(faults))
 
 

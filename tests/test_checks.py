@@ -211,6 +211,21 @@ def test_a_note_gets_means_and_may_not_depend_on_the_seed(monkeypatch: pytest.Mo
         compute("sam_cost")
 
 
+def test_a_check_adds_in_one_order_whatever_threads_its_caller_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pages compute checks in processes of their own, and the last digits stand on pages."""
+    told = checks.Check(lambda: Outcome({"threads": torch.get_num_threads()}, "threads"), 1)
+    monkeypatch.setitem(checks._CHECKS, "sam_cost", told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert compute("sam_cost").values["threads"].mean == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("name", "owner", "attribute", "wrong", "value"),
     [

@@ -135,10 +135,9 @@ def build(
         profile: how much is spent.
         root: the folder that holds ``_toc.yml`` and ``book/``; default the one around us.
         update: names of notebooks whose stored outputs are replaced by fresh ones; empty for all.
-            With ``intro`` the table and picture of the README are made anew, with ``scorecard``
-            the record of what the checks found.
             If there are names, the other notebooks are not executed: the site shows their stored
-            outputs.
+            outputs. With ``intro`` the table and picture of the README are made anew, with
+            ``scorecard`` the record of what the checks found.
         say: called with each line about what is done.
 
     Raises:

@@ -171,12 +171,20 @@ def registry() -> Mapping[str, Check]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The same random numbers every time, and the caller's own afterwards."""
+    """The same random numbers, added in the same order; the caller's own settings afterwards.
+
+    The order of sums depends on the number of threads, and with it the last digits.
+    """
     import torch
 
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compute_one(name: str, seed: int) -> Outcome:

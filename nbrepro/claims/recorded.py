@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbrepro._files import replacing
 from nbrepro.claims import checks
 from nbrepro.claims.checks import Computed, Summary
-from nbrepro.records.ledger import _digest
+from nbrepro.records.ledger import _digest, write_signed
 from nbrepro.records.provenance import device_name, provenance
 
 FILE = "checks.json"
@@ -91,9 +90,7 @@ def write(root: Path, say: Callable[[str], object] = print) -> None:
         "checks": found,
         "provenance": provenance() | here,
     }
-    with replacing(root / FILE) as file:
-        text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
-        file.write(f"{text}\n".encode())
+    write_signed(root / FILE, body)
 
 
 def _summary(entry: Mapping[str, Any]) -> Summary:

@@ -184,6 +184,18 @@ def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def write_signed(path: Path, body: dict[str, Any]) -> None:
+    """Write a mapping of finite numbers and text with a digest of itself, atomically.
+
+    Raises:
+        ValueError: for a number that is not finite.
+        OSError: if the file cannot be written.
+    """
+    with replacing(path) as file:
+        text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
+        file.write(f"{text}\n".encode())
+
+
 @dataclass(frozen=True)
 class Damaged:
     """A file in the ledger that is not trusted, and why."""

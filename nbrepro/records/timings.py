@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbrepro._files import replacing
-from nbrepro.records.ledger import _digest, default_root
+from nbrepro.records.ledger import _digest, default_root, write_signed
 from nbrepro.records.provenance import device_name, provenance
 
 if TYPE_CHECKING:
@@ -113,9 +112,7 @@ def write(
         "provenance": {**provenance(), "threads": torch.get_num_threads()},
     }
     path = (Path(root) if root else default_root()) / FOLDER / f"{_stem(name, hardware)}.json"
-    with replacing(path) as file:
-        text = json.dumps(body | {"digest": _digest(body)}, indent=1, allow_nan=False)
-        file.write(f"{text}\n".encode())
+    write_signed(path, body)
     return path
 
 
