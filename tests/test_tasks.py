@@ -1,5 +1,8 @@
 """Tasks that share a random network: what each adds, in bytes, and what the figures ask for."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from nbrepro import experiments
 from nbrepro.book import tasks
 from nbrepro.book.chapter import Chapter
 from nbrepro.claims import checks
+from nbrepro.claims.bn_only import tasks as module
 from nbrepro.claims.bn_only.tasks import own
 from nbrepro.claims.rules import matches
 from nbrepro.data import card, cards
@@ -57,7 +61,6 @@ def test_other_classes_are_another_draw() -> None:
 
 
 def test_the_check_sees_a_backbone_that_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbrepro.claims.bn_only import tasks as module
 
     monkeypatch.setattr(module, "_OWN", "all")
     everything = checks.registry()["one_backbone"].run()
@@ -108,3 +111,16 @@ def test_a_chapter_of_two_experiments_shows_the_one_it_is_asked_for() -> None:
         arms = {spec.replace(seed=0) for spec in experiments.get(name).specs("quick", seeds=1)}
         data = {cards.parse(arm.dataset)[1:] for arm in arms}
         assert {cards.parse(run.spec.dataset)[1:] for run in chapter.evidence(name)} <= data
+
+
+def test_the_check_draws_what_a_run_draws() -> None:
+    spec = Spec(model="cifar_resnet14", seed=3)
+    ours, theirs = module._draw(5).state_dict(), initial_model(spec, 5).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_checks_bring_no_training_along() -> None:
+    """A page or a command that only judges need not import Accelerate."""
+    code = "import sys; from nbrepro.claims.checks import registry; registry(); "
+    code += "assert 'accelerate' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

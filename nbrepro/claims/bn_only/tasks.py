@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from nbrepro import freezing
-from nbrepro.claims.checks import Outcome, check
-from nbrepro.spec import Spec
-from nbrepro.train.loop import initial_model
+from nbrepro import freezing, models
+from nbrepro.claims.checks import Outcome, check, seeded
 
 _OWN = "batchnorm+output"
 
 
 def _draw(classes: int) -> nn.Module:
-    return initial_model(Spec(model="cifar_resnet14", seed=3), classes)
+    """As :func:`nbrepro.train.loop.initial_model` does, which brings all of training along."""
+    with seeded(3):
+        return models.create("cifar_resnet14", classes)
 
 
 def _learn(model: nn.Module, labels: Tensor, images: Tensor) -> None:
