@@ -110,6 +110,17 @@ def parts() -> Arms:
     }
 
 
+def augmented() -> Arms:
+    """Without clipping and with AGC, on crops alone and with RandAugment besides."""
+    small = {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "skip_init": False}
+    ways = {"no clipping": {"clip": "none"}, "AGC, λ = 0.01": {"clip": "agc", "clipping": 0.01}}
+    return {
+        f"{images}, {way}": {**small, **settings, "randaugment": magnitude}
+        for images, magnitude in (("crops", 0.0), ("RandAugment", 5.0))
+        for way, settings in ways.items()
+    }
+
+
 def units_table() -> "HTML":
     """Parameters of an NF-ResNet-8, and how many units each rule sees in them."""
     model = models.create("cifar_nf_resnet8")

@@ -9,8 +9,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbrepro.book import figures
+from nbrepro.book.found import against
 from nbrepro.book.tables import table
 from nbrepro.claims.nfnets.counts import blueprint, count_macs, size
+from nbrepro.claims.statistics import digits, paired
 from nbrepro.claims.tables import printed
 from nbrepro.models.nfnet import VARIANTS
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
 
     from nbrepro.book.figures import Chart
+    from nbrepro.records.ledger import Record
     from nbrepro.records.timings import Benchmark
 
 ARXIV = "arXiv 2102.06171"
@@ -261,6 +264,68 @@ def ladder_takeaway() -> str:
         gains = [a - b for a, b in zip(_ablation(after), _ablation(before), strict=True)]
         said.append(f"{part} {min(gains):.1f} to {max(gains):.1f} points")
     return ", ".join(said[:-1]) + f", and {said[-1]}."
+
+
+# --- what regularizes a small network ---
+
+_PLAIN: dict[str, Any] = {"augmentation": "none", "dropout": 0.0, "sam": 0.0}
+#: Reader's name → what was added to a small network that over-fits; the first is nothing.
+ADDED: dict[str, dict[str, Any]] = {
+    "nothing": _PLAIN,
+    "dropout and stochastic depth": _PLAIN | {"dropout": 0.25},
+    "crops and mirror images": {"augmentation": "crop-flip", "randaugment": 0.0},
+    "the same, RandAugment, MixUp, CutMix": {"augmentation": "crop-flip", "randaugment": 5.0},
+    "SAM": _PLAIN | {"sam": 0.05},
+}
+
+
+def over_fit(records: "Sequence[Record]") -> str:
+    """How far training and test accuracy of the runs without any regularization end apart."""
+    ends = [run.curve[-1] for run in figures.runs_of(records, _PLAIN)]
+    if not ends:
+        return ""
+    train, test = (
+        100 * mean(end[f"{part}_accuracy"] for end in ends) for part in ("train", "test")
+    )
+    return (
+        f"With nothing added {train:.0f} % of the training images are right at the end, and "
+        f"{test:.0f} % of the test images."
+    )
+
+
+def added_text(records: "Sequence[Record]") -> "Markdown":
+    """What each addition is worth in points, against nothing."""
+    from IPython.display import Markdown
+
+    plain, *others = ADDED.items()
+    lines = [
+        f"- {name}: **{against(records, settings, plain[1])}**"
+        for name, settings in others
+        if figures.runs_of(records, settings)
+    ]
+    return Markdown("Against nothing, seed by seed:\n\n" + "\n".join(lines))
+
+
+def averaged_text(records: "Sequence[Record]") -> "Markdown":
+    """Averaged weights against the last ones, half-way and at the end of the same runs."""
+    from IPython.display import Markdown
+
+    runs = [run for run in figures.runs_of(records, _PLAIN) if "ema_test_accuracy" in run.metrics]
+    if not runs:
+        return Markdown("No records yet.")
+    told = []
+    for when, share in (("half-way", 0.5), ("at the end", 1.0)):
+        rows = [run.curve[round(share * (len(run.curve) - 1))] for run in runs]
+        gain = paired(
+            *([row[name] for row in rows] for name in ("test_accuracy", "ema_test_accuracy"))
+        )
+        low, high = (digits(100 * end, "+.1f") for end in gain.interval)
+        told.append(f"{when} **{digits(100 * gain.mean, '+.1f')}** points [{low}, {high}]")
+    return Markdown(
+        f"And ours? Runs with nothing added, decay at most {runs[0].spec.ema:g}; the averaged "
+        f"weights against the last ones of the same run: {' and '.join(told)} of test accuracy "
+        f"(n = {len(runs)})."
+    )
 
 
 def transfer_table() -> "HTML":
