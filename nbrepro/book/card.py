@@ -1,65 +1,289 @@
-"""What the card of adaptive gradient clipping takes from the records: λ by batch, and its rival."""
+"""What the card of adaptive gradient clipping takes from the records, in figures and sentences.
 
-from collections.abc import Sequence
+No sentence is written for one outcome: each says what the records that it is given say.
+"""
+
+from collections.abc import Iterable, Sequence
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.book.clipping import AGC, NONE, NORM, PAPERS
+from nbrepro.book.clipping import AGC, NONE, NORM
+from nbrepro.book.figures import outcomes
 from nbrepro.book.figures.runs import Ends, ends, runs_of, scale_of
-from nbrepro.book.tables import table
+from nbrepro.claims.findings import Finding, Run, compare
+from nbrepro.claims.labels import network
+from nbrepro.claims.rules import Bounds
+from nbrepro.claims.verdicts import failed, value
+from nbrepro.experiments.adaptive_gradient_clipping import FREE
 
 if TYPE_CHECKING:
-    from IPython.display import HTML, Markdown
-
-    from nbrepro.records.ledger import Record
-
-_FORMS = {"left alone": AGC, "clipped": PAPERS}
-
-
-def which(records: "Sequence[Record]") -> "HTML":
-    """Test accuracy by λ at each batch size and rate, beside no clipping and the global norm."""
-    cases = sorted({(r.spec.batch_size, r.spec.lr) for r in runs_of(records, {"clip": "agc"})})
-    lambdas = sorted({r.spec.clipping for r in runs_of(records, {"clip": "agc"})})
-    rows = []
-    for batch, rate in cases:
-        setting = {"batch_size": batch, "lr": rate}
-        free = Ends.of(runs_of(records, {**NONE, **setting}))
-        for skip, form in _FORMS.items():
-            found = ends(runs_of(records, {**_any(form), **setting}), "clipping")
-            if found:
-                cells = (str(found[x]) if x in found else "" for x in lambdas)
-                rows.append((batch, f"{rate:g}", skip, free, *cells, best_norm(records, setting)))
-    head = ("batch", "rate", "SkipInit", "no clipping", *(f"λ = {x:g}" for x in lambdas))
-    thresholds = sorted({r.spec.clipping for r in runs_of(records, {"clip": "norm"})})
-    note = (
-        "Test accuracy of the runs that survive, %, with 95 % intervals. Global norm: the best of "
-        f"the thresholds {', '.join(f'{x:g}' for x in thresholds)}. {scale_of(records)}."
-    )
-    return table((*head, "best global norm"), rows, note)
-
-
-def small_batch(records: "Sequence[Record]") -> "Markdown":
-    """How far each λ ended from no clipping at the smallest batch that was run with AGC."""
     from IPython.display import Markdown
 
-    setting = {"batch_size": min(r.spec.batch_size for r in runs_of(records, AGC))}
-    free, clipped = (runs_of(records, {**_any(arm), **setting}) for arm in (NONE, AGC))
-    found = ends(clipped, "clipping")
-    told = " and ".join(f"λ = {x:g} ended at {of}" for x, of in found.items())
-    return Markdown(
-        f"At batch {setting['batch_size']}, where no clipping reached {Ends.of(free)} %, {told} "
-        f"({scale_of([*free, *clipped])})."
+    from nbrepro.book.figures import Chart
+    from nbrepro.records.ledger import Record
+    from nbrepro.spec import Spec
+
+#: Where the records come from.
+EXPERIMENTS = (
+    "adaptive_gradient_clipping",
+    "largest_rates",
+    "strong_augmentation",
+    "small_batches",
+    "nf_resnets",
+)
+_NO_CLIPPING, _NORM = "none", "norm"
+
+
+def evidence() -> "list[Record]":
+    """All runs without BatchNorm on crops, each once: not clipped, with AGC, by the global norm."""
+    from nbrepro.book.chapter import recorded
+
+    found = {run.spec.hash: run for name in EXPERIMENTS for run in recorded(name)}
+    return [run for run in found.values() if _counts(run.spec)]
+
+
+def _counts(spec: "Spec") -> bool:
+    return (
+        spec.model.startswith("cifar_nf_")
+        and spec.optimizer == "nesterov"
+        and spec.clip != "agc-layer"
+        and spec.randaugment == 0
+        and set(spec.unclipped) in ({"fc.weight"}, set(FREE))
     )
 
 
-def best_norm(records: "Sequence[Record]", setting: dict[str, Any]) -> str:
-    """The threshold of the global norm that did best there, and how; empty if none was tried."""
-    found = ends(runs_of(records, {**_any(NORM), **setting}), "clipping")
-    if not found:
+# --- the figure ---
+
+
+def which(records: "Sequence[Record]") -> "Chart":
+    """How runs ended by batch and rate, without clipping, for each λ and with the global norm.
+
+    Only settings at which AGC was run, and the runs there that are as long.
+    """
+    lambdas = sorted({r.spec.clipping for r in records if r.spec.clip == "agc"}, reverse=True)
+    names = {x: f"λ {x:g}" for x in lambdas}
+    columns = {_NO_CLIPPING: "no clipping", **dict.fromkeys(names.values(), "agc"), _NORM: "norm"}
+    groups: dict[str, dict[str, dict[str, Ends]]] = {}
+    used = []
+    for spec in sorted({_setting(r.spec) for r in records if r.spec.clip == "agc"}, key=_order):
+        here = [r for r in records if _beside(r.spec, spec)]
+        used += here
+        by_lambda = ends([r for r in here if r.spec.clip == "agc"], "clipping")
+        cells = {
+            _NO_CLIPPING: Ends.of(r for r in here if r.spec.clip == "none"),
+            **{names[x]: found for x, found in by_lambda.items()},
+        }
+        norm = best([r for r in here if r.spec.clip == "norm"])
+        if norm:
+            cells[_NORM] = norm[1]
+        rows = groups.setdefault(_heading(spec), {})
+        rows[_row(spec)] = {name: found for name, found in cells.items() if found.n}
+    note = (
+        f"Rows: batch · rate, * with SkipInit clipped too. Filled: the share of runs that "
+        f"survive; a number in %: the mean test accuracy where all do. Norm: the best threshold "
+        f"for the whole gradient, chosen afterwards. {scale_of(used)}."
+    )
+    return outcomes(groups, columns, note)
+
+
+def _setting(spec: "Spec") -> "Spec":
+    return spec.replace(seed=0, clipping=0.01)
+
+
+def _beside(spec: "Spec", agc: "Spec") -> bool:
+    """Whether a run differs from one with AGC in how it is clipped, or in its seed, only."""
+    if spec.clip == "agc":
+        return _setting(spec) == agc
+    return _bare(spec) == _bare(agc)
+
+
+def _bare(spec: "Spec") -> "Spec":
+    """What runs have in common that differ in clipping and seed only."""
+    return spec.replace(seed=0, clip="none", clipping=0.01, unclipped=("fc.weight",))
+
+
+def _order(spec: "Spec") -> tuple[Any, ...]:
+    return (
+        not spec.model.endswith("20"), not spec.skip_init, spec.batch_size, spec.lr, _starred(spec)
+    )  # fmt: skip
+
+
+def _starred(spec: "Spec") -> bool:
+    return spec.skip_init and "*skip_gain" not in spec.unclipped
+
+
+def _heading(spec: "Spec") -> str:
+    name = network(spec.model).replace("Normalizer-free ", "")
+    return f"{name}, {spec.epochs} epochs" + ("" if spec.skip_init else ", no SkipInit")
+
+
+def _row(spec: "Spec") -> str:
+    return f"{spec.batch_size} · {spec.lr:g}" + " *" * _starred(spec)
+
+
+def best(runs: "Sequence[Record]") -> tuple[float, Ends] | None:
+    """The value of ``clipping`` at which most survive, then the most accurate; and its runs."""
+    found = ends(runs, "clipping")
+    return max(
+        found.items(),
+        key=lambda item: (len(item[1].survivors) / item[1].n, item[1].mean),
+        default=None,
+    )
+
+
+# --- the sentences ---
+
+
+def advice(records: "Sequence[Record]", augmentation: str = "") -> "Markdown":
+    """What the records say to whoever has to choose, one line for each question.
+
+    Args:
+        records: from :func:`evidence`.
+        augmentation: what is known of strong augmentation, in a sentence.
+    """
+    from IPython.display import Markdown
+
+    lines = {
+        "Small batch": f"{small_batch(records)} {tiny_batches(records)}",
+        "How much will be clipped": clipped_shares(records),
+        "The norm of the whole gradient": norm(records),
+        "Strong augmentation": augmentation,
+    }
+    return Markdown("\n".join(f"- **{name}.** {text}" for name, text in lines.items() if text))
+
+
+def small_batch(records: "Sequence[Record]") -> str:
+    """How each λ ended against no clipping at the smallest batch at which two values were run."""
+    tried: dict[tuple[int, float], set[float]] = {}
+    for run in runs_of(records, _any(AGC)):
+        tried.setdefault((run.spec.batch_size, run.spec.lr), set()).add(run.spec.clipping)
+    several = [setting for setting, values in tried.items() if len(values) > 1]
+    if not several:
+        return "No small batch was run with more than one λ."
+    batch, rate = min(several)
+    setting = {"batch_size": batch, "lr": rate}
+    free = runs_of(records, {**_any(NONE), **setting})
+    clipped = runs_of(records, {**_any(AGC), **setting})
+    parts = []
+    for x in sorted(tried[batch, rate]):
+        arm = [run for run in clipped if run.spec.clipping == x]
+        parts.append(f"λ = {x:g} {_against(compared(free, arm), 'no clipping')}")
+    return f"At batch {batch} and rate {rate:g}, {'; '.join(parts)}."
+
+
+def tiny_batches(records: "Sequence[Record]", below: int = 64) -> str:
+    """Whether smaller batches than any that was clipped needed clipping."""
+    runs = [r for r in records if r.spec.clip == "none" and r.spec.batch_size < below]
+    if not runs:
         return ""
-    best = max(
-        found, key=lambda threshold: (len(found[threshold].survivors), found[threshold].mean)
+    sizes = " and ".join(str(size) for size in sorted({r.spec.batch_size for r in runs}))
+    lost = sum(map(failed, runs))
+    many = f"{len(runs) - lost} of {len(runs)} runs"
+    need = "none needed it" if not lost else "some might have needed it"
+    return f"At batches of {sizes} nothing was run with AGC; without it {many} trained, so {need}."
+
+
+def large_rates(records: "Sequence[Record]") -> str:
+    """Where most runs fail without clipping: at how many of these settings some λ helps most."""
+    hard = helped = 0
+    for spec in {_bare(r.spec) for r in records if r.spec.clip == "agc"}:
+        here = [r for r in records if _bare(r.spec) == spec]
+        free = Ends.of(r for r in here if r.spec.clip == "none")
+        if len(free.failed) <= len(free.survivors):
+            continue
+        hard += 1
+        chosen = Ends.of(champion([r for r in here if r.spec.clip == "agc"]))
+        helped += len(chosen.survivors) > len(chosen.failed)
+    if not hard:
+        return "Most runs survived without clipping at every batch and rate."
+    return (
+        f"At {hard} settings most runs without clipping failed; at {helped} of these, with the "
+        "best λ, most trained."
     )
-    return f"{best:g}: {found[best]}"
+
+
+def norm(records: "Sequence[Record]") -> str:
+    """How the best threshold for the whole gradient did against the best λ, wherever both ran."""
+    cases = sorted({(r.spec.batch_size, r.spec.lr) for r in runs_of(records, _any(NORM))})
+    parts = []
+    for batch, rate in cases:
+        setting = {"batch_size": batch, "lr": rate}
+        norms = runs_of(records, {**_any(NORM), **setting})
+        agc = [r for r in runs_of(records, {"model": NORM["model"], "clip": "agc", **setting})]
+        threshold = best(norms)
+        champion = champion(agc)
+        if threshold is None or not champion:
+            continue
+        chosen = [r for r in norms if r.spec.clipping == threshold[0]]
+        others = [r for r in norms if r.spec.clipping != threshold[0]]
+        part = (
+            f"at batch {batch} and rate {rate:g} threshold {threshold[0]:g} "
+            f"{_against(compared(champion, chosen), f'the best λ, {champion[0].spec.clipping:g}')}"
+        )
+        if others:
+            part += (
+                f" ({sum(map(failed, others))} of {len(others)} runs with other thresholds failed)"
+            )
+        parts.append(part)
+    if not parts:
+        return "We have not run the norm of the whole gradient beside AGC."
+    return f"In our runs, each with its best setting chosen afterwards, {'; '.join(parts)}."
+
+
+def champion(runs: "Sequence[Record]") -> "list[Record]":
+    """The runs of the best λ in the best form."""
+    forms = {run.spec.unclipped for run in runs}
+    arms = [
+        (found, [r for r in runs if r.spec.unclipped == form and r.spec.clipping == x])
+        for form in sorted(forms)
+        for x, found in ends([r for r in runs if r.spec.unclipped == form], "clipping").items()
+    ]
+    key = lambda arm: (len(arm[0].survivors) / arm[0].n, arm[0].mean)  # noqa: E731
+    return max(arms, key=key)[1] if arms else []
+
+
+def clipped_shares(records: "Sequence[Record]") -> str:
+    """The share of units that each λ clips, over a whole run that trains: least and most."""
+    parts = []
+    trained = [r for r in records if r.spec.clip == "agc" and not failed(r)]
+    for x in sorted({r.spec.clipping for r in trained}):
+        by_setting: dict[Spec, list[float]] = {}
+        for run in trained:
+            rows = [row["clipped"] for row in run.curve if "clipped" in row]
+            if run.spec.clipping == x and rows:
+                by_setting.setdefault(run.spec.replace(seed=0), []).append(100 * mean(rows))
+        shares = sorted(map(mean, by_setting.values()))
+        if shares:
+            ends_ = dict.fromkeys(f"{share:.0f}" for share in (shares[0], shares[-1]))
+            parts.append(f"λ = {x:g} clips {' to '.join(ends_)} %")
+    if not parts:
+        return "No run recorded what it clipped."
+    return f"Of all units, in runs that train: {', '.join(parts)}, by batch and rate."
+
+
+def compared(low: "Iterable[Record]", high: "Iterable[Record]") -> Finding:
+    """Is the second arm better? Pair by pair; failures are counted where there are any."""
+    sides = (
+        [Run(r.spec.seed, value(r, "test_accuracy"), failed(r)) for r in side]
+        for side in (low, high)
+    )
+    return compare("", *sides, Bounds(0, float("inf")))
+
+
+def _against(finding: Finding, what: str) -> str:
+    """``cost 8.4 points against ...``, or the like."""
+    if finding.failed:
+        first, second = (
+            f"{n - lost} of {n}" for n, lost in zip(finding.n, finding.failed, strict=True)
+        )
+        return f"let {second} runs train, {what} {first}"
+    points = 100 * finding.effect
+    interval = f"[{100 * finding.low:+.1f}, {100 * finding.high:+.1f}]"
+    if finding.low > 0:
+        return f"gained {points:.1f} points {interval} over {what}"
+    if finding.high < 0:
+        return f"cost {-points:.1f} points {interval} against {what}"
+    return f"made no clear difference to {what}, {points:+.1f} points {interval}"
 
 
 def _any(arm: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nbrepro.book.figures.measured import (
     times_as_long,
     zeroed,
 )
+from nbrepro.book.figures.outcomes import outcomes
 from nbrepro.book.figures.runs import (
     Arms,
     curve_v1,
@@ -66,6 +67,7 @@ __all__ = [
     "k_sweep",
     "ladder",
     "lines",
+    "outcomes",
     "overshooting",
     "pictures",
     "runs_of",
