@@ -19,7 +19,10 @@ from torch.nn import functional as F
 from nbrepro import agc
 from nbrepro.book import card, clipping
 from nbrepro.book.chapter import recorded
+from nbrepro.book.figures.outcomes import told_of
 from nbrepro.book.figures.runs import Ends, ends, runs_of
+from nbrepro.experiments.adaptive_gradient_clipping import FREE
+from nbrepro.records.ledger import Record
 
 CARD = nbformat.read(Path(__file__).parents[1] / "book" / "agc.ipynb", as_version=4).cells
 TEXT = "\n".join(cell.source for cell in CARD if cell.cell_type == "markdown")
@@ -291,14 +294,105 @@ def test_the_advice_on_the_global_norm_is_what_the_records_say(records: Any) -> 
     assert sum(len(found.failed) for found in others) > sum(found.n for found in others) / 2
 
 
-def test_the_table_has_a_row_for_every_case_and_form(records: Any) -> None:
-    html = card.which(records).data
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr>")[2:]]
-    assert len(rows) == len({tuple(row[:3]) for row in rows}) >= 6
-    free = Ends.of(runs_of(records, {**clipping.NONE, **clipping.LARGE}))
-    (large,) = (row for row in rows if row[:3] == ["256", "1.6", "left alone"])
-    assert large[3].strip() == str(free)
-    assert large[-1].startswith("0.25: ")
-    assert "the thresholds 0.25, 1, 4." in html
-    small = Ends.of(runs_of(records, {**clipping.NONE, "batch_size": 64, "lr": 0.1}))
-    assert f"no clipping reached {small.mean:.1f}" in card.small_batch(records).data
+@pytest.fixture(scope="module")
+def evidence() -> list[Record]:
+    return card.evidence()
+
+
+def test_the_figure_has_every_batch_and_rate_at_which_agc_was_run(evidence: list[Record]) -> None:
+    chart = card.which(evidence)
+    for run in evidence:
+        if run.spec.clip == "agc":
+            assert f"{run.spec.batch_size} · {run.spec.lr:g}" in chart.alt
+    assert {run.spec.batch_size for run in evidence} >= {4, 16, 64, 256, 1024}
+    free = Ends.of(
+        r for r in runs_of(evidence, {**clipping.NONE, **clipping.LARGE}) if r.spec.epochs == 6
+    )
+    assert f"256 · 1.6: none {told_of(free)}" in chart.alt
+    assert "256 · 1.6 *: " in chart.alt
+
+
+def test_no_run_is_counted_twice_and_none_of_another_kind(evidence: list[Record]) -> None:
+    assert len({run.spec.hash for run in evidence}) == len(evidence)
+    assert {run.spec.clip for run in evidence} == {"none", "agc", "norm"}
+    assert not any(run.spec.randaugment or run.spec.model.startswith("bn_") for run in evidence)
+
+
+BASE = clipping.OURS.replace(batch_size=64, lr=0.1)
+
+
+def made(accuracies: list[float], **settings: Any) -> list[Record]:
+    """One run per accuracy; those below 0.2 failed."""
+    clipped = {"clipped": settings.pop("clipped", 0.5)} if settings.get("clip") == "agc" else {}
+    runs = []
+    for seed, accuracy in enumerate(accuracies):
+        spec = BASE.replace(seed=seed, **settings)
+        row = {"epoch": 1, "step": 1, "test_accuracy": accuracy, **clipped}
+        runs.append(Record(spec, "completed", {"test_accuracy": accuracy}, [row], {}))
+    return runs
+
+
+AGC = {"clip": "agc", "unclipped": FREE}
+GOOD, BETTER, BAD = [0.40, 0.41, 0.42], [0.45, 0.461, 0.472], [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("free", "small", "told"),
+    [
+        (GOOD, BETTER, "λ = 0.01 gained 5.1 points"),
+        (BETTER, GOOD, "λ = 0.01 cost 5.1 points"),
+        (GOOD, [0.41, 0.40, 0.42], "λ = 0.01 made no clear difference to no clipping"),
+        (BAD, GOOD, "λ = 0.01 let 3 of 3 runs train, no clipping 0 of 3"),
+    ],
+)
+def test_small_batches_in_words(free: list[float], small: list[float], told: str) -> None:
+    runs = [*made(free), *made(small, **AGC), *made(free, clipping=0.16, **AGC)]
+    assert told in card.small_batch(runs)
+    assert "more than one λ" in card.small_batch(made(free))
+
+
+def test_tiny_batches_in_words() -> None:
+    assert "without it 3 of 3 runs trained, so none needed it" in card.tiny_batches(
+        made(GOOD, batch_size=4)
+    )
+    assert "0 of 3 runs trained, so some might" in card.tiny_batches(made(BAD, batch_size=4))
+    assert card.tiny_batches(made(GOOD)) == ""
+
+
+def test_large_rates_in_words() -> None:
+    assert "survived without clipping" in card.large_rates([*made(GOOD), *made(GOOD, **AGC)])
+    saved = card.large_rates([*made(BAD), *made(GOOD, **AGC)])
+    assert "without clipping: 1." in saved
+    assert saved.endswith("with the best λ: 1.")
+    assert "with the best λ: 0." in card.large_rates([*made(BAD), *made(BAD, **AGC)])
+
+
+@pytest.mark.parametrize(
+    ("agc_ends", "norm_ends", "told"),
+    [
+        (GOOD, BETTER, "threshold 1 gained 5.1 points"),
+        (BETTER, GOOD, "threshold 1 cost 5.1 points"),
+        (GOOD, BAD, "threshold 1 let 0 of 3 runs train, the best λ, 0.01 3 of 3"),
+    ],
+)
+def test_the_global_norm_in_words(agc_ends: list[float], norm_ends: list[float], told: str) -> None:
+    other = made(BAD, clip="norm", clipping=4.0)
+    runs = [*made(agc_ends, **AGC), *made(norm_ends, clip="norm", clipping=1.0), *other]
+    text = card.norm(runs)
+    assert told in text
+    assert "(3 of 3 runs with other thresholds failed)" in text
+    assert card.norm(made(GOOD)).startswith("We have not run")
+
+
+def test_clipped_shares_in_words() -> None:
+    runs = [*made(GOOD, **AGC, clipped=0.5), *made(GOOD, **AGC, clipped=0.9, lr=0.4)]
+    assert "λ = 0.01 clips 50 to 90 %" in card.clipped_shares(runs)
+    assert "clips 50 %" in card.clipped_shares(made(GOOD, **AGC))
+    assert card.clipped_shares(made(BAD, **AGC)) == "No run recorded what it clipped."
+
+
+def test_advice_has_no_empty_line(evidence: list[Record]) -> None:
+    text = card.advice(evidence).data
+    assert "Strong augmentation" not in text
+    assert text.count("\n") == 2
+    assert "**Strong augmentation.** It is so." in card.advice(evidence, "It is so.").data

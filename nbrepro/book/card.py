@@ -3,6 +3,7 @@
 No sentence is written for one outcome: each says what the records that it is given say.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -197,8 +198,8 @@ def large_rates(records: "Sequence[Record]") -> str:
     if not hard:
         return "Most runs survived without clipping at every batch and rate."
     return (
-        f"At {hard} settings most runs without clipping failed; at {helped} of these, with the "
-        "best λ, most trained."
+        f"Settings at which most runs failed without clipping: {hard}. Of these, settings at which "
+        f"most trained with the best λ: {helped}."
     )
 
 
@@ -211,14 +212,14 @@ def norm(records: "Sequence[Record]") -> str:
         norms = runs_of(records, {**_any(NORM), **setting})
         agc = [r for r in runs_of(records, {"model": NORM["model"], "clip": "agc", **setting})]
         threshold = best(norms)
-        champion = champion(agc)
-        if threshold is None or not champion:
+        rival = champion(agc)
+        if threshold is None or not rival:
             continue
         chosen = [r for r in norms if r.spec.clipping == threshold[0]]
         others = [r for r in norms if r.spec.clipping != threshold[0]]
         part = (
             f"at batch {batch} and rate {rate:g} threshold {threshold[0]:g} "
-            f"{_against(compared(champion, chosen), f'the best λ, {champion[0].spec.clipping:g}')}"
+            f"{_against(compared(rival, chosen), f'the best λ, {rival[0].spec.clipping:g}')}"
         )
         if others:
             part += (
@@ -263,20 +264,18 @@ def clipped_shares(records: "Sequence[Record]") -> str:
 
 def compared(low: "Iterable[Record]", high: "Iterable[Record]") -> Finding:
     """Is the second arm better? Pair by pair; failures are counted where there are any."""
-    sides = (
+    first, second = (
         [Run(r.spec.seed, value(r, "test_accuracy"), failed(r)) for r in side]
         for side in (low, high)
     )
-    return compare("", *sides, Bounds(0, float("inf")))
+    return compare("", first, second, Bounds(0, math.inf))
 
 
 def _against(finding: Finding, what: str) -> str:
     """``cost 8.4 points against ...``, or the like."""
-    if finding.failed:
-        first, second = (
-            f"{n - lost} of {n}" for n, lost in zip(finding.n, finding.failed, strict=True)
-        )
-        return f"let {second} runs train, {what} {first}"
+    if finding.failed:  # of the second arm, then of the first
+        trained = [f"{n - lost} of {n}" for n, lost in zip(finding.n, finding.failed, strict=True)]
+        return f"let {trained[0]} runs train, {what} {trained[1]}"
     points = 100 * finding.effect
     interval = f"[{100 * finding.low:+.1f}, {100 * finding.high:+.1f}]"
     if finding.low > 0:

@@ -112,8 +112,15 @@ def parts() -> Arms:
 
 def augmented() -> Arms:
     """Without clipping and with AGC, on crops alone and with RandAugment besides."""
-    small = {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "skip_init": False}
-    ways = {"no clipping": {"clip": "none"}, "AGC, λ = 0.01": {"clip": "agc", "clipping": 0.01}}
+    small: dict[str, Any] = {
+        "model": "cifar_nf_resnet8",
+        "optimizer": "nesterov",
+        "skip_init": False,
+    }
+    ways: Arms = {
+        "no clipping": {"clip": "none"},
+        "AGC, λ = 0.01": {"clip": "agc", "clipping": 0.01},
+    }
     return {
         f"{images}, {way}": {**small, **settings, "randaugment": magnitude}
         for images, magnitude in (("crops", 0.0), ("RandAugment", 5.0))
