@@ -62,3 +62,11 @@ def test_how_skipinit_ended() -> None:
     assert clipping.ending(steady) == "ended at 0.250, 0.500"
     wild = pd.DataFrame([[0.1], [float("nan")]], index=[1, 2])
     assert clipping.ending(wild) == "blew up at step 2 of 2"
+
+
+def test_every_arm_under_strong_augmentation_is_run() -> None:
+    grid = experiments.get("strong_augmentation").specs("quick", seeds=1)
+    arms = clipping.augmented()
+    found = [[spec for spec in grid if matches(spec, arm)] for arm in arms.values()]
+    assert len(arms) == 4
+    assert [len(specs) for specs in found] == [1] * 4

@@ -186,16 +186,16 @@ def test_two_arms_that_no_claim_compares() -> None:
 def test_a_page_shows_each_claim_once_and_then_the_rest() -> None:
     open_ = Verdict(claims.get("F2-d"), "inconclusive", (difference(0, "open"),), scale="quick")
     further = Verdict(claims.get("F2-d"), "contradicted", (difference(1, "no"),))
-    cited = Verdict(claims.get("F2-g"), "cited only")
+    cited = Verdict(claims.get("M-12"), "cited only")
     page = found.Claims([open_, further, Verdict(claims.get("M-13"), "not run"), cited])
     assert page["F2-d"] == open_
     first, rest = page("F2-d").data, page.rest().data
     assert re.findall('id="(.*?)"', first) == ["F2-d"]
-    assert re.findall('id="(.*?)"', rest) == ["M-13", "F2-g"]
+    assert re.findall('id="(.*?)"', rest) == ["M-13", "M-12"]
     assert found.said(open_).details in first
     assert found.missing(open_) in first
     assert "does not decide" in first
-    assert claims.get("F2-g").needs.split(".")[0] in rest
+    assert claims.get("M-12").needs.split(".")[0] in rest
     with pytest.raises(ValueError, match="'F2-d'"):
         page("F2-d")
     with pytest.raises(ValueError, match="did you mean 'F2-d'"):
