@@ -362,9 +362,9 @@ def test_tiny_batches_in_words() -> None:
 def test_large_rates_in_words() -> None:
     assert "survived without clipping" in card.large_rates([*made(GOOD), *made(GOOD, **AGC)])
     saved = card.large_rates([*made(BAD), *made(GOOD, **AGC)])
-    assert "without clipping: 1." in saved
-    assert saved.endswith("with the best λ: 1.")
-    assert "with the best λ: 0." in card.large_rates([*made(BAD), *made(BAD, **AGC)])
+    assert "at 1 pair of batch and rate" in saved
+    assert saved.endswith("most trained at 1 of them.")
+    assert "most trained at 0 of them" in card.large_rates([*made(BAD), *made(BAD, **AGC)])
 
 
 @pytest.mark.parametrize(

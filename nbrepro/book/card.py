@@ -198,8 +198,8 @@ def large_rates(records: "Sequence[Record]") -> str:
     if not hard:
         return "Most runs survived without clipping at every batch and rate."
     return (
-        f"Settings at which most runs failed without clipping: {hard}. Of these, settings at which "
-        f"most trained with the best λ: {helped}."
+        f"Without clipping most runs failed at {hard} pair{'s' * (hard > 1)} of batch and rate; "
+        f"with the best λ most trained at {helped} of them."
     )
 
 
@@ -276,13 +276,12 @@ def _against(finding: Finding, what: str) -> str:
     if finding.failed:  # of the second arm, then of the first
         trained = [f"{n - lost} of {n}" for n, lost in zip(finding.n, finding.failed, strict=True)]
         return f"let {trained[0]} runs train, {what} {trained[1]}"
-    points = 100 * finding.effect
-    interval = f"[{100 * finding.low:+.1f}, {100 * finding.high:+.1f}]"
-    if finding.low > 0:
-        return f"gained {points:.1f} points {interval} over {what}"
-    if finding.high < 0:
-        return f"cost {-points:.1f} points {interval} against {what}"
-    return f"made no clear difference to {what}, {points:+.1f} points {interval}"
+    mean_, low, high = (100 * x for x in (finding.effect, finding.low, finding.high))
+    if low > 0:
+        return f"gained {mean_:.1f} points [{low:.1f}, {high:.1f}] over {what}"
+    if high < 0:
+        return f"cost {-mean_:.1f} points [{-high:.1f}, {-low:.1f}] against {what}"
+    return f"made no clear difference to {what}, {mean_:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def _any(arm: dict[str, Any]) -> dict[str, Any]:
