@@ -53,6 +53,15 @@ def test_every_profile_pretrains_on_other_images(profile: str) -> None:
     assert any(spec.parent is None for spec in specs)
 
 
+def test_on_the_data_of_pretraining_only_training_from_scratch_is_left() -> None:
+    """A ledger that holds parents has their data sets as scales, for which grids are asked."""
+    experiment = experiments.get("fine_tuning")
+    specs = experiment.specs("full", "tiny-imagenet-50@32", seeds=1)
+    scratch = [spec for spec in experiment.specs("full", seeds=1) if not spec.pretrained]
+    assert {spec.pretrained for spec in specs} == {""}
+    assert len(specs) == len(scratch)
+
+
 def test_what_is_known_before_the_first_step() -> None:
     started = [spec for spec in FIRST if spec.pretrained]
     scratch = next(spec for spec in FIRST if not spec.pretrained)
