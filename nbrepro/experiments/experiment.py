@@ -47,8 +47,8 @@ class Experiment:
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
             dataset: instead of the arms' own (an arm on a part of its own uses the same part of
-                this one, and an arm that is pre-trained on this one is left out). ``smoke`` always uses the embedded digits, and an experiment with
-                ``own_data`` its arms' own.
+                this one, and one that is pre-trained on it is left out). ``smoke`` always uses the
+                embedded digits, and an experiment with ``own_data`` its arms' own.
             seeds: instead of the profile's own number.
 
         Raises:
