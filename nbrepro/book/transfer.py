@@ -42,12 +42,12 @@ def trained(profile: str = "quick") -> dict[str, Settings]:
 
 
 def starts(profile: str = "quick") -> dict[str, dict[str, Settings]]:
-    """Twin → pre-trained and from scratch, everything of it trained alike."""
+    """Twin → from scratch and pre-trained, everything of it trained alike."""
     return {
         f"{twin[0].upper()}{twin[1:]}": {
-            # no "train": its colour is then that of how the network is held
-            name: {"model": model, "pretrained": start, **whole}
-            for name, start in (("pre-trained", PRETRAINED[profile]), ("from scratch", ""))
+            # with "train" both panels have the same two lines, which one legend explains
+            name: {"model": model, "pretrained": start, "train": "all", **whole}
+            for name, start in (("from scratch", ""), ("pre-trained", PRETRAINED[profile]))
         }
         for twin, (model, _, whole) in TWINS.items()
     }
