@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args, get_origin, get_type_hints
 
 from nbrepro import _policy, models
@@ -291,7 +292,7 @@ class Spec:
         }
         return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Identity of the run: 16 hexadecimal digits."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbrepro import agc, models
-from nbrepro.optim import ClippedSGD
+from nbrepro.optim import ClippedSGD, clipped_sgd
 
 #: All three classes of shapes, with shapes that are not square and sizes that are 1.
 SHAPES = {
@@ -529,6 +529,14 @@ class Reference:
         self.optimizer.step()
 
 
+@pytest.fixture(params=[False, True], ids=["one block", "where they are"])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take all weights for small ones, and then for large ones in pieces of few units."""
+    if request.param:
+        monkeypatch.setattr(clipped_sgd, "_LARGE", 1)
+        monkeypatch.setattr(clipped_sgd, "_PIECE", 40)
+
+
 def ours(model: nn.Module, lr: float | Tensor = 0.1, **hyper: Any) -> ClippedSGD:
     named = model.named_parameters()
     return ClippedSGD(named, lr, exclude=EXCLUDE, no_decay=NO_DECAY, **hyper)
@@ -555,6 +563,7 @@ def twins(**hyper: Any) -> tuple[Net, Reference, Net, ClippedSGD]:
     return one, Reference(one, **hyper), two, ours(two, **hyper)
 
 
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("hyper", HYPER)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_optimizer_equals_the_function_and_sgd(
@@ -572,6 +581,7 @@ def test_optimizer_equals_the_function_and_sgd(
     assert 0 < agc.share(optimizer.clipped) == agc.share(reference.clipped) < 1
 
 
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_step_in_lower_precision(dtype: torch.dtype) -> None:
     """Torch's fused SGD rounds differently with a tensor's place in memory, hence a tolerance."""
@@ -583,6 +593,7 @@ def test_one_step_in_lower_precision(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_step_leaves_gradients_and_calls_a_closure() -> None:
     one, reference, two, optimizer = twins(momentum=0.9)
     train(one, reference, [0])
@@ -601,6 +612,7 @@ def test_step_leaves_gradients_and_calls_a_closure() -> None:
         assert torch.equal(taken[name], parameter.grad)
 
 
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("hyper", HYPER)
 def test_parameters_without_a_gradient_stay_as_in_sgd(hyper: dict[str, Any]) -> None:
     """Some come late, some pause, some never get one; momentum and decay leave them alone."""
@@ -631,6 +643,7 @@ def test_parameters_without_a_gradient_stay_as_in_sgd(hyper: dict[str, Any]) -> 
     assert all(torch.equal(before[name], value) for name, value in two.state_dict().items())
 
 
+@pytest.mark.usefixtures("pieces")
 def test_taking_turns_moves_nothing() -> None:
     """Two heads trained in turn are placed once."""
     heads = nn.ModuleDict({name: nn.Linear(3, 2) for name in "ab"})
@@ -644,6 +657,7 @@ def test_taking_turns_moves_nothing() -> None:
     assert seen[1] == seen[2] == seen[3]
 
 
+@pytest.mark.usefixtures("pieces")
 def test_a_weight_that_lies_transposed() -> None:
     """Its units are not runs of memory, so it is laid out anew; the numbers are the same."""
     ends = []
@@ -659,6 +673,7 @@ def test_a_weight_that_lies_transposed() -> None:
     torch.testing.assert_close(ends[0], ends[1])
 
 
+@pytest.mark.usefixtures("pieces")
 def test_gradients_that_are_kept_and_zeroed() -> None:
     one, reference, two, optimizer = twins(momentum=0.9)
     for number in range(3):
@@ -669,6 +684,7 @@ def test_gradients_that_are_kept_and_zeroed() -> None:
     assert_same(one, two)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_parameters_may_be_moved_and_replaced() -> None:
     """At any time, as Accelerate and a change of memory format do; momentum goes along."""
     one, reference, two, optimizer = twins(momentum=0.9, weight_decay=0.01)
@@ -694,6 +710,7 @@ def saved(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("first", ["ours", "sgd"])
 @pytest.mark.parametrize("second", ["ours", "sgd"])
 def test_resume(first: str, second: str) -> None:
@@ -724,6 +741,7 @@ def test_resume(first: str, second: str) -> None:
     assert_same(one, three)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_copies_go_on_alone() -> None:
     one, reference, two, optimizer = twins(momentum=0.9)
     train(one, reference, range(4))
@@ -734,6 +752,7 @@ def test_copies_go_on_alone() -> None:
     assert_same(one, three)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_every_parameter_has_a_storage_of_its_own(tmp_path: Path) -> None:
     """Else torch.save writes all for one, and Accelerate takes all for tied and keeps the first."""
     two = Net()
@@ -753,6 +772,7 @@ def test_every_parameter_has_a_storage_of_its_own(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_autograd_notices_the_update() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
     optimizer = ClippedSGD(model.named_parameters(), lr=0.1)
@@ -763,6 +783,7 @@ def test_autograd_notices_the_update() -> None:
         loss.backward()
 
 
+@pytest.mark.usefixtures("pieces")
 def test_momentum_that_is_switched_on_and_off() -> None:
     one, reference, two, optimizer = twins()
     for number, momentum in enumerate([0.0, 0.9, 0.9, 0.0, 0.5]):
@@ -774,6 +795,7 @@ def test_momentum_that_is_switched_on_and_off() -> None:
     assert_same(one, two)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_learning_rates() -> None:
     """A schedule, a tensor that is written to, and a float are the same."""
     rates, ends = [0.2, 0.1, 0.05], []
@@ -796,6 +818,7 @@ def test_learning_rates() -> None:
     assert_same(ends[0], ends[2])
 
 
+@pytest.mark.usefixtures("pieces")
 def test_parameter_groups() -> None:
     model = Net()
     optimizer = ours(model, weight_decay=0.5, momentum=0.9)
@@ -812,6 +835,7 @@ def test_parameter_groups() -> None:
     assert list(optimizer.clipped) == ["extra"]
 
 
+@pytest.mark.usefixtures("pieces")
 def test_a_group_that_is_added_names_what_is_not_clipped() -> None:
     model, head = Net(), nn.Linear(2, 2)
     optimizer = ours(model)
@@ -916,6 +940,7 @@ def test_accelerate_with_accumulated_gradients(flat: bool, mixed: str) -> None:
         assert not torch.equal(b, c)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_with_a_loss_scaler() -> None:
     """Gradients are clipped after unscaling; a step with an infinite one is left out."""
     one, reference, two, optimizer = twins(momentum=0.9)

@@ -22,10 +22,11 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nbrepro.book import address, bibliography
+from nbrepro.book import address, bibliography, tables
 from nbrepro.book.build import find_root
 from nbrepro.book.standalone import standalone
 
@@ -96,6 +97,16 @@ def _pages_of_claims(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     yield from evidence.pages(app)
 
 
+def _share_sidebar(
+    app: Any, page: str, _template: str, context: dict[str, Any], _tree: Any
+) -> None:
+    """One table of contents for the pages of all claims, which differ in nothing that it shows."""
+    if page.startswith(f"{tables.CLAIMS}/"):
+        if not hasattr(app, "_nbrepro_toctree"):
+            app._nbrepro_toctree = cache(context["toctree"])
+        context["toctree"] = app._nbrepro_toctree
+
+
 def _outdated(app: Any, *_: Any) -> list[str]:
     """One page that is always read again: else nothing is done where only records changed."""
     return [app.config.root_doc]
@@ -108,6 +119,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("nbrepro_description", "", "env")
     app.connect("config-inited", address.configure)
     app.connect("html-page-context", address.add_tags)
+    app.connect("html-page-context", _share_sidebar, priority=100)  # before the theme's own
     app.connect("env-get-outdated", _outdated)
     app.connect("html-collect-pages", _pages_of_claims)
     app.connect("build-finished", _copy)

@@ -76,9 +76,13 @@ def render(template: str, **given: Any) -> "HTML":
     return HTML(_templates().get_template(f"{template}.html.j2").render(given))
 
 
+#: The folder of the pages of claims on the site.
+CLAIMS = "claims"
+
+
 def address(claim: str) -> str:
     """Where the page of a claim lies on the site, see :mod:`nbrepro.book.evidence`."""
-    return f"claims/{claim}.html"
+    return f"{CLAIMS}/{claim}.html"
 
 
 class Cell(NamedTuple):

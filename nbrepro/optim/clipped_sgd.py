@@ -11,7 +11,16 @@ from torch.optim.sgd import sgd
 from torch.utils.dlpack import from_dlpack
 
 from nbrepro._suggest import select
-from nbrepro.agc import Clipped, alike, by_name, check_numbers, clip_factor, is_vector, norm_type
+from nbrepro.agc import (
+    Clipped,
+    alike,
+    by_name,
+    check_numbers,
+    clip_factor,
+    is_vector,
+    norm_type,
+    unitwise_norm,
+)
 
 
 class ClippedSGD(torch.optim.SGD):
@@ -21,18 +30,18 @@ class ClippedSGD(torch.optim.SGD):
     ``w ← w − lr · m``, or in Nesterov's form ``w ← w − lr · (g + momentum · m)``. Decay comes after
     clipping, as in the authors' code.
 
-    It is meant for networks of many small layers where the time of the step itself matters: for a
-    CIFAR ResNet on a CPU it takes half the time of the function followed by fused SGD
-    (``benchmarks/agc.py``). For a few large layers the function and ``torch.optim.SGD(...,
-    fused=True)`` are faster. The training loop of this book clips with the function, so that one
+    It saves time where the step itself matters, as in networks of many small layers: for a CIFAR
+    ResNet on a CPU it takes half the time of the function followed by fused SGD
+    (``benchmarks/agc.py``). The training loop of this book clips with the function, so that one
     loop serves all kinds of clipping and optimizers; its networks spend their time in the forward
     and backward passes.
 
     The first step moves the parameters into one block of memory, units of one length side by side,
-    so that a step of a CIFAR ResNet takes about 20 operations at any depth. Each parameter keeps
-    its shape, its memory format and a storage of its own. ``state_dict`` has the form of that of
-    ``torch.optim.SGD`` and the two may be exchanged. ``.grad`` is read, not changed; the block
-    holds another copy of the gradients.
+    so that a step of a CIFAR ResNet takes about 20 operations at any depth. On a CPU large
+    parameters stay where they are, and a step goes through them in pieces that fit into the cache.
+    Each parameter keeps its shape, its memory format and a storage of its own. ``state_dict`` has
+    the form of that of ``torch.optim.SGD`` and the two may be exchanged. ``.grad`` is read, not
+    changed; the block holds another copy of the gradients.
 
     After ``model.to(...)`` or ``load_state_dict`` the next step arranges the block again. Take one
     step before you capture one in a CUDA graph. The learning rate may be a tensor on the device.
@@ -80,7 +89,7 @@ class ClippedSGD(torch.optim.SGD):
             if members:
                 unclipped = [name for name, _ in members if name in spared]
                 groups.append({"params": members, "weight_decay": decay, "unclipped": unclipped})
-        self._blocks: list[_Block] = []
+        self._blocks: list[_Block | _Large] = []
         super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
         self.defaults |= {"clipping": clipping, "eps": eps, "unclipped": []}
         for group in self.param_groups:
@@ -128,11 +137,17 @@ class ClippedSGD(torch.optim.SGD):
     def _arrange(self) -> None:
         """Put parameters that have a gradient, or had one, into blocks, with their momentum."""
         ours = {id(p) for block in self._blocks for p in block.parameters}
-        blocks = []
+        blocks: list[_Block | _Large] = []
         for group in self.param_groups:
             named = zip(group["param_names"], group["params"], strict=True)
             placed = {name: p for name, p in named if p.grad is not None or id(p) in ours}
-            blocks += [_Block(group, part, self.state) for part in alike(placed)]
+            for part in alike(placed):
+                large = {name: p for name, p in part.items() if _is_large(p)}
+                small = {name: p for name, p in part.items() if name not in large}
+                if large:
+                    blocks.append(_Large(group, large, self.state))
+                if small:
+                    blocks.append(_Block(group, small, self.state))
         self._blocks = blocks
 
 
@@ -155,7 +170,6 @@ class _Block:
         self.parameters = [named[name] for name in self.names]
         clipped = [name for name in self.names if name not in spared]
         self.units = [named[name].numel() // length[name] for name in clipped]
-        self.factor: Tensor | None = None
         self.absent: list[int] = []
 
         starts, spans, end = [], [], 0
@@ -174,7 +188,11 @@ class _Block:
         self.fused = device.type != "cpu" or dtype in (torch.float32, torch.float64)
         self.matrices = [memory[:, a:b].view(2, -1, n) for a, b, out, n in spans if not out]
         self.clippable = [gradients for _, gradients in self.matrices]
-        self.rows = [len(gradients) for gradients in self.clippable]
+        rows = [len(gradients) for gradients in self.clippable]
+        self.norms = torch.ones(2, sum(rows), device=device, dtype=norm_type(memory) or dtype)
+        self.factor = torch.ones_like(self.norms[0])
+        self.norms_by_length = self.norms.split(rows, dim=1)
+        self.factor_by_length = self.factor[:, None].split(rows)
         self.places: list[Tensor] = []  # of the gradients
         self.buffers: list[Tensor] = []  # of the momentum
         for parameter, start in zip(self.parameters, starts, strict=True):
@@ -214,10 +232,12 @@ class _Block:
                 return
         torch._foreach_copy_(places, gradients)
         if self.matrices:
-            norm, dtype = torch.linalg.vector_norm, norm_type(self.weights)
-            norms = torch.cat([norm(m, dim=2, dtype=dtype) for m in self.matrices], dim=1)
-            self.factor = clip_factor(norms[0], norms[1], group["clipping"], group["eps"])
-            torch._foreach_mul_(self.clippable, self.factor[:, None].split(self.rows))
+            for matrix, norm in zip(self.matrices, self.norms_by_length, strict=True):
+                torch.linalg.vector_norm(matrix, dim=2, dtype=norm.dtype, out=norm)
+            self.factor.copy_(
+                clip_factor(self.norms[0], self.norms[1], group["clipping"], group["eps"])
+            )
+            torch._foreach_mul_(self.clippable, self.factor_by_length)
         momentum: list[Any] = [self.momentum] if group["momentum"] else []
         hyper = {name: group[name] for name in _HYPER}
         if self.fused:
@@ -236,8 +256,6 @@ class _Block:
 
     def factors(self) -> dict[str, Tensor]:
         """Name → factor of each unit in the latest step."""
-        if self.factor is None:
-            return {}
         parts = zip(self.names, self.factor.split(self.units), strict=False)  # unclipped come last
         return {name: part for i, (name, part) in enumerate(parts) if i not in self.absent}
 
@@ -245,11 +263,109 @@ class _Block:
         return [self.parameters[i], *self.buffers[i : i + 1]]
 
 
+#: A parameter, how many units a piece has, and by piece: weights, scratch memory, momentum.
+_Pieces = tuple[Tensor, int, tuple[Tensor, ...], list[Tensor], list[list[Tensor]]]
+
+
+class _Large:
+    """Large parameters on a CPU, which stay where they are.
+
+    A step takes as many units at a time as fit into the cache, and does all that is to do with
+    them; so weights, gradients and momentum come from memory once.
+    """
+
+    def __init__(
+        self, group: dict[str, Any], named: dict[str, Tensor], state: Mapping[Tensor, Any]
+    ) -> None:
+        self.group = group
+        self.parameters = list(named.values())
+        self.pointers = [parameter.data_ptr() for parameter in self.parameters]
+        self.momentum = bool(group["momentum"])
+        self.clipped: dict[str, Tensor] = {}
+        rows = {name: max(1, _PIECE // _unit_length(p)) for name, p in named.items()}
+        most = max(rows[name] * _unit_length(parameter) for name, parameter in named.items())
+        scratch = torch.empty(most, dtype=self.parameters[0].dtype)
+        self.pieces: dict[str, _Pieces] = {}
+        for name, parameter in named.items():
+            weights = parameter.split(rows[name])
+            momentum: list[list[Tensor]] = [[] for _ in weights]
+            if self.momentum:
+                # The fused kernel goes through memory, so all must lie there as the weights do.
+                buffer = torch.zeros_like(parameter)
+                earlier = state[parameter].get("momentum_buffer")
+                if earlier is not None:
+                    buffer.copy_(earlier)
+                state[parameter]["momentum_buffer"] = buffer
+                momentum = [[part] for part in buffer.split(rows[name])]
+            places = [_place(scratch, 0, weight) for weight in weights]
+            self.pieces[name] = (parameter, rows[name], weights, places, momentum)
+
+    def intact(self) -> bool:
+        """Whether the parameters are where they were."""
+        if self.group["momentum"] and not self.momentum:
+            return False
+        return [parameter.data_ptr() for parameter in self.parameters] == self.pointers
+
+    def step(self) -> None:
+        """Clip and update all that have a gradient."""
+        clipping, eps, spared = (self.group[key] for key in ("clipping", "eps", "unclipped"))
+        hyper = {name: self.group[name] for name in _HYPER}
+        none: list[Tensor] = []
+        self.clipped = {}
+        for name, (parameter, rows, *pieces) in self.pieces.items():
+            if parameter.grad is None:
+                continue
+            factors = []
+            for gradient, weight, scaled, momentum in zip(
+                parameter.grad.split(rows), *pieces, strict=True
+            ):
+                if name in spared:
+                    scaled.copy_(gradient)
+                else:
+                    norms = unitwise_norm([weight], 0), unitwise_norm([gradient], 0)
+                    factor = clip_factor(*norms, clipping, eps)
+                    torch.mul(gradient, factor.view(-1, *[1] * (weight.ndim - 1)), out=scaled)
+                    factors.append(factor)
+                torch._fused_sgd_(
+                    [weight],
+                    [scaled],
+                    momentum if self.group["momentum"] else none,
+                    is_first_step=False,
+                    **hyper,
+                )
+            if factors:
+                self.clipped[name] = torch.cat(factors)
+        torch.autograd.graph.increment_version(self.parameters)
+
+    def factors(self) -> dict[str, Tensor]:
+        """Name → factor of each unit in the latest step."""
+        return self.clipped
+
+
 #: The options of torch's SGD, by their names in a parameter group.
 _HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 #: Where a new unit length begins in a block: a multiple of this many elements, for aligned access.
 _ALIGNMENT = 64
+
+
+#: Elements of the smallest parameter that is large, and of one piece of it.
+_LARGE = 2**16
+_PIECE = 2**19
+
+
+def _is_large(parameter: Tensor) -> bool:
+    """Whether it is better updated where it is: many elements, on a CPU, in units side by side."""
+    dense = parameter.is_contiguous() or (
+        parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    )
+    return (
+        parameter.device.type == "cpu"
+        and parameter.dtype in (torch.float32, torch.float64)
+        and dense
+        and not is_vector(parameter)
+        and parameter.numel() >= _LARGE
+    )
 
 
 def _unit_length(parameter: Tensor) -> int:
