@@ -30,6 +30,25 @@ UNCLIPPED = ("fc.weight",)
 #: The largest whole number: seeds are multiplied, and steps counted, in 64 bits.
 MOST = 2**31 - 1
 
+#: How every pre-training trains, whatever the run does that starts from it: the recipe of chapters
+#: 4 and 5 at half its batch. Networks with scaled weight standardization also have AGC, as
+#: arXiv 2102.06171 trains them, at :class:`Spec`'s λ and with all but the classifier clipped.
+PRETRAINING: Mapping[str, Any] = {
+    "optimizer": "nesterov",
+    "batch_size": 128,
+    "lr": 0.2,
+    "schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "weight_decay": 5e-4,
+    "decay": "weights",
+    "label_smoothing": 0.1,
+}
+#: What a pre-training shares with the run that starts from it: the network and its seed.
+_SHARED = (
+    *("model", "weight_init", "batchnorm_init", "skip_init", "dropout", "stochastic_depth"),
+    *("ghost_batch", "augmentation", "precision", "seed"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -44,6 +63,8 @@ class Spec:
         batchnorm_init: one of :data:`BATCHNORM_INITS`.
         dataset: name for :func:`nbrepro.data.load`; of a folder its name alone, never a path, which
             would tell of the machine and give one data set two names.
+        pretrained: ``<data set>:<epochs>`` to start from weights that were trained on another data
+            set, see :attr:`parent`; empty to start from random weights.
         augmentation: ``crop-flip`` (4 pixels of black border, random crop, mirror),
             ``resized-crop`` (random boxes of image files at the side that the data set's name
             gives, mirror: the ImageNet recipe, see :mod:`nbrepro.data.files`) or ``none``.
@@ -91,6 +112,7 @@ class Spec:
     weight_init: str = "kaiming_normal"
     batchnorm_init: str = "uniform"
     dataset: str = "cifar10"
+    pretrained: str = ""
     augmentation: str = "crop-flip"
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -180,6 +202,8 @@ class Spec:
             raise ValueError(
                 f"milestones are {self.milestones}; each is a fraction between 0 and 1"
             )
+        if self.pretrained:
+            self._check_pretrained()
         # A setting that nothing reads would give one run two names.
         known = models.options(self.model)
         for name in self.model_options():
@@ -207,6 +231,38 @@ class Spec:
         named = {name: getattr(self, name) for name in _MODEL_OPTIONS}
         options = {name: value for name, value in named.items() if value != _DEFAULTS[name]}
         return options if self.skip_init else options | {"skip_gain": None}
+
+    @property
+    def parent(self) -> "Spec | None":
+        """The run whose final weights this one starts from, all but those of the output layer.
+
+        It trains everything (:data:`PRETRAINING`) with this run's network, augmentation, precision
+        and seed. ``None`` without ``pretrained``.
+        """
+        if not self.pretrained:
+            return None
+        dataset, _, epochs = self.pretrained.rpartition(":")
+        shared = {name: getattr(self, name) for name in _SHARED}
+        clip = "agc" if "standardize" in models.options(self.model) else "none"
+        return Spec(**shared, **PRETRAINING, clip=clip, dataset=dataset, epochs=int(epochs))
+
+    def _check_pretrained(self) -> None:
+        dataset, _, epochs = self.pretrained.rpartition(":")
+        if not (dataset and epochs.isascii() and epochs.isdecimal() and 0 < int(epochs) <= MOST):
+            raise ValueError(
+                f"pretrained is {self.pretrained!r}; expected a data set and one epoch or more, as "
+                "in tiny-imagenet-50@16:6"
+            )
+        if epochs != str(int(epochs)):
+            raise ValueError(f"pretrained is {self.pretrained!r}; write {dataset}:{int(epochs)}")
+        _check_folder(dataset, "pretrained")
+        if dataset == self.dataset:
+            raise ValueError(
+                f"pretrained is {self.pretrained!r}, and the run is on {dataset} too; pre-train on "
+                "other data, or train for longer"
+            )
+        if self.augmentation == "resized-crop":
+            raise ValueError("pretrained needs decoded images; augmentation is resized-crop")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, defaults included, as JSON types."""
@@ -246,8 +302,9 @@ class Spec:
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
+        start = f" from {self.pretrained}" if self.pretrained else ""
         return (
-            f"{self.model} train={self.train} on {self.dataset}, "
+            f"{self.model} train={self.train} on {self.dataset}{start}, "
             f"{self.epochs} epochs, seed {self.seed}"
         )
 
@@ -257,7 +314,7 @@ _LARGEST = 2**1000  # and not much more can be a float
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
 
 
-def _check_folder(name: str) -> None:
+def _check_folder(name: str, setting: str = "dataset") -> None:
     """Refuse a data set's name that is not that of one folder.
 
     Raises:
@@ -265,7 +322,7 @@ def _check_folder(name: str) -> None:
     """
     if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
         raise ValueError(
-            f"dataset is {name!r}; expected the name of a folder, not a path: the folder it lies "
+            f"{setting} is {name!r}; expected the name of a folder, not a path: the folder it lies "
             "in goes to --data-root or NBREPRO_DATA"
         )
 

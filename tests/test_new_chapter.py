@@ -1,6 +1,7 @@
 """A new chapter: files that build and pass the book's tests as they are written."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_a_new_chapter_runs_from_its_parameters_to_its_verdicts(
 def test_its_line_of_the_contents_stands_among_the_chapters(
     name: str, between: tuple[str | None, str | None], clone: Path
 ) -> None:
+    contents = clone / "_toc.yml"  # with a number to spare in the middle
+    contents.write_text(re.sub(r" *- file: 07_.*\n", "", contents.read_text("utf-8")), "utf-8")
     old = build.pages(clone)
     new_chapter.write(name, root=clone)
     new = build.pages(clone)

@@ -47,8 +47,8 @@ class Experiment:
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
             dataset: instead of the arms' own (an arm on a part of its own uses the same part of
-                this one). ``smoke`` always uses the embedded digits, and an experiment with
-                ``own_data`` its arms' own.
+                this one, and one that is pre-trained on it is left out). ``smoke`` always uses the
+                embedded digits, and an experiment with ``own_data`` its arms' own.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -60,5 +60,10 @@ class Experiment:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
         if dataset is not None and profile != "smoke" and not self.own_data:
-            arms = [arm.replace(dataset=cards.same_part(arm.dataset, dataset)) for arm in arms]
+            moved = [(arm, cards.same_part(arm.dataset, dataset)) for arm in arms]
+            arms = [
+                arm.replace(dataset=name)
+                for arm, name in moved
+                if not arm.pretrained.startswith(f"{name}:")
+            ]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]

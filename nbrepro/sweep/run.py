@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +26,9 @@ from nbrepro.records.ledger import Ledger, Record
 from nbrepro.records.provenance import device_name, provenance
 from nbrepro.spec import Spec
 from nbrepro.sweep.plan import Planned, estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 log = logging.getLogger("nbrepro")
 
@@ -339,23 +342,38 @@ def locked(spec: Spec, ledger: Ledger, patience: float = 0) -> Iterator[None]:
 
 def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool]) -> Record:
     """:func:`run_one` for those who hold the lock."""
-    from nbrepro import data
-    from nbrepro.train import loop
-
     present = None if is_shared() else options.ledger.find(spec)
     if present is not None and not options.wants(present):
         return present
+    record, _ = _train(spec, options, should_stop)
+    if record.status != "failed" and _is_first():
+        _checkpoint(spec, options).unlink(missing_ok=True)
+    return record
+
+
+def _checkpoint(spec: Spec, options: SweepOptions) -> Path:
+    return options.ledger.work / f"{spec.hash}.pt"
+
+
+def _train(
+    spec: Spec, options: SweepOptions, should_stop: Callable[[], bool]
+) -> tuple[Record, "nn.Module | None"]:
+    """Do a run, or the rest of it; its record, written unless there is one, and its network."""
+    from nbrepro import data
+    from nbrepro.train import loop
+
     check_unclipped(spec)
     check_device(options.device)
     dataset = data.load_for(spec, options.data_root, download=options.download)
-    checkpoint = options.ledger.work / f"{spec.hash}.pt"
+    start = _start(spec, options, should_stop)
     try:
         with _malloc.kept():
             result = loop.train(
                 spec,
                 dataset,
+                start=start,
                 device=options.device,
-                checkpoint=checkpoint,
+                checkpoint=_checkpoint(spec, options),
                 progress=options.progress,
                 should_stop=should_stop,
             )
@@ -369,12 +387,35 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
         _write(record, options.ledger)
         if is_shared():  # the other processes may wait for this one: end them all
             raise SystemExit(record.error) from None
-        return record
+        return record, None
     record = _completed(spec, result, dataset.fingerprint)
-    _write(record, options.ledger, result.features)
-    if _is_first():
-        checkpoint.unlink(missing_ok=True)
-    return record
+    if options.wants(options.ledger.find(spec)):
+        _write(record, options.ledger, result.features)
+    return record, result.model
+
+
+def _start(
+    spec: Spec, options: SweepOptions, should_stop: Callable[[], bool]
+) -> "dict[str, Tensor] | None":
+    """The final weights of a run's parent.
+
+    The parent's last checkpoint is kept for all that start from it. Where it is missing, or not of
+    this code and these data, the parent is trained, or what is left of it. It is a run like any
+    other, with a record; one that is there already stays.
+
+    Raises:
+        Left: the parent failed, or there was no time to end it.
+    """
+    parent = spec.parent
+    if parent is None:
+        return None
+    with locked(parent, options.ledger, patience=-1):
+        present = options.ledger.find(parent)
+        if present is None or present.status != "failed" or options.retry_failed:
+            _, network = _train(parent, options, should_stop)
+            if network is not None:
+                return network.state_dict()
+    raise Left(f"{spec}: not started; its pre-training {parent.hash} failed")
 
 
 def _completed(spec: Spec, result: Any, fingerprint: str) -> Record:

@@ -67,7 +67,7 @@ class Sums(nn.Module):
 
 
 class _Trained:
-    """A network without its frozen weights, which the seed draws again."""
+    """A network without its frozen weights, which the seed draws, or its parent has, again."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -157,9 +157,22 @@ class State:
             setattr(self, name, saved[name])
 
 
-def identity(spec: Spec, dataset: Dataset | FileDataset, processes: int) -> dict[str, Any]:
-    """What a checkpoint is of: all of it must be the same for a run to go on from it."""
-    return {
+def identity(
+    spec: Spec,
+    dataset: Dataset | FileDataset,
+    processes: int,
+    start: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint is of: all of it must be the same for a run to go on from it.
+
+    Args:
+        spec: the run.
+        dataset: its data.
+        processes: how many share it.
+        start: the weights that it began with, if it was pre-trained.
+    """
+    began = {} if start is None else {"start": digest(start)}
+    return began | {
         "run": spec.hash,
         "data": dataset.fingerprint,
         "classes": len(dataset.classes),
@@ -225,6 +238,14 @@ def _read(path: Path, of: Mapping[str, Any], device: torch.device) -> dict[str, 
 
 def _header(content: bytes | memoryview) -> bytes:
     return _HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that say whether two networks have the same weights, to the bit."""
+    found = hashlib.sha256()
+    for name, tensor in weights.items():
+        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 @cache  # once: what is loaded is what counts, not what the files become while runs go on

@@ -14,7 +14,7 @@ remains the reference, and the fallback where a step cannot be captured. Records
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nbrepro import freezing, models
@@ -82,10 +82,19 @@ def initial_model(spec: Spec, num_classes: int) -> nn.Module:
         return models.create(spec.model, num_classes, **spec.model_options())
 
 
+def take_over(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load everything but the output layer ``fc``, which stays as it is, from another network."""
+    own = model.state_dict()
+    taken = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+    own.update(taken)  # in place: it carries metadata, which tells BatchNorm its version
+    model.load_state_dict(own)
+
+
 def train(
     spec: Spec,
     dataset: Dataset | FileDataset,
     *,
+    start: Mapping[str, Tensor] | None = None,
     device: str = "auto",
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -103,6 +112,8 @@ def train(
         spec: the run.
         dataset: the data; must be the one that ``spec`` names, see
             :func:`nbrepro.data.load_for`.
+        start: the final weights of the run's parent, if it has one, see
+            :attr:`nbrepro.spec.Spec.parent`.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: file to write after every epoch and to resume from; the caller deletes it. One
             that is not of just this run is refused with a warning and replaced. ``precision:
@@ -117,9 +128,15 @@ def train(
         Interrupted: when ``should_stop`` returned true.
         RuntimeError: if ``device`` requests a GPU and there is none, or if processes that share
             the run find different checkpoints or have different precisions.
-        ValueError: if the data set is not the spec's, or the environment would change what is
-            computed.
+        ValueError: if the data set is not the spec's, the weights to start from are missing or not
+            asked for, or the environment would change what is computed.
     """
+    if bool(spec.pretrained) != (start is not None):
+        raise ValueError(
+            f"pretrained is {spec.pretrained!r}, and start is "
+            f"{'missing' if start is None else 'given'}; a run that is pre-trained, and no other, "
+            "starts from its parent's final weights"
+        )
     if dataset.name != spec.dataset:
         raise ValueError(f"the spec names the data set {spec.dataset!r}, not {dataset.name!r}")
     if isinstance(dataset, FileDataset) != (spec.augmentation == "resized-crop"):
@@ -132,10 +149,10 @@ def train(
     if track is not None:
         settings = {k: str(v) for k, v in spec.to_dict().items()}
         accelerator.init_trackers(f"{spec.model}-{spec.train}-{spec.hash}", config=settings)
-    identity = checkpoints.identity(spec, dataset, accelerator.num_processes)
+    identity = checkpoints.identity(spec, dataset, accelerator.num_processes, start)
     saved = checkpoints.read(checkpoint, identity, accelerator.device) if checkpoint else None
     precision = saved["how"]["precision"] if saved else resolved(spec.precision, accelerator.device)
-    run, finished = assemble(spec, dataset, accelerator, precision)
+    run, finished = assemble(spec, dataset, accelerator, precision, start)
     state, per_epoch = run.state, run.steps_per_epoch
     if saved:
         state.restore(saved)
@@ -207,6 +224,8 @@ def train(
     }
     if earlier:
         how["earlier"] = earlier
+    if spec.parent is not None:
+        how["pretrained"] = spec.parent.hash
     status = "completed" if state.diverged_at is None else "diverged"
     model = finished(int(state.curve[-1]["step"]))
     return Result(status, metrics, state.curve, how, model, learnt)
@@ -217,6 +236,7 @@ def assemble(
     dataset: Dataset | FileDataset,
     accelerator: Accelerator,
     precision: str | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[Run, Callable[[int], nn.Module]]:
     """Put network, optimizer and data on the device.
 
@@ -225,6 +245,7 @@ def assemble(
         dataset: the data.
         accelerator: owns the device and the processes.
         precision: ``float32`` or ``bfloat16``; by default what the spec's is on this device.
+        start: weights to begin with, for :func:`take_over`.
 
     Returns:
         The run, and a function that returns its network as the user gets it, see
@@ -233,6 +254,8 @@ def assemble(
     device, classes = accelerator.device, len(dataset.classes)
     bfloat16 = (precision or resolved(spec.precision, device)) == "bfloat16"
     model = initial_model(spec, classes)
+    if start is not None:
+        take_over(model, start)
     freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
     model, finished = place(model, device, bfloat16=bfloat16)
     prepared, optimizer = accelerator.prepare(model, _optimizer(spec, model))

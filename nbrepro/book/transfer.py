@@ -1,0 +1,104 @@
+"""What chapter 7 asks: arms of fine-tuning, and what pre-training had reached before it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbrepro.book.figures import runs_of
+from nbrepro.book.figures.runs import Ends
+from nbrepro.book.tables import table
+from nbrepro.claims.verdicts import value
+from nbrepro.data import card
+from nbrepro.experiments.fine_tuning import AFFINE, BOTH, GENTLE, HEAD, LARGE, PRETRAINED, USUAL
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+    from nbrepro.records.ledger import Record
+
+Settings = dict[str, Any]
+
+#: Reader's name of a twin → its network, its name for affine parameters, and how all of it trains.
+TWINS: dict[str, tuple[str, str, Settings]] = {
+    "without BatchNorm": ("cifar_nf_resnet8", "affine", {"clip": "agc", "lr": LARGE}),
+    "with BatchNorm": ("bn_cifar_nf_resnet8", "batchnorm", {"clip": "none", "lr": USUAL}),
+}
+
+
+def trained(profile: str = "quick") -> dict[str, Settings]:
+    """What is trained, in both twins: name → settings of the runs."""
+    found: dict[str, Settings] = {}
+    for train, lr in (("", 0.0), ("output", HEAD), ("affine", AFFINE), ("both", BOTH)):
+        for twin, (model, affine, whole) in TWINS.items():
+            start = {"model": model, "pretrained": PRETRAINED[profile]}
+            numbers = "γ and β" if affine == "batchnorm" else "gains and biases"
+            name, settings = {
+                "": ("everything", {"train": "all", **whole}),
+                "output": ("output layer", {"train": "output", "lr": lr}),
+                "affine": (numbers, {"train": affine, "lr": lr}),
+                "both": (f"{numbers}, output layer", {"train": f"{affine}+output", "lr": lr}),
+            }[train]
+            found[f"{twin}: {name}"] = start | settings
+    return found
+
+
+def starts(profile: str = "quick") -> dict[str, dict[str, Settings]]:
+    """Twin → from scratch and pre-trained, everything of it trained alike."""
+    return {
+        f"{twin[0].upper()}{twin[1:]}": {
+            # with "train" both panels have the same two lines, which one legend explains
+            name: {"model": model, "pretrained": start, "train": "all", **whole}
+            for name, start in (("from scratch", ""), ("pre-trained", PRETRAINED[profile]))
+        }
+        for twin, (model, _, whole) in TWINS.items()
+    }
+
+
+def clipped(profile: str = "quick") -> dict[str, Settings]:
+    """The normalizer-free twin at a gentle and at a large rate, without AGC and with it."""
+    model, start = TWINS["without BatchNorm"][0], PRETRAINED[profile]
+    return {
+        f"rate {rate:g}, {name}": {
+            "model": model,
+            "pretrained": start,
+            "lr": rate,
+            "clip": clip,
+        }
+        for rate in (GENTLE, LARGE)
+        for name, clip in (("without AGC", "none"), ("with AGC", "agc"))
+    }
+
+
+def whole(records: Sequence["Record"]) -> list["Record"]:
+    """The runs that trained everything."""
+    return [record for record in records if record.spec.train == "all"]
+
+
+def begun(records: Sequence["Record"]) -> float:
+    """Mean test accuracy of pre-trained networks before the first step, as a fraction."""
+    found = [value(r, "untrained_accuracy") for r in records if r.spec.pretrained]
+    return sum(found) / len(found)
+
+
+def parents(evidence: Sequence["Record"], recorded: Sequence["Record"]) -> "HTML":
+    """What the pre-trainings had reached on their own data, by twin.
+
+    Args:
+        evidence: runs that started from them.
+        recorded: all records, theirs among them.
+    """
+    hashes = {r.spec.parent.hash for r in evidence if r.spec.parent is not None}
+    runs = [record for record in recorded if record.spec.hash in hashes]
+    rows = []
+    for twin, (model, *_) in TWINS.items():
+        ends = Ends.of(runs_of(runs, {"model": model}))
+        if ends.n:
+            rows.append((twin, ends.n, f"{ends} %"))
+    data = card(runs[0].spec.dataset) if runs else None
+    note = ""
+    if data is not None and data.classes and data.train_images:
+        note = (
+            f"{data.name}: {data.classes} classes, {data.train_images:,} training images of "
+            f"{data.side} × {data.side} pixels, {runs[0].spec.epochs} epochs; mean and 95 % "
+            f"interval over seeds. Guessing gets {100 / data.classes:g} %."
+        )
+    return table(("pre-trained network", "seeds", "test accuracy"), rows, note)

@@ -1,0 +1,88 @@
+"""Chapter 7: every arm of its figures is run once, and its table says what parents reached."""
+
+from dataclasses import replace
+
+import pytest
+
+from nbrepro import experiments
+from nbrepro.book import transfer
+from nbrepro.claims.rules import matches
+from nbrepro.records.ledger import Record
+from nbrepro.spec import Spec
+
+QUICK = experiments.get("fine_tuning").specs("quick", "cifar10-jpeg", seeds=2)
+FIRST = [spec for spec in QUICK if spec.seed == 0]
+WHOLE = [spec for spec in FIRST if spec.train == "all"]
+
+
+def record(spec: Spec, accuracy: float, before: float = 0.1) -> Record:
+    row = {"epoch": 0, "step": 0, "test_accuracy": before}
+    last = {"epoch": spec.epochs, "step": 9, "test_accuracy": accuracy}
+    return Record(spec, "completed", {"test_accuracy": accuracy}, [row, last], {})
+
+
+@pytest.mark.parametrize(
+    ("specs", "arms"),
+    [
+        (FIRST, transfer.trained()),
+        (WHOLE, transfer.clipped()),
+        *((WHOLE, arms) for arms in transfer.starts().values()),
+    ],
+)
+def test_every_arm_of_a_figure_is_run_once(
+    specs: list[Spec], arms: dict[str, transfer.Settings]
+) -> None:
+    for name, settings in arms.items():
+        assert sum(matches(spec, settings) for spec in specs) == 1, name
+
+
+def test_twins_share_everything_but_what_makes_them_twins() -> None:
+    """The rates of the whole networks are their own; the start is one data set for all."""
+    assert {spec.pretrained for spec in QUICK} == {"", "tiny-imagenet-50@16:5"}
+    shared = ("dataset", "epochs", "batch_size", "schedule", "weight_decay", "augmentation")
+    assert len({tuple(getattr(spec, name) for name in shared) for spec in QUICK}) == 1
+    parents = {spec.parent for spec in QUICK if spec.parent is not None}
+    assert len(parents) == 4  # two twins, two seeds
+
+
+@pytest.mark.parametrize("profile", ["smoke", "quick", "full"])
+def test_every_profile_pretrains_on_other_images(profile: str) -> None:
+    specs = experiments.get("fine_tuning").specs(profile, seeds=1)
+    started = [spec for spec in specs if spec.parent is not None]
+    assert {spec.model[:3] for spec in started} == {"cif", "bn_"}
+    assert any(spec.parent is None for spec in specs)
+
+
+def test_on_the_data_of_pretraining_only_training_from_scratch_is_left() -> None:
+    """A ledger that holds parents has their data sets as scales, for which grids are asked."""
+    experiment = experiments.get("fine_tuning")
+    specs = experiment.specs("full", "tiny-imagenet-50@32", seeds=1)
+    scratch = [spec for spec in experiment.specs("full", seeds=1) if not spec.pretrained]
+    assert {spec.pretrained for spec in specs} == {""}
+    assert len(specs) == len(scratch)
+
+
+def test_what_is_known_before_the_first_step() -> None:
+    started = [spec for spec in FIRST if spec.pretrained]
+    scratch = next(spec for spec in FIRST if not spec.pretrained)
+    runs = [record(started[0], 0.5, 0.1), record(started[1], 0.6, 0.2), record(scratch, 0.3, 0.9)]
+    assert transfer.begun(runs) == pytest.approx(0.15)
+    assert transfer.begun([replace(runs[0])]) == pytest.approx(0.1)
+
+
+def test_the_table_of_parents_counts_each_once() -> None:
+    evidence = [record(spec, 0.4) for spec in QUICK]
+    parents = {spec.parent for spec in QUICK} - {None}
+    reached = {"cifar_nf_resnet8": (0.15, 0.17), "bn_cifar_nf_resnet8": (0.21, 0.25)}
+    stored = [record(p, reached[p.model][p.seed]) for p in parents if p is not None]
+    other = record(stored[0].spec.replace(epochs=99), 0.99)
+    shown = transfer.parents(evidence, [*evidence, *stored, other]).data
+    assert "16.0" in shown
+    assert "23.0" in shown
+    assert "99" not in shown
+    assert "25,000 training images" in shown
+    assert "Guessing gets 2 %" in shown
+
+
+def test_before_the_first_run_the_table_is_empty() -> None:
+    assert "Guessing" not in transfer.parents([], []).data
