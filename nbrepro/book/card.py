@@ -210,7 +210,7 @@ def norm(records: "Sequence[Record]") -> str:
     for batch, rate in cases:
         setting = {"batch_size": batch, "lr": rate}
         norms = runs_of(records, {**_any(NORM), **setting})
-        agc = [r for r in runs_of(records, {"model": NORM["model"], "clip": "agc", **setting})]
+        agc = runs_of(records, {"model": NORM["model"], "clip": "agc", **setting})
         threshold = best(norms)
         rival = champion(agc)
         if threshold is None or not rival:
