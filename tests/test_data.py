@@ -788,6 +788,8 @@ def test_the_small_form_drops_no_class_and_names_the_small_ones(
         "cifar10",
         "a-classes0to4",
         "a@32-classes10to19-16px",
+        "a-16px-alltest",
+        "a-alltest",
         "a@b",
         "a@0",
         "a-classes01to2",
@@ -798,7 +800,9 @@ def test_a_name_is_its_parts(name: str) -> None:
     parts = cards.parse(name)
     assert str(parts) == name
     assert cards.parse(str(parts)) == parts
-    assert cards.parse(cards.base(name)) == parts._replace(classes=None, small=False)
+    assert cards.parse(cards.base(name)) == parts._replace(
+        classes=None, small=False, all_test=False
+    )
 
 
 def test_some_classes_are_a_data_set_of_their_own(digits: Dataset) -> None:
@@ -962,7 +966,14 @@ def test_the_whole_of_cifar10_jpeg(roomy_folder: Path, tmp_path: Path) -> None:
     assert dataset.test_labels.bincount().tolist() == [1_000] * 10
     assert dataset.classes == CIFAR_CLASSES
     assert dataset.card == data.card("cifar10-jpeg")
-    assert data.shrink(dataset).card == data.card("cifar10-jpeg-16px")
+    small = data.shrink(dataset)
+    assert small.card == data.card("cifar10-jpeg-16px")
+    tested = data.shrink(dataset, all_test=True)
+    assert tested.card == data.card("cifar10-jpeg-16px-alltest")
+    assert torch.equal(tested.train_images, small.train_images)
+    assert torch.equal(tested.test_labels.bincount(), torch.full((10,), 1_000))
+    firsts = [(tested.test_labels == label).nonzero()[:200, 0] for label in range(10)]
+    assert torch.equal(tested.test_images[torch.cat(firsts)], small.test_images)
     for first, last in ((0, 4), (5, 9)):
         half = data.some_classes(dataset, first, last)
         assert half.card == data.card(f"cifar10-jpeg-classes{first}to{last}")

@@ -1,12 +1,13 @@
 """Data cards: what is known about a data set without loading it, or torch.
 
-A name is ``<data>[@<side>][-classes<first>to<last>][-16px]``, such as ``cifar10``,
+A name is ``<data>[@<side>][-classes<first>to<last>][-16px[-alltest]]``, such as ``cifar10``,
 ``cifar10-jpeg-classes0to4``, ``tiny-imagenet-50@32-classes0to9`` or ``cifar10-16px``:
 
 =======================  ======================================================================
 ``@32``                  a folder tree at 32×32 pixels: see :func:`nbrepro.data.folder.read`
 ``-classes0to4``         only the classes with the labels 0 to 4, which are numbered from 0 again
 ``-16px``                the small form, see :func:`nbrepro.data.shrink`
+``-16px-alltest``        the small form, but for its test set, of which every image is kept
 =======================  ======================================================================
 """
 
@@ -20,13 +21,16 @@ SMALL = "-16px"
 #: The small form keeps one image in this many of each class.
 SMALL_SHARE = 5
 
+#: What follows in the name if the small form keeps every test image.
+ALL_TEST = "-alltest"
+
 #: The data sets that are no folder trees.
 NOT_TREES = ("digits", "cifar10", "cifar100")
 
 _NAME = re.compile(
     r"(?P<data>.*?)(?:@(?P<side>[1-9]\d*))?"
     r"(?:-classes(?P<first>0|[1-9]\d*)to(?P<last>0|[1-9]\d*))?"
-    rf"(?P<small>{SMALL})?",
+    rf"(?P<small>{SMALL}(?P<all_test>{ALL_TEST})?)?",
     re.ASCII | re.DOTALL,
 )
 
@@ -39,29 +43,33 @@ class Name(NamedTuple):
         side: height and width that its images are resized to, or None.
         classes: labels of the first and the last class that is kept, or None.
         small: whether it is the small form.
+        all_test: whether that form keeps every test image.
     """
 
     data: str
     side: int | None
     classes: tuple[int, int] | None
     small: bool
+    all_test: bool
 
     def __str__(self) -> str:
         side = "" if self.side is None else f"@{self.side}"
         classes = "" if self.classes is None else "-classes{}to{}".format(*self.classes)
-        return f"{self.data}{side}{classes}{SMALL if self.small else ''}"
+        small = SMALL + (ALL_TEST if self.all_test else "") if self.small else ""
+        return f"{self.data}{side}{classes}{small}"
 
 
 def parse(name: str) -> Name:
     """The parts of a name; every text is one."""
     match = _NAME.fullmatch(name)
     assert match is not None
-    data, side, first, last, small = match.groups()
+    data, side, first, last, small, all_test = match.groups()
     return Name(
         data,
         None if side is None else int(side),
         None if first is None else (int(first), int(last)),
         small is not None,
+        all_test is not None,
     )
 
 
@@ -106,6 +114,7 @@ _KNOWN = {
 #: Fingerprints of forms of data sets: a form is computed, so its card is too, but for this.
 _FORM_FINGERPRINTS = {
     "cifar10-jpeg-16px": "637817b9862b050c",
+    "cifar10-jpeg-16px-alltest": "3c03501b0a53961e",
     "cifar10-jpeg-classes0to4": "54a5785ad6273a04",
     "cifar10-jpeg-classes0to4-16px": "d786ee6b71638030",
     "cifar10-jpeg-classes5to9": "aa65e40cbea94556",
@@ -120,7 +129,7 @@ def card(name: str) -> Card:
 
     What such a folder holds is known once it is loaded: ``load(name).card``.
     """
-    data, side, classes, small = parse(name)
+    data, side, classes, small, all_test = parse(name)
     known = _KNOWN.get(data, Card(data))
     if side is not None:
         known = replace(known, side=side)
@@ -129,7 +138,10 @@ def card(name: str) -> Card:
         known = replace(_part(known, kept, known.classes), classes=kept or None)
     if small:
         half = None if known.side is None else known.side // 2
+        tested = known.test_images
         known = replace(_part(known, 1, SMALL_SHARE, known.classes), side=half)
+        if all_test:
+            known = replace(known, test_images=tested)
     if name != data:
         known = replace(known, original=False, fingerprint=_FORM_FINGERPRINTS.get(name))
     return replace(known, name=name)
@@ -146,7 +158,7 @@ def _part(card: Card, kept: int, of: int | None, classes: int | None = 1) -> Car
 
 def base(name: str) -> str:
     """The data set itself, given the name of a part of it: ``cifar10-16px`` → ``cifar10``."""
-    return str(parse(name)._replace(classes=None, small=False))
+    return str(parse(name)._replace(classes=None, small=False, all_test=False))
 
 
 def is_small(name: str) -> bool:
@@ -162,4 +174,10 @@ def same_part(name: str, other: str) -> str:
     """
     part, whole = parse(name), parse(other)
     classes = part.classes or whole.classes
-    return str(whole._replace(classes=classes, small=part.small or whole.small))
+    return str(
+        whole._replace(
+            classes=classes,
+            small=part.small or whole.small,
+            all_test=part.all_test or whole.all_test,
+        )
+    )

@@ -10,6 +10,7 @@ any other name          a folder tree ``<root>/<name>/train/<class>/*.jpg`` and 
 ``<tree>@32``           a folder tree at 32×32 pixels: see :func:`nbrepro.data.folder.read`
 ``<name>-classes0to4``  five classes of ``<name>``: see :func:`some_classes`
 ``<name>-16px``         a fifth of ``<name>``, at half its side: see :func:`shrink`
+``...-16px-alltest``    the same, tested on every image instead of a fifth
 ======================  ==========================================================================
 
 The last three may follow each other in this order: ``tiny-imagenet-50@32-classes0to9-16px``.
@@ -103,7 +104,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
             names the file and what to do.
     """
     root = Path(root) if root is not None else default_root()
-    data, side, classes, small = cards.parse(name)
+    data, side, classes, small, all_test = cards.parse(name)
     if data not in cards.NOT_TREES:
         dataset = _dataset(cards.base(name), *folder.read(data, root, side))
     elif side is not None:
@@ -112,7 +113,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
         dataset = _digits() if data == "digits" else _cifar(data, root, download)
     if classes is not None:
         dataset = some_classes(dataset, *classes)
-    return shrink(dataset) if small else dataset
+    return shrink(dataset, all_test=all_test) if small else dataset
 
 
 def load_for(
@@ -154,17 +155,22 @@ def some_classes(dataset: Dataset, first: int, last: int) -> Dataset:
     return _dataset(f"{dataset.name}-classes{first}to{last}", names, *parts)
 
 
-def shrink(dataset: Dataset) -> Dataset:
+def shrink(dataset: Dataset, *, all_test: bool = False) -> Dataset:
     """The first fifth of every class, each image at half its side (means of 2×2 pixels).
 
     CIFAR-10 becomes 10,000 training and 2,000 test images of 16×16: small enough for sweeps of
     optimizer settings on a CPU. Of a class with fewer than five images one is kept, with a warning.
+
+    Args:
+        dataset: the whole.
+        all_test: keep every test image, so that accuracies after the same training are read from
+            five times as many.
     """
     parts = []
-    share = cards.SMALL_SHARE
-    for part, images, labels in (
-        ("training", dataset.train_images, dataset.train_labels),
-        ("test", dataset.test_images, dataset.test_labels),
+    fifth = cards.SMALL_SHARE
+    for part, images, labels, share in (
+        ("training", dataset.train_images, dataset.train_labels, fifth),
+        ("test", dataset.test_images, dataset.test_labels, 1 if all_test else fifth),
     ):
         indices = [(labels == c).nonzero()[:, 0] for c in range(len(dataset.classes))]
         few = [
@@ -182,7 +188,8 @@ def shrink(dataset: Dataset) -> Dataset:
         kept = images[first].permute(0, 3, 1, 2).float()
         small = torch.nn.functional.avg_pool2d(kept, 2).round().byte().permute(0, 2, 3, 1)
         parts.append((small.numpy(), labels[first].numpy()))
-    return _dataset(dataset.name + cards.SMALL, list(dataset.classes), *parts)
+    name = dataset.name + cards.SMALL + (cards.ALL_TEST if all_test else "")
+    return _dataset(name, list(dataset.classes), *parts)
 
 
 def _dataset(

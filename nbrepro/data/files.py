@@ -133,7 +133,7 @@ def open_files(name: str, root: Path) -> FileDataset:
     Raises:
         DataError: if the tree is missing or wrong, or the name has no side.
     """
-    data, side, classes, small = cards.parse(name)
+    data, side, classes, small, _ = cards.parse(name)
     if side is None or small or data in cards.NOT_TREES:
         raise DataError(
             f"{name}: the augmentation resized-crop reads the files of a tree and needs a side: "
