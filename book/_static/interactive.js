@@ -1,9 +1,9 @@
-// Brings the figures of nbrepro/book/interactive.py to life. Plain JavaScript: nothing is fetched, nothing is
+// Brings the figures of nbrepro/book/interactive/ to life. Plain JavaScript: nothing is fetched, nothing is
 // stored. Each figure is an element with data-nbrepro="<kind>"; its numbers are a JSON script inside it.
 (() => {
   "use strict";
 
-  // As Python's _number writes it: three digits behind the point at most, a true minus.
+  // As Python's `written` writes it: three digits behind the point at most, a true minus.
   const number = value => String(+value.toFixed(3)).replace("-", "−");
   const points = pairs => pairs.map(pair => pair.map(value => value.toFixed(2)).join(" "));
 
