@@ -559,7 +559,6 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.along_gradient([0.1, 0.2], {"BatchNorm": Along(1.0, [0.9, 1.2], [0.1, 0.3])}),
         figures.overshooting({"rate 2.2": [1.0, -1.2, 1.44]}),
         figures.at_equal_fit(fitting(), {"BatchNorm": {"model": "bn_cifar_nf_resnet8"}}, 0.5),
-        figures.stages([8, 4], [16, 32], [[1.0], [1.1, 1.2]]),
         figures.trade_offs({"F": {"F0": [1.0, 80.0]}}, ["cost"], {"F": {"F0": (5, 5)}}, "printed"),
         figures.ladder({"baseline": [80.0]}, [81.0], ["F0"], "printed"),
         figures.pictures({"crops": torch.zeros(2, 3, 8, 8)}, "two"),

@@ -10,7 +10,7 @@ import pytest
 
 from nbrepro import experiments, layers
 from nbrepro.book import captions, interactive
-from nbrepro.book.interactive import GammaCurve
+from nbrepro.book.interactive import GammaCurve, Member, Stage
 from nbrepro.claims import get
 from nbrepro.claims.verdicts import Verdict
 from nbrepro.records.features import Clamp, Features, Layer
@@ -29,6 +29,10 @@ CURVES = {
     "affine": GammaCurve((0.0005, -0.02, 0.2, 2.0), (0.0, 0.01, 0.1), (0.6, 0.55, 0.3)),
     "everything": GammaCurve((0.5, 0.6, 0.7, -0.8), (0.0, 0.03, 0.1), (0.8, 0.8, 0.79)),
 }
+MEMBERS = [
+    Member("Net-0", [Stage(8, 16, [1.0]), Stage(4, 32, [1.1, 1.2])], "Small."),
+    Member("Net-1", [Stage(16, 16, [1.0, 1.4]), Stage(8, 32, [1.1, 1.2, 1.6, 2.0])], "Large."),
+]
 
 
 def records() -> list[Record]:
@@ -68,6 +72,7 @@ PARTS = {
     "betas": lambda: interactive.betas().data,
     "rate_map": lambda: interactive.rate_map(records(), ARMS, judged(records()[:5])).data,
     "gamma_threshold": lambda: interactive.gamma_threshold(CURVES).data,
+    "stages": lambda: interactive.stages("Net-", MEMBERS).data,
 }
 
 
@@ -304,3 +309,24 @@ def test_as_many_curves_as_there_are_colours(count: int) -> None:
     curves = {str(n): CURVES["affine"] for n in range(count)}
     with pytest.raises(ValueError, match=f"{count} curves; expected 1 to 4"):
         interactive.gamma_threshold(curves)
+
+
+# --- stages of a family ---
+
+
+def test_a_box_per_block_as_dark_as_its_beta() -> None:
+    html = interactive.stages("Net-", MEMBERS, start=1).data
+    stages = re.findall(r'<g data-part="stage">(.*?)</g>', html, re.S)
+    dark = [re.findall(r'fill-opacity="(.*?)"', stage) for stage in stages]
+    assert dark == [["0.25", "0.55", "0.00", "0.00"], ["0.33", "0.40", "0.70", "1.00"]]
+    assert [re.findall(r'height="(.*?)"', stage)[0] for stage in stages] == ["30.0", "15.0"]
+    assert "Large." in html
+    assert data(html)["said"] == ["Small.", "Large."]
+
+
+def test_members_of_different_families_are_refused() -> None:
+    other = Member("Wide", [Stage(8, 64, [1.0]), Stage(4, 32, [1.1])], "")
+    with pytest.raises(ValueError, match="expected a family"):
+        interactive.stages("Net-", [*MEMBERS, other])
+    with pytest.raises(ValueError, match="cannot start at 2"):
+        interactive.stages("Net-", MEMBERS, start=2)

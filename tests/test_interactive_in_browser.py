@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_interactive import CURVES, PARTS, SCRIPT, data, question
+from test_interactive import CURVES, MEMBERS, PARTS, SCRIPT, data, question
 
 from nbrepro import agc, layers
 from nbrepro.book import captions, drawings, interactive, style
@@ -277,3 +277,11 @@ def test_a_first_touch_chooses_and_a_second_follows(show: Show) -> None:
     with tab.expect_navigation():
         dot.tap()
     assert followed[0].endswith(address)
+
+
+def test_a_member_of_a_family_is_drawn_as_python_draws_it(show: Show) -> None:
+    tab = show(interactive.stages("Net-", MEMBERS).data)
+    slide(tab, "member", 1)
+    expected = show(interactive.stages("Net-", MEMBERS, start=1).data)
+    assert drawn(tab) == drawn(expected)
+    assert tab.locator(".said").inner_text() == "Large."

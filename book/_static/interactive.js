@@ -106,6 +106,21 @@
     });
   }
 
+  function stages(root, { rows, said }) {
+    sliders(root, ({ member }) => {
+      parts(root, "stage").forEach((stage, index) => {
+        const { tall, dark, side } = rows[member][index];
+        parts(stage, "side")[0].textContent = side;
+        stage.querySelectorAll("rect").forEach((block, place) => {
+          block.setAttribute("height", tall);
+          block.setAttribute("transform", `translate(0 -${tall})`);
+          block.setAttribute("fill-opacity", dark[place]);
+        });
+      });
+      root.querySelector('[role="status"]').textContent = said[member];
+    });
+  }
+
   function gamma_threshold(root, { x, said }) {
     const names = [...root.querySelectorAll("text.bold")].map(node => node.textContent);
     const [veil] = parts(root, "veil");
@@ -179,7 +194,7 @@
     });
   }
 
-  const kinds = { guess, lambda_ball, betas, gamma_threshold, rate_map };
+  const kinds = { guess, lambda_ball, betas, stages, gamma_threshold, rate_map };
 
   function start() {
     for (const root of document.querySelectorAll("[data-nbrepro]")) {

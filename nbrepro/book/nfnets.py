@@ -4,12 +4,14 @@ No number of the paper is written here; they come from :func:`nbrepro.claims.tab
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from statistics import mean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from nbrepro.book import figures
 from nbrepro.book.found import against
+from nbrepro.book.interactive.stages import Member, Stage
 from nbrepro.book.tables import table
 from nbrepro.claims.nfnets.counts import blueprint, count_macs, size
 from nbrepro.claims.statistics import digits, paired
@@ -37,57 +39,43 @@ def _row(network: str) -> Mapping[str, Any]:
 # --- the architecture ---
 
 
-class Stage(NamedTuple):
-    """One stage of an NFNet as built.
-
-    Attributes:
-        side: of its feature maps, in pixels.
-        channels: between its blocks.
-        bottleneck: channels of the 3×3 convolutions.
-        groups: of the same.
-        betas: standard deviation that the rule predicts for the input of each block.
-        share: of the network's parameters.
-    """
-
-    side: int
-    channels: int
-    bottleneck: int
-    groups: int
-    betas: list[float]
-    share: float
+def members() -> list[Member]:
+    """F0 to F6 as built, with what they cost and reach."""
+    return [_member(name) for name in _FAMILY]
 
 
-def stages(variant: str = "f0") -> list[Stage]:
-    """The four stages of an NFNet, at its resolution in training."""
-    network: Any = blueprint(f"nfnet_{variant}")
+def _member(name: str) -> Member:
+    variant, network = VARIANTS[name.lower()], _network(name)
+    shapes, holds = [], []
     blocks = iter(network.blocks)
-    side = VARIANTS[variant].train_pixels // 4  # behind the stem
-    found = []
-    for depth in VARIANTS[variant].depths:
+    side = variant.train_pixels // 4  # behind the stem
+    for depth in variant.depths:
         stage = [next(blocks) for _ in range(depth)]
         side //= stage[0].stride
-        conv, last = stage[0].branch.conv2, stage[0].branch.conv3
-        betas = [block.beta for block in stage]
-        share = sum(map(size, stage)) / size(network)
-        found.append(Stage(side, last.out_channels, conv.out_channels, conv.groups, betas, share))
-    return found
-
-
-def stage_figure(found: Sequence[Stage]) -> "Chart":
-    """The stages of F0 as boxes, and β of each block."""
-    sides, channels = [s.side for s in found], [s.channels for s in found]
-    return figures.stages(sides, channels, [s.betas for s in found])
-
-
-def stage_caption(found: Sequence[Stage]) -> str:
-    """What the boxes do not show: the bottlenecks, and where the parameters are."""
-    largest = max(range(len(found)), key=lambda i: found[i].share)
-    return (
-        f"NFNet-F0 as built, at {VARIANTS['f0'].train_pixels} pixels, its resolution in training; "
-        f"Fn has n + 1 times as many blocks. The 3×3 convolutions have half as many channels as "
-        f"their stage, in groups of {found[0].bottleneck // found[0].groups}. "
-        f"Stage {largest + 1} holds {found[largest].share:.0%} of the parameters."
+        channels = stage[0].branch.conv3.out_channels
+        shapes.append(Stage(side, channels, [block.beta for block in stage]))
+        holds.append(sum(map(size, stage)) / size(network))
+    paper = _row(f"NFNet-{name}")
+    said = (
+        f"NFNet-{name}: {sum(variant.depths)} blocks, images of {variant.train_pixels} pixels in "
+        f"training and {variant.test_pixels} in tests. {size(network) / 1e6:.1f} million "
+        f"parameters, {100 * max(holds):.0f} % of them in stage {1 + holds.index(max(holds))}, and "
+        f"{_macs(name, variant.test_pixels):.1f} billion multiply-adds, counted by us. The paper "
+        f"prints {paper['top1']} % top-1{' with SAM' if name == 'F6' else ''}, and "
+        f"{paper['tpu']:,.0f} ms for a training step on TPUv3."
     )
+    return Member(f"NFNet-{name}", shapes, said)
+
+
+@cache
+def _network(name: str) -> Any:
+    return blueprint(f"nfnet_{name.lower()}")
+
+
+@cache
+def _macs(name: str, pixels: int) -> float:
+    """Billions of multiply-adds for an image."""
+    return count_macs(_network(name), pixels) / 1e9
 
 
 # --- counted ---
@@ -97,18 +85,16 @@ def family_table() -> "HTML":
     """Parameters and multiply-adds of F0 to F6, beside those of Tables 1 and 3."""
     rows = []
     for name in _FAMILY:
-        model, variant = blueprint(f"nfnet_{name.lower()}"), VARIANTS[name.lower()]
-        paper = _row(f"NFNet-{name}")
-        macs = {p: count_macs(model, p) / 1e9 for p in (variant.train_pixels, variant.test_pixels)}
+        variant, paper = VARIANTS[name.lower()], _row(f"NFNet-{name}")
         rows.append(
             (
                 name,
                 " ".join(map(str, variant.depths)),
                 f"{variant.train_pixels} / {variant.test_pixels}",
                 f"{variant.test_pixels / variant.train_pixels:.2f}",
-                f"{size(model) / 1e6:.1f} ({paper['params']})",
-                f"{macs[variant.test_pixels]:.2f} ({paper['flops']:.2f})",
-                f"{macs[variant.train_pixels]:.2f}",
+                f"{size(_network(name)) / 1e6:.1f} ({paper['params']})",
+                f"{_macs(name, variant.test_pixels):.2f} ({paper['flops']:.2f})",
+                f"{_macs(name, variant.train_pixels):.2f}",
             )
         )
     head = ("network", "blocks", "pixels", "ratio", "parameters", "multiply-adds", "training")

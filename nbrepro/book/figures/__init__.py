@@ -6,7 +6,7 @@ words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
 
 from nbrepro.book.figures.batches import lines
 from nbrepro.book.figures.chart import Chart
-from nbrepro.book.figures.family import ladder, pictures, stages, trade_offs
+from nbrepro.book.figures.family import ladder, pictures, trade_offs
 from nbrepro.book.figures.measured import (
     along_gradient,
     branch_shares,
@@ -76,7 +76,6 @@ __all__ = [
     "signal_propagation",
     "skip_bounds",
     "skip_gains",
-    "stages",
     "stored",
     "survival",
     "sweep",

@@ -1,4 +1,4 @@
-"""Figures of the chapter on the NFNets: its stages as built, its tables as printed.
+"""Figures of the chapter on the NFNets: its tables as printed.
 
 Every accuracy here is the paper's, so every marker is hollow.
 """
@@ -14,41 +14,6 @@ if TYPE_CHECKING:
 
 _TOP1 = "ImageNet top-1, %"
 _HOLLOW: Any = {"mfc": style.GROUND, "mew": 1.5}
-
-
-def stages(sides: Sequence[int], widths: Sequence[int], betas: Sequence[Sequence[float]]) -> Chart:
-    """The stages of a residual network: one box per block, and β of each block below.
-
-    Args:
-        sides: of each stage's feature map, in pixels.
-        widths: of each stage, in channels.
-        betas: of each block of each stage.
-    """
-    told = []
-    with drawing(360, rows=(2, 1)) as (chart, (top, bottom)):
-        x = 0.0
-        for number, (look, side, width, stage) in enumerate(
-            zip(style.series(len(sides)), sides, widths, betas, strict=True), 1
-        ):
-            start, wide = x, width / 400
-            for beta in stage:
-                top.bar(x, side, wide, align="edge", color=look.light, ec=style.GROUND, alpha=0.8)
-                bottom.plot([x, x + wide], [beta, beta], color=look.light, lw=4)
-                x += wide
-            for line, text in enumerate((str(width), f"stage {number}")):
-                top.annotate(text, ((start + x) / 2, side), (0, 4 + 16 * line), ha="center",
-                             textcoords="offset points")  # fmt: skip
-            told.append(
-                f"stage {number}: {len(stage)} block{'s' * (len(stage) > 1)}, {side} × {side} "
-                f"pixels, {width} channels, β {', '.join(f'{beta:.2f}' for beta in stage)}"
-            )
-            x += 2.6
-        top.set(xlim=(-3.4, x - 0.8), ylim=(0, max(sides) * 1.4), xticks=[])
-        name_axes(top, "", "side of the map, pixels")
-        name_axes(bottom, "residual blocks, from input to output", "β")
-    chart.alt = f"Boxes in a row, one per residual block. {said(told)}"
-    chart.note = "height: side of the feature map; width: channels; below: β of each block"
-    return chart
 
 
 def trade_offs(

@@ -11,14 +11,18 @@ from nbrepro.book.interactive.lambda_ball import lambda_ball
 from nbrepro.book.interactive.parts import Slider
 from nbrepro.book.interactive.questions import answers, guess
 from nbrepro.book.interactive.rate_map import rate_map
+from nbrepro.book.interactive.stages import Member, Stage, stages
 
 __all__ = [
     "GammaCurve",
+    "Member",
     "Slider",
+    "Stage",
     "answers",
     "betas",
     "gamma_threshold",
     "guess",
     "lambda_ball",
     "rate_map",
+    "stages",
 ]
