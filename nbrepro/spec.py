@@ -23,7 +23,7 @@ BATCHNORM_INITS = ("uniform", "fixed", "oneone", "positivenegative")
 SCHEDULES = ("step", "cosine", "constant")
 AUGMENTATIONS = ("crop-flip", "resized-crop", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
-OPTIMIZERS = ("sgd", "nesterov", "lars")
+OPTIMIZERS = ("sgd", "nesterov", "lars", "adamw")
 DECAYED = ("all", "weights")
 CLIPS = ("none", "agc", "agc-layer", "norm")
 UNCLIPPED = ("fc.weight",)
@@ -73,11 +73,12 @@ class Spec:
         randaugment: magnitude of RandAugment with four layers (10 is the scale's top); 0 for none.
         epochs: passes over the training set; 0 evaluates the untrained network.
         batch_size: images per step, over all processes together.
-        optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum) or ``lars``.
+        optimizer: ``sgd``, ``nesterov`` (SGD with Nesterov's momentum), ``lars`` or ``adamw``.
         lr: learning rate before the schedule.
         scalar_lr: that of biases, gains and scalars under ``lars``; 0 for the same.
-        momentum: the optimizer's momentum.
-        weight_decay: L2 coefficient.
+        momentum: the optimizer's momentum; AdamW's β₁, beside a β₂ of 0.999.
+        weight_decay: L2 coefficient; under ``adamw``, which decays weights apart from gradients,
+            the share of a weight that is lost per step, divided by the rate.
         decay: what it acts on: ``all`` that is trained, or the ``weights`` of convolutions and
             linear layers only (no gains, biases or SkipInit scalars).
         clip: how gradients are clipped: ``none``, ``agc`` (adaptive, unit by unit), ``agc-layer``
@@ -198,6 +199,8 @@ class Spec:
                 raise ValueError(f"{name} is 0.0; it must be above 0 where it is used")
         if self.optimizer == "nesterov" and self.momentum == 0:
             raise ValueError("momentum is 0, and Nesterov's needs some; take sgd without momentum")
+        if self.optimizer == "adamw" and self.momentum == 1:
+            raise ValueError("momentum is 1, but AdamW's β₁ must be below 1")
         if any(not 0 < m < 1 for m in self.milestones):
             raise ValueError(
                 f"milestones are {self.milestones}; each is a fraction between 0 and 1"

@@ -58,6 +58,7 @@ RECIPES: list[dict[str, object]] = [
     {"mixup": 0.2, "cutmix": 1.0, "randaugment": 5.0, "label_smoothing": 0.1},
     {"model": "cifar_nf_resnet8", "optimizer": "nesterov", "clip": "agc", "decay": "weights"},
     {"model": "cifar_nf_resnet8", "optimizer": "lars", "clip": "norm", "clipping": 1.0},
+    {"model": "cifar_nf_resnet8", "optimizer": "adamw", "lr": 0.002, "clip": "agc"},
     {"model": "bn_cifar_nf_resnet8", "train": "batchnorm", "clip": "agc"},
     {"model": "cifar_nf_resnet8", "dropout": 0.2, "stochastic_depth": 0.2, "ema": 0.999},
     {"model": "cifar_nf_resnet8", "sam": 0.05},
@@ -115,12 +116,13 @@ def test_a_recorded_step_stays_on_the_device(
     mixes devices. Only what torch refuses there for want of a kernel is replaced.
     """
 
-    def fused_sgd(*tensors: list[Tensor], lr: Tensor, **_: object) -> None:
+    def fused(*tensors: list[Tensor], lr: Tensor, **_: object) -> None:
         assert {t.device.type for t in [*chain.from_iterable(tensors), lr]} == {"meta"}
 
-    monkeypatch.setattr("torch._fused_sgd_", fused_sgd)
-    sgd = import_module("torch.optim.sgd")  # torch.optim deletes the name
-    monkeypatch.setattr(sgd, "_device_dtype_check_for_fused", lambda *_, **__: None)
+    for kernel, name in (("_fused_sgd_", "sgd"), ("_fused_adamw_", "adam")):
+        monkeypatch.setattr(torch, kernel, fused)
+        module = import_module(f"torch.optim.{name}")  # torch.optim deletes the name
+        monkeypatch.setattr(module, "_device_dtype_check_for_fused", lambda *_, **__: None)
     monkeypatch.setattr("torch.nn.utils.clip_grad._device_has_foreach_support", lambda _: True)
     monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
     accelerator: Any = SimpleNamespace(
@@ -189,6 +191,7 @@ class Recorded(Captured):
         {"train": "batchnorm", "schedule": "cosine", "warmup_epochs": 1},
         {"model": "cifar_nf_resnet8", "clip": "agc", "ema": 0.999, "momentum": 0.0},
         {"model": "cifar_nf_resnet8", "optimizer": "lars", "dropout": 0.2},
+        {"model": "cifar_nf_resnet8", "optimizer": "adamw", "lr": 0.002},
     ],
     ids=str,
 )

@@ -359,6 +359,7 @@ def test_values_of_the_wrong_type(name: str, value: object) -> None:
         ({"clip": "norm", "clipping": 0}, "clipping is 0.0; it must be above 0 where it is used"),
         ({"sam": 0.05, "sam_share": 0}, "sam_share is 0.0; it must be above 0 where it is used"),
         ({"optimizer": "nesterov", "momentum": 0}, "Nesterov's needs some"),
+        ({"optimizer": "adamw", "momentum": 1}, "must be below 1"),
         (
             {"dataset": "/home/me/cifar10"},
             "dataset is '/home/me/cifar10'; expected the name of a f",

@@ -305,7 +305,9 @@ class Eager:
         for step, (part, following) in enumerate(zip_longest(parts, parts[1:]), first):
             if following:
                 run.training.expect(following)
-            run.train_on(part, learning_rate(run.spec, step, run.steps_per_epoch), step)
+            rate = learning_rate(run.spec, step, run.steps_per_epoch)
+            # Rounded as in the table from which a replayed step takes it.
+            run.train_on(part, torch.tensor(rate).item(), step)
             tick()
 
     def evaluate(self) -> None:
@@ -416,5 +418,9 @@ def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
     if spec.optimizer == "lars":
         scalars = spec.scalar_lr / spec.lr if spec.scalar_lr and spec.lr else 1.0
         return LARS(groups, lr=spec.lr, momentum=spec.momentum, scalars=scalars)
+    if spec.optimizer == "adamw":
+        on_gpu = trainable[0].is_cuda  # where the step may be recorded
+        betas = (spec.momentum, 0.999)
+        return torch.optim.AdamW(groups, spec.lr, betas, fused=True, capturable=on_gpu)
     nesterov = spec.optimizer == "nesterov"
     return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)
