@@ -82,7 +82,7 @@ def epochs(
     *,
     caption: str,
     takeaway: str = "",
-    published: Mapping[str, float] | None = None,
+    published: Mapping[str, Mapping[str, float]] | None = None,
     start: float = 1,
 ) -> "HTML":
     """Test accuracy, one row per arm and one dot per seed; a slider goes through training.
@@ -96,8 +96,9 @@ def epochs(
             out.
         caption: what is shown.
         takeaway: the one sentence to remember.
-        published: the paper's values of some arms in per cent, shown at the end of training;
-            not-a-numbers are left out.
+        published: what the paper's figure shows, see :func:`nbrepro.book.figures.figure_v1`: policy
+            → network → accuracy in per cent. Hollow, at the end of training, in the rows that say
+            both.
         start: the slider starts at the last measurement that is not after this share of training.
 
     Raises:
@@ -117,7 +118,11 @@ def epochs(
     alike = all(run.spec.epochs == longest for run in used)
     shares = [step / longest for step in steps]
     rows = [_row(name, arms[name], runs, shares) for name, runs in found.items()]
-    theirs = {name: y for name, y in (published or {}).items() if name in found and y >= 0}
+    theirs = {
+        name: accuracy
+        for name in found
+        if (accuracy := _published(arms[name], published or {})) is not None
+    }
     ours = [y for row in rows for path in row.paths for y in path]
     end = max(10, 10 * math.ceil(max([*ours, *theirs.values()]) / 10))
     values = steps if alike else [round(100 * share, 1) for share in shares]
@@ -177,6 +182,12 @@ def _measured(run: "Record") -> list[tuple[float, float]]:
     return [
         (row["epoch"], 100 * row["test_accuracy"]) for row in run.curve if "test_accuracy" in row
     ]
+
+
+def _published(arm: Mapping[str, Any], values: Mapping[str, Mapping[str, float]]) -> float | None:
+    """The paper's accuracy of what an arm trains in its network, if it has one."""
+    accuracy = values.get(arm.get("train", ""), {}).get(arm.get("model", ""), math.nan)
+    return None if math.isnan(accuracy) else accuracy
 
 
 def _row(
@@ -244,6 +255,6 @@ def _notes(rows: Sequence[_Row], scale: str, alike: bool, published: bool) -> It
     if any(failure for row in rows for failure in row.failed):
         yield "crosses: failed (diverged, or ended below twice chance)"
     if published:
-        yield "hollow, at the end: the paper's"
+        yield "hollow, at the end: the paper's value"
     if not alike:
         yield "runs of different length stand side by side after the same share of their training"
