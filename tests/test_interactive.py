@@ -1,6 +1,7 @@
 """Guesses, answers and figures with sliders: what Python writes, which works without the script."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from nbrepro.claims import get
 from nbrepro.claims.verdicts import Verdict
 from nbrepro.records.features import Clamp, Features, Layer
 from nbrepro.records.ledger import Record
+from nbrepro.spec import Spec
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "book" / "_static" / "interactive.js"
@@ -46,6 +48,43 @@ def records() -> list[Record]:
     return made
 
 
+def trainings() -> list[Record]:
+    """Three seeds of three arms over four epochs, and a short arm; one run diverges."""
+
+    def run(train: str, seed: int, *accuracies: float, epochs: int = 4) -> Record:
+        curve = [
+            {"epoch": e, "test_accuracy": y, "test_top5": 0.9} for e, y in enumerate(accuracies)
+        ]
+        status = "completed" if len(curve) > epochs else "diverged"
+        spec = Spec(model="cifar_resnet14", train=train, epochs=epochs, seed=seed)
+        return Record(spec, status, curve[-1], curve, {})
+
+    found = [run("output", 0, 0.1, 0.15, 0.2, epochs=2), run("all", 2, 0.1, 0.3, 0.05)]
+    found += [run("all", seed, 0.1, 0.3, 0.52 + seed / 100, 0.55, 0.6) for seed in (0, 1)]
+    return found + [
+        run("batchnorm", seed, 0.09, 0.2, 0.31, 0.3512, 0.4 + seed / 50) for seed in (2, 0, 1)
+    ]
+
+
+TRAINED = {
+    "everything": {"model": "cifar_resnet14", "train": "all"},
+    "γ and β": {"model": "cifar_resnet14", "train": "batchnorm"},
+    "output layer": {"train": "output"},
+    "never run": {"train": "gamma"},
+}
+
+
+def paper(accuracy: float) -> dict[str, dict[str, float]]:
+    """As the paper's figure: a value of γ and β, none of everything."""
+    return {"all": {"cifar_resnet14": math.nan}, "batchnorm": {"cifar_resnet14": accuracy}}
+
+
+def epochs(**changes: Any) -> str:
+    given: dict[str, Any] = {"caption": "Accuracy.", "published": paper(48)}
+    html: str = interactive.epochs(trainings(), TRAINED, **(given | changes)).data
+    return html
+
+
 def judged(runs: list[Record]) -> list[Verdict]:
     return [
         Verdict(get(claim), "inconclusive", records=tuple(r.spec.hash for r in runs))
@@ -73,6 +112,7 @@ PARTS = {
     "rate_map": lambda: interactive.rate_map(records(), ARMS, judged(records()[:5])).data,
     "gamma_threshold": lambda: interactive.gamma_threshold(CURVES).data,
     "stages": lambda: interactive.stages("Net-", MEMBERS).data,
+    "epochs": epochs,
 }
 
 
@@ -263,6 +303,75 @@ def test_a_name_that_has_no_room_is_an_error() -> None:
 def test_a_map_without_runs_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"none of the 0 records fits .*'never run'"):
         interactive.rate_map([], ARMS)
+
+
+# --- through training ---
+
+
+def test_every_seed_of_an_arm_leads_to_its_record_in_order() -> None:
+    linked = re.findall(r'href="_static/records/(\w+)\.json" data-name="([^"]*)"', epochs())
+    expected = {run.spec.hash: run.spec for run in trainings()}
+    assert [name for _, name in linked] == [
+        *(f"everything, seed {seed}" for seed in range(3)),
+        *(f"γ and β, seed {seed}" for seed in range(3)),
+        "output layer, seed 0",
+    ]
+    for hash_, name in linked:
+        assert TRAINED[name.partition(",")[0]]["train"] == expected[hash_].train
+
+
+def test_a_run_that_diverged_ends_as_a_cross_and_is_in_no_mean() -> None:
+    html = epochs()
+    everything, affine, _ = data(html)["rows"]
+    assert everything["paths"] == [
+        [10.0, 30.0, 52.0, 55.0, 60.0],
+        [10.0, 30.0, 53.0, 55.0, 60.0],
+        [10.0, 30.0, 5.0],
+    ]
+    assert everything["means"] == [[10.0], [30.0], [52.5], [55.0], [60.0]]
+    (cross,) = re.findall(r'data-failed="(\w+)"[^>]*><title>([^<]*)<.*?class="line"', html)
+    assert cross == ("diverged", "everything, seed 2: 5.0\u00a0%, diverged")
+    assert ">2 of 3 survive: 60.0\u00a0%</text>" in html
+    mean, low, high = affine["means"][-1]
+    assert mean == 42.0
+    # Student's 97.5 % quantile with two degrees of freedom, times 2 / √3.
+    assert (low, high) == (round(42 - 4.303 * 2 / 3**0.5, 1), round(42 + 4.303 * 2 / 3**0.5, 1))
+    assert affine["who"] == ""
+    assert "everything: 10.0\u00a0%, then 2 of 3 survive: 60.0\u00a0%." in html
+
+
+def test_an_arm_without_survivors_has_no_mean() -> None:
+    runs = [run for run in trainings() if run.status == "diverged"]
+    html = interactive.epochs(runs, TRAINED, caption="Accuracy.").data
+    assert data(html)["rows"][0]["means"] == []
+    assert ">0 of 1 survive</text>" in html
+
+
+def test_runs_of_different_length_stand_by_their_share_of_training() -> None:
+    html = epochs()
+    assert data(html)["rows"][2]["paths"] == [[10.0, 10.0, 15.0, 15.0, 20.0]]
+    assert 'data-values="[0.0, 25.0, 50.0, 75.0, 100.0]"' in html
+    assert "same share of their training" in html
+    alike = [run for run in trainings() if run.spec.epochs == 4]
+    html = interactive.epochs(alike, TRAINED, caption="Accuracy.").data
+    assert 'data-values="[0, 1, 2, 3, 4]"' in html
+    assert "same share" not in html
+
+
+def test_a_value_of_the_paper_is_hollow_and_widens_the_axis() -> None:
+    assert epochs().count('data-part="paper"') == 1
+    assert "hollow, at the end: the paper&#39;s value" in epochs()
+    assert data(epochs(published=paper(91)))["end"] == 100
+    without = epochs(published={"gamma": {"cifar_resnet14": 91}})
+    assert "paper" not in without
+    assert data(without)["end"] == 60
+
+
+def test_names_and_runs_of_a_figure_through_training_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"none of the 0 records fits .*'never run'"):
+        interactive.epochs([], TRAINED, caption="Accuracy.")
+    with pytest.raises(ValueError, match=r"no room for x+: shorten to 44 characters"):
+        interactive.epochs(trainings(), {"x" * 45: {"train": "all"}}, caption="Accuracy.")
 
 
 # --- without small γ ---

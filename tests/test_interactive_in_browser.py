@@ -1,12 +1,13 @@
 """Drawings and interactive figures in a real browser, from a file, with the script and without."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_interactive import CURVES, MEMBERS, PARTS, SCRIPT, data, question
+from test_interactive import CURVES, MEMBERS, PARTS, SCRIPT, data, epochs, question
 
 from nbrepro import agc, layers
 from nbrepro.book import captions, drawings, interactive, style
@@ -285,3 +286,43 @@ def test_a_member_of_a_family_is_drawn_as_python_draws_it(show: Show) -> None:
     expected = show(interactive.stages("Net-", MEMBERS, start=1).data)
     assert drawn(tab) == drawn(expected)
     assert tab.locator(".said").inner_text() == "Large."
+
+
+# --- through training ---
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 3, 4])
+def test_an_epoch_on_the_slider_is_drawn_as_python_draws_it(epoch: int, show: Show) -> None:
+    slid = show(epochs(start=(4 - epoch) / 4))
+    slide(slid, "epoch", 25.0 * epoch)
+    assert re.sub(r' tabindex="-?\d"', "", drawn(slid)) == drawn(
+        show(epochs(start=epoch / 4), script=False)
+    )
+
+
+def test_the_epoch_is_said_for_every_arm(show: Show) -> None:
+    tab = show(epochs())
+    slide(tab, "epoch", 50.0)
+    assert tab.locator('[role="status"]').text_content() == (
+        "50 % of training. everything: 2 of 3 survive: 52.5\u00a0%; γ and β: 31.0\u00a0%; "
+        "output layer: 15.0\u00a0%"
+    )
+
+
+def test_a_chosen_run_goes_through_training_with_the_keyboard(show: Show) -> None:
+    tab = show(epochs())
+    tab.keyboard.press("Tab")
+    for _ in range(3):
+        tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Tab")
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight"):
+        tab.keyboard.press(key)
+    said = tab.locator(".said")
+    assert said.inner_text().startswith("everything, seed 2: 30.0\u00a0%\n")
+    tab.keyboard.press("Shift+Tab")
+    tab.keyboard.press("ArrowRight")
+    assert said.inner_text().startswith("everything, seed 2: 5.0\u00a0%, diverged\n")
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.dataset.name") == "everything, seed 2"
+    tab.keyboard.press("ArrowDown")
+    assert tab.evaluate("document.activeElement.dataset.name").startswith("γ and β")

@@ -26,7 +26,7 @@ def record(spec: Spec, accuracy: float, before: float = 0.1) -> Record:
     [
         (FIRST, transfer.trained()),
         (WHOLE, transfer.clipped()),
-        *((WHOLE, arms) for arms in transfer.starts().values()),
+        (WHOLE, transfer.starts()),
     ],
 )
 def test_every_arm_of_a_figure_is_run_once(

@@ -135,33 +135,35 @@
     });
   }
 
-  // --- the map of runs ---
+  // --- figures with a dot for each run ---
 
-  // One stop of the tab key; arrow keys move along a row and between rows.
-  function rate_map(root, { claims }) {
-    const rows = [...root.querySelectorAll("svg > g")].map(row => [...row.querySelectorAll("a")]).filter(row => row.length);
+  function link(href, text) {
+    const node = document.createElement("a");
+    node.href = href;
+    node.textContent = text;
+    return node;
+  }
+
+  // One stop of the tab key; arrow keys move along a row and between rows. Returns what says the chosen dot again.
+  function choice(root, rows, more = () => {}) {
     const dots = rows.flat();
     const told = root.querySelector(".said");
-    const x = dot => Number(dot.querySelector("circle").getAttribute("cx"));
+    const x = dot => dot.querySelector("circle").getBoundingClientRect().x;
     let chosen = null;
     let touched = null;
+
+    function tell() {
+      if (!chosen) return;
+      told.replaceChildren(chosen.querySelector("title").textContent, document.createElement("br"), link(chosen.getAttribute("href"), "record of the run"));
+      more(chosen, told);
+    }
 
     function choose(dot) {
       if (chosen) chosen.classList.remove("chosen");
       chosen = dot;
       dot.classList.add("chosen");
       for (const other of dots) other.tabIndex = other === dot ? 0 : -1;
-      told.replaceChildren(dot.querySelector("title").textContent, document.createElement("br"), link(dot.getAttribute("href"), "record of the run"));
-      const links = claims[dot.dataset.run] || [];
-      if (links.length) told.append(links.length > 1 ? "; claims " : "; claim ");
-      links.forEach(([id, address], index) => told.append(index ? ", " : "", link(address, id)));
-    }
-
-    function link(href, text) {
-      const node = document.createElement("a");
-      node.href = href;
-      node.textContent = text;
-      return node;
+      tell();
     }
 
     function move(dot, key) {
@@ -192,9 +194,54 @@
         next.focus();
       });
     });
+    return tell;
   }
 
-  const kinds = { guess, lambda_ball, betas, stages, gamma_threshold, rate_map };
+  function rate_map(root, { claims }) {
+    const rows = [...root.querySelectorAll("svg > g")].map(row => [...row.querySelectorAll("a")]).filter(row => row.length);
+    choice(root, rows, (dot, told) => {
+      const links = claims[dot.dataset.run] || [];
+      if (links.length) told.append(links.length > 1 ? "; claims " : "; claim ");
+      links.forEach(([id, address], index) => told.append(index ? ", " : "", link(address, id)));
+    });
+  }
+
+  function epochs(root, { left, right, end, when, marks, rows }) {
+    const dots = [...root.querySelectorAll("svg > g")].map(row => [...row.querySelectorAll("a")]);
+    const [said, means] = ["said", "mean"].map(name => parts(root, name));
+    const input = root.querySelector("input");
+    const told = root.querySelector('[role="status"]');
+    const tell = choice(root, dots);
+    const per_cent = accuracy => `${accuracy.toFixed(1)}\u00a0%`;
+    const x = accuracy => (left + Math.min(Math.max(accuracy, 0), end) * (right - left) / end).toFixed(2);
+
+    function place(dot, path, step) {
+      const { name, failed } = dot.dataset;
+      const ended = failed && step >= path.length - 1;
+      const accuracy = path[Math.min(step, path.length - 1)];
+      const mark = dot.querySelector("path");
+      dot.setAttribute("transform", dot.getAttribute("transform").replace(/[\d.]+/, x(accuracy)));
+      mark.setAttribute("d", marks[+!!ended]);
+      mark.setAttribute("class", ended ? "line" : "dots");
+      dot.querySelector("title").textContent = `${name}: ${per_cent(accuracy)}${ended ? `, ${failed}` : ""}`;
+    }
+
+    sliders(root, ({ epoch }) => {
+      const step = Number(input.value);
+      const texts = rows.map(({ who, means }) => [who, ...means.slice(step, step + 1).map(([mean]) => per_cent(mean))].filter(Boolean).join(": "));
+      rows.forEach((row, index) => {
+        const [mean, ...interval] = (row.means[step] || []).map(x);
+        means[index].setAttribute("d", mean ? `M${mean} -9V9${interval.length ? `M${interval[0]} 0H${interval[1]}` : ""}` : "");
+        said[index].textContent = texts[index];
+        row.paths.forEach((path, number) => place(dots[index][number], path, step));
+      });
+      set(root, "paper", "visibility", input.value === input.max ? "visible" : "hidden");
+      told.textContent = `${when.replace("#", number(epoch))}. ${rows.map(({ name }, index) => `${name}: ${texts[index]}`).join("; ")}`;
+      tell();
+    });
+  }
+
+  const kinds = { guess, lambda_ball, betas, stages, gamma_threshold, rate_map, epochs };
 
   function start() {
     for (const root of document.querySelectorAll("[data-nbrepro]")) {

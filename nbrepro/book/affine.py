@@ -37,6 +37,7 @@ def parts() -> dict[str, dict[str, Any]]:
         "γ only": "gamma",
         "β only": "beta",
         "two random weights per channel": "random:2",
+        "four random weights per channel": "random:4",
         "output layer only": "output",
         "γ, β and output layer": "batchnorm+output",
         "all but γ and β": "output+shortcut+other",

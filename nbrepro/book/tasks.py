@@ -76,5 +76,5 @@ def storage_table(model: str = "cifar_resnet14", classes: int = 5) -> "HTML":
         (NAMES[train], *(f"{n * added(model, train, classes) / 1000:,.0f}" for n in counts))
         for train in OWN
     ]
-    head = ("of a task's own", *(f"{n} task{'s' * (n > 1)}, kB" for n in counts))
-    return table(head, rows, f"Tasks of {classes} classes; the random weights are a seed.")
+    head = ("each task has its own", *(f"{n} task{'s' * (n > 1)}, kB" for n in counts))
+    return table(head, rows, f"Tasks of {classes} classes; random weights are stored as a seed.")

@@ -41,15 +41,12 @@ def trained(profile: str = "quick") -> dict[str, Settings]:
     return found
 
 
-def starts(profile: str = "quick") -> dict[str, dict[str, Settings]]:
-    """Twin → from scratch and pre-trained, everything of it trained alike."""
+def starts(profile: str = "quick") -> dict[str, Settings]:
+    """Both twins from scratch and pre-trained, everything of them trained alike."""
     return {
-        f"{twin[0].upper()}{twin[1:]}": {
-            # with "train" both panels have the same two lines, which one legend explains
-            name: {"model": model, "pretrained": start, "train": "all", **whole}
-            for name, start in (("from scratch", ""), ("pre-trained", PRETRAINED[profile]))
-        }
+        f"{twin}: {name}": {"model": model, "pretrained": start, "train": "all", **whole}
         for twin, (model, _, whole) in TWINS.items()
+        for name, start in (("from scratch", ""), ("pre-trained", PRETRAINED[profile]))
     }
 
 

@@ -6,6 +6,7 @@ for example, the first state stays and everything that is folded can be unfolded
 """
 
 from nbrepro.book.interactive.betas import betas
+from nbrepro.book.interactive.epochs import epochs
 from nbrepro.book.interactive.gamma_threshold import GammaCurve, gamma_threshold
 from nbrepro.book.interactive.lambda_ball import lambda_ball
 from nbrepro.book.interactive.parts import Slider
@@ -20,6 +21,7 @@ __all__ = [
     "Stage",
     "answers",
     "betas",
+    "epochs",
     "gamma_threshold",
     "guess",
     "lambda_ball",
