@@ -6,6 +6,8 @@ for example, the first state stays and everything that is folded can be unfolded
 """
 
 from nbrepro.book.interactive.betas import betas
+from nbrepro.book.interactive.companions import companions
+from nbrepro.book.interactive.gain_and_bias import Rectified, gain_and_bias
 from nbrepro.book.interactive.gamma_threshold import GammaCurve, gamma_threshold
 from nbrepro.book.interactive.lambda_ball import lambda_ball
 from nbrepro.book.interactive.parts import Slider
@@ -14,9 +16,12 @@ from nbrepro.book.interactive.rate_map import rate_map
 
 __all__ = [
     "GammaCurve",
+    "Rectified",
     "Slider",
     "answers",
     "betas",
+    "companions",
+    "gain_and_bias",
     "gamma_threshold",
     "guess",
     "lambda_ball",
