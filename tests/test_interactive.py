@@ -236,8 +236,8 @@ def test_a_channel_behind_the_relu_is_as_its_values_say(gamma: float, beta: floa
 
 @pytest.mark.parametrize(
     ("gamma", "beta", "said"),
-    [(0, 1, "always on, whatever"), (0, 0, "off, whatever"), (0.01, -1, "off, whatever"),
-     (1, -2.5, "off, whatever"), (1, 2.5, "Always on: the ReLU"), (-1, 0, "still depends")],
+    [(0, 1, "constant, whatever"), (0, 0, "off, whatever"), (0.01, -1, "off, whatever"),
+     (1, -2.5, "off, whatever"), (1, 2.5, "Always on: next"), (-1, 0, "left depends")],
 )  # fmt: skip
 def test_what_a_channel_is_to_the_next_layer(gamma: float, beta: float, said: str) -> None:
     assert said in Rectified(gamma, beta).said

@@ -146,8 +146,8 @@
       return [outline(first, cut), outline(cut, last)];
     };
     const meaning = (off, mean, std) => {
-      if (std < faint) return mean < faint ? "As good as off, whatever the image." : "As good as a constant: always on, whatever the image.";
-      return off < 0.01 ? "Always on: the ReLU has next to nothing to cut." : "What is left still depends on the image.";
+      if (std < faint) return mean < faint ? "As good as off, whatever the image." : "As good as constant, whatever the image.";
+      return off < 0.01 ? "Always on: next to nothing is cut." : "What is left depends on the image.";
     };
     sliders(root, ({ gamma, beta }) => {
       const scale = Math.abs(gamma);

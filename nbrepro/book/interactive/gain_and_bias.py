@@ -18,7 +18,7 @@ _ZERO, _ONE, _BOTTOM, _STANDARD, _HIGHEST = 200.0, 32.0, 150.0, 52.0, 116.0
 _END = 6.0  #: where the axis ends, to both sides
 _TAIL = 4.0  #: how many deviations of a bell are drawn, to both sides
 _PIECES = 40  #: of straight line that an outline has
-_FAINT = 0.05  #: a deviation behind the ReLU that counts as no signal
+_FAINT = 0.06  #: a deviation behind the ReLU that counts as no signal
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Rectified:
             return (
                 "As good as off, whatever the image."
                 if self.mean < _FAINT
-                else "As good as a constant: always on, whatever the image."
+                else "As good as constant, whatever the image."
             )
         if self.off < 0.01:
-            return "Always on: the ReLU has next to nothing to cut."
-        return "What is left still depends on the image."
+            return "Always on: next to nothing is cut."
+        return "What is left depends on the image."
 
 
 def gain_and_bias(gamma: float = 0.5, beta: float = -0.5) -> "HTML":
