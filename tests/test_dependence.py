@@ -176,6 +176,19 @@ def test_the_gap_shrinks_as_the_running_statistics_follow() -> None:
     assert gap[20] < 0.5 * gap[1]
 
 
+def test_an_image_is_put_anywhere_in_small_company_and_in_its_place_in_large() -> None:
+    places, alone = page.in_company()
+    assert page.in_company() == (places, alone), "the same batches every time"
+    assert {len(row) for row in places.values()} == {40}
+    assert all(abs(place) == pytest.approx(1, abs=0.02) for place in places[2])
+    assert len({place > 0 for place in places[2]}) == 2
+    scatter = {size: torch.tensor(row).std().item() for size, row in places.items()}
+    assert [*scatter.values()] == sorted(scatter.values(), reverse=True)
+    for size, std in scatter.items():
+        assert 0.6 < std * size**0.5 < 1.5, "about one over the root"
+    assert sum(places[256]) / 40 == pytest.approx(alone, abs=0.05)
+
+
 def test_every_run_of_the_experiment_is_in_one_arm() -> None:
     for spec in experiments.get("small_batches").specs("quick", seeds=1):
         record = Record(spec, "completed", {"test_accuracy": 0.5}, [], {})

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nbrepro import experiments, layers
 from nbrepro.book import captions, interactive
-from nbrepro.book.interactive import GammaCurve, Member, Stage
+from nbrepro.book.interactive import GammaCurve, Member, Rectified, Stage
 from nbrepro.claims import get
 from nbrepro.claims.verdicts import Verdict
 from nbrepro.records.features import Clamp, Features, Layer
@@ -35,6 +36,8 @@ MEMBERS = [
     Member("Net-0", [Stage(8, 16, [1.0]), Stage(4, 32, [1.1, 1.2])], "Small."),
     Member("Net-1", [Stage(16, 16, [1.0, 1.4]), Stage(8, 32, [1.1, 1.2, 1.6, 2.0])], "Large."),
 ]
+#: Images in a batch → places of three batches, the last beyond zero at first.
+PLACES = {2: [1.0, 1.0, -1.0], 4: [0.25, 1.75, -0.5], 64: [0.4, 0.6, 0.5]}
 
 
 def records() -> list[Record]:
@@ -113,6 +116,8 @@ PARTS = {
     "gamma_threshold": lambda: interactive.gamma_threshold(CURVES).data,
     "stages": lambda: interactive.stages("Net-", MEMBERS).data,
     "epochs": epochs,
+    "gain_and_bias": lambda: interactive.gain_and_bias().data,
+    "companions": lambda: interactive.companions(PLACES, 0.5, 4).data,
 }
 
 
@@ -241,10 +246,13 @@ def test_answers_are_folded_numbered_and_escaped() -> None:
         lambda: interactive.lambda_ball(ratio=3.0),
         lambda: interactive.betas(alpha=0.33),
         lambda: interactive.betas(blocks=30),
+        lambda: interactive.gain_and_bias(gamma=3.0),
+        lambda: interactive.gain_and_bias(beta=0.1),
+        lambda: interactive.companions(PLACES, 0.5, start=3),
     ],
 )
 def test_a_slider_starts_where_it_can_go(build: Any) -> None:
-    with pytest.raises(ValueError, match=r"cannot start at .*; choose one of 0|1, "):
+    with pytest.raises(ValueError, match=r"cannot start at .*; choose one of [−\d]"):
         build()
 
 
@@ -256,6 +264,55 @@ def test_betas_draws_what_the_library_expects() -> None:
     assert len(heights) == 12
     # The axis ends at 1.5: from 182 (β = 1) to 22.
     assert min(map(float, heights)) == pytest.approx(182 - (largest - 1) / 0.5 * 160, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "beta"), [(1, 0), (-0.5, -0.5), (1.5, 2.5), (0.05, -0.1), (0, 2), (0, -2), (0, 0)]
+)
+def test_a_channel_behind_the_relu_is_as_its_values_say(gamma: float, beta: float) -> None:
+    """Against the values of a normal channel themselves: a quantile for each of many shares."""
+    shares = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    values = (gamma * torch.special.ndtri(shares) + beta).relu()
+    channel = Rectified(gamma, beta)
+    assert channel.off == pytest.approx(float((values == 0).double().mean()), abs=1e-5)
+    assert channel.mean == pytest.approx(float(values.mean()), abs=1e-4)
+    assert channel.std == pytest.approx(float(values.std(correction=0)), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "beta", "said"),
+    [(0, 1, "constant, whatever"), (0, 0, "off, whatever"), (0.01, -1, "off, whatever"),
+     (1, -2.5, "off, whatever"), (1, 2.5, "Always on: next"), (-1, 0, "left depends")],
+)  # fmt: skip
+def test_what_a_channel_is_to_the_next_layer(gamma: float, beta: float, said: str) -> None:
+    assert said in Rectified(gamma, beta).said
+
+
+def test_both_shares_of_a_channel_are_drawn_to_where_the_relu_cuts() -> None:
+    html = interactive.gain_and_bias(1, -1).data
+    (off, on) = re.findall(r'data-part="o(?:ff|n)" d="M([^"]*)"', html)
+    xs = [[float(x) for x in re.findall(r"([\d.]+) [\d.]+", path)] for path in (off, on)]
+    zero = data(html)["zero"]
+    assert max(xs[0]) == zero == min(xs[1])
+    assert '<b data-say="off">84.1 %</b>' in html
+
+
+def test_companions_are_dots_that_only_their_batch_moves() -> None:
+    html = PARTS["companions"]()
+    found = data(html)
+    assert found["said"] == [["0.94", "1 of 3"], ["0.94", "1 of 3"], ["0.08", "0 of 3"]]
+    assert found["bands"][0] / found["bands"][2] == pytest.approx(32**0.5, rel=0.01)
+    unit = found["x"][0][0] - 200
+    for row, places in zip(found["x"], PLACES.values(), strict=True):
+        assert row == pytest.approx([200 + unit * place for place in places], abs=0.1)
+    assert found["alone"] == pytest.approx(200 + unit / 2, abs=0.1)
+    assert "4: 0.94, 64: 0.08" in html
+
+
+@pytest.mark.parametrize(("places", "alone"), [(PLACES | {8: [0.1]}, 0.5), (PLACES, 0.0)])
+def test_companions_need_like_batches_and_a_side_of_zero(places: Any, alone: float) -> None:
+    with pytest.raises(ValueError, match="equally many of each size, and a value that is not zero"):
+        interactive.companions(places, alone, 4)
 
 
 # --- the map of runs ---
@@ -293,6 +350,13 @@ def test_the_map_knows_which_claims_rest_on_a_run() -> None:
         runs[0].spec.hash: ["F2-a", "F2-b"]
     }
     assert found[runs[0].spec.hash][0][1] == "claims/F2-a.html"
+
+
+def test_a_page_can_say_what_tells_the_rows_apart() -> None:
+    assert "and by what holds their gradients (rows)" in PARTS["rate_map"]()
+    html = interactive.rate_map(records(), ARMS, by="batch size", takeaway="So it is.").data
+    assert "and by batch size (rows)" in html
+    assert "<strong>So it is.</strong>" in html
 
 
 def test_a_name_that_has_no_room_is_an_error() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_interactive import CURVES, MEMBERS, PARTS, SCRIPT, data, epochs, question
+from test_interactive import CURVES, MEMBERS, PARTS, PLACES, SCRIPT, data, epochs, question
 
 from nbrepro import agc, layers
 from nbrepro.book import captions, drawings, interactive, style
@@ -106,7 +106,7 @@ def test_the_script_changes_nothing_until_a_reader_does(name: str, show: Show) -
     assert after.locator(".controls").is_visible() == (name != "rate_map")
     attributes = r"svg => svg.outerHTML.replace(/ tabindex=\"-?\d\"/g, '')"
     assert drawn(before) == after.locator("svg").first.evaluate(attributes)
-    if name in ("lambda_ball", "betas"):
+    if name not in ("rate_map", "gamma_threshold"):  # these begin to speak with the script
         said = [tab.locator(".said").inner_text() for tab in (before, after)]
         assert said[0] == said[1]
 
@@ -200,6 +200,44 @@ def test_betas_follow_the_library(alpha: float, blocks: int, show: Show) -> None
     assert tab.locator('[data-say="share"]').inner_text() == f"{100 * share:.1f} %"
     for tick in tab.locator('[data-part="tick"]').all_text_contents():
         assert f">{tick}</text>" in expected.data
+
+
+#: Every stop of both sliders: γ, β, what is drawn, what is said.
+STOPS = """figure => {
+  const [gamma, beta] = figure.querySelectorAll("input"), seen = [];
+  const values = input => JSON.parse(input.dataset.values);
+  const part = (name, attribute) => figure.querySelector(`[data-part="${name}"]`).getAttribute(attribute);
+  values(gamma).forEach((g, i) => values(beta).forEach((b, j) => {
+    [gamma.value, beta.value] = [i, j];
+    gamma.dispatchEvent(new Event("input"));
+    seen.push([g, b, part("off", "d"), part("on", "d"), part("share", "width"), figure.querySelector(".said").innerHTML]);
+  }));
+  return seen;
+}"""  # noqa: E501
+
+
+def test_gain_and_bias_follow_python_at_every_stop(show: Show) -> None:
+    tab = show(interactive.gain_and_bias().data)
+    stops = tab.locator("figure").evaluate(STOPS)
+    assert len(stops) > 300
+    for gamma, beta, off, on, share, said in stops:
+        expected = interactive.gain_and_bias(gamma, beta).data
+        assert f'data-part="off" d="{off}"' in expected, (gamma, beta)
+        assert f'data-part="on" d="{on}"' in expected, (gamma, beta)
+        assert f'width="{share}"' in expected, (gamma, beta)
+        assert f'role="status">{said}</p>' in expected, (gamma, beta)
+
+
+def test_companions_move_to_where_their_batches_put_them(show: Show) -> None:
+    tab = show(interactive.companions(PLACES, 0.5, 4).data)
+    for size in (64, 2):
+        slide(tab, "images", size)
+        expected = interactive.companions(PLACES, 0.5, size).data
+        for part, attribute in (("dots", "d"), ("band", "x"), ("band", "width")):
+            value = tab.locator(f'[data-part="{part}"]').get_attribute(attribute)
+            assert f'{attribute}="{value}"' in expected
+        said = tab.locator(".said").inner_html()
+        assert f'<p class="said" role="status">{said}</p>' in expected
 
 
 def test_sliders_work_with_the_keyboard_and_tell_their_value(show: Show) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nbrepro import experiments, models
 from nbrepro.book import regularization
 from nbrepro.claims.nfnets import smoothness
-from nbrepro.claims.rules import FITTED
+from nbrepro.claims.rules import FITTED, matches
 from nbrepro.claims.verdicts import at_equal_fit, has, value
 from nbrepro.experiments import largest_rates
 from nbrepro.layers import GhostBatchNorm2d
@@ -108,6 +108,13 @@ def test_a_network_without_batchnorm_has_no_ghost_batches() -> None:
         Spec(model="cifar_nf_resnet8", ghost_batch=16)
     with pytest.raises(ValueError, match="between 0 and"):
         Spec(model="bn_cifar_nf_resnet8", ghost_batch=-1)
+
+
+def test_the_map_of_the_page_has_every_run_in_one_row() -> None:
+    rows = regularization.every_rate()
+    assert max(map(len, rows)) <= 22, "room for a row's name"
+    for spec in experiments.get("largest_rates").specs("quick", seeds=1):
+        assert sum(matches(spec, arm) for arm in rows.values()) == 1, spec
 
 
 def test_the_largest_stable_rate_is_that_at_which_most_runs_train() -> None:

@@ -135,6 +135,68 @@
     });
   }
 
+  // The error function: a series without differences, so that nothing is lost.
+  function erf(x) {
+    if (Math.abs(x) > 6) return Math.sign(x);
+    let sum = 0;
+    for (let n = 0, term = x; sum + term !== sum; n++, term *= 2 * x * x / (2 * n + 1)) sum += term;
+    return 2 / Math.sqrt(Math.PI) * Math.exp(-x * x) * sum;
+  }
+
+  function gain_and_bias(root, { zero, one, bottom, standard, highest, end, tail, pieces, faint, width }) {
+    const halves = (scale, beta) => {
+      let [first, last, cut] = [-tail, tail, beta > 0 ? -tail : tail];
+      if (scale) {
+        [first, last] = [Math.max(first, (-end - beta) / scale), Math.min(last, (end - beta) / scale)];
+        cut = Math.min(Math.max(-beta / scale, first), last);
+      }
+      const tall = scale ? Math.min(standard / scale, highest) : highest;
+      const outline = (begin, stop) => {
+        const walked = points(Array.from({ length: pieces + 1 }, (_, piece) => {
+          const u = begin + (stop - begin) * piece / pieces;
+          return [zero + one * (beta + scale * u), bottom - tall * Math.exp(-u * u / 2)];
+        }));
+        return `M${walked[0].split(" ")[0]} ${bottom}L${walked.join(" ")}V${bottom}Z`;
+      };
+      return [outline(first, cut), outline(cut, last)];
+    };
+    const meaning = (off, mean, std) => {
+      if (std < faint) return mean < faint ? "As good as off, whatever the image." : "As good as constant, whatever the image.";
+      return off < 0.01 ? "Always on: next to nothing is cut." : "What is left depends on the image.";
+    };
+    sliders(root, ({ gamma, beta }) => {
+      const scale = Math.abs(gamma);
+      const off = scale ? (1 + erf(-beta / scale / Math.SQRT2)) / 2 : Number(beta <= 0);
+      const height = scale ? Math.exp(-((beta / scale) ** 2) / 2) / Math.sqrt(2 * Math.PI) : 0;
+      const mean = beta * (1 - off) + scale * height;
+      const std = Math.sqrt(Math.max(0, (beta ** 2 + scale ** 2) * (1 - off) + beta * scale * height - mean ** 2));
+      const [below, above] = halves(scale, beta);
+      set(root, "off", "d", below);
+      set(root, "on", "d", above);
+      set(root, "share", "width", (width * off).toFixed(2));
+      say(root, "gamma", number(gamma));
+      say(root, "beta", number(beta));
+      say(root, "off", `${(100 * off).toFixed(1)} %`);
+      say(root, "mean", mean.toFixed(2));
+      say(root, "std", std.toFixed(2));
+      say(root, "state", meaning(off, mean, std));
+    });
+  }
+
+  function companions(root, { x, said, bands, alone }) {
+    const input = root.querySelector("input");
+    const heights = parts(root, "dots")[0].getAttribute("d").match(/ [\d.]+h0/g);
+    sliders(root, ({ images }) => {
+      const now = input.value;
+      set(root, "dots", "d", heights.map((height, row) => `M${x[now][row].toFixed(1)}${height}`).join(""));
+      set(root, "band", "x", (alone - bands[now]).toFixed(1));
+      set(root, "band", "width", (2 * bands[now]).toFixed(1));
+      say(root, "images", number(images));
+      say(root, "deviation", said[now][0]);
+      say(root, "beyond", said[now][1]);
+    });
+  }
+
   // --- figures with a dot for each run ---
 
   function link(href, text) {
@@ -241,7 +303,7 @@
     });
   }
 
-  const kinds = { guess, lambda_ball, betas, stages, gamma_threshold, rate_map, epochs };
+  const kinds = { guess, lambda_ball, betas, gain_and_bias, companions, stages, gamma_threshold, rate_map, epochs };
 
   function start() {
     for (const root of document.querySelectorAll("[data-nbrepro]")) {

@@ -4,6 +4,7 @@ The checks of :mod:`nbrepro.claims.nfnets.dependence` decide; here single seeds 
 """
 
 import copy
+import random
 from collections.abc import Mapping
 
 import torch
@@ -91,6 +92,36 @@ def noise() -> tuple[Lines, Lines]:
         {"measured": {size: mean for size, (mean, _) in measured.items()}},
         {"1 / √n": {size: size**-0.5 for size in measured}},
     )
+
+
+#: The digit that :func:`in_company` follows: of the training set, near the middle of its channel.
+DIGIT = 10
+
+
+@torch.no_grad()
+def in_company(batches: int = 40) -> tuple[dict[int, list[float]], float]:
+    """Where BatchNorm puts one value of one digit, by the images in a batch; and in evaluation.
+
+    One channel of a random layer. A batch begins with the digit; the others are drawn at random,
+    and a larger batch begins with the images of the smaller one. Random numbers are Python's and
+    all sums double, so that the places are the same on every machine.
+    """
+    draw = random.Random(0)
+    pixels = dependence.digits()["train"][0].double()
+    weights = torch.tensor([draw.random() - 0.5 for _ in range(pixels.shape[1])])
+    channel = (pixels @ weights.double())[:, None]
+    layer = dependence.BatchNorm(1).double()
+    others = [row for row in range(len(channel)) if row != DIGIT]
+    drawn = [
+        [DIGIT, *(others[int(draw.random() * len(others))] for _ in range(255))]
+        for _ in range(batches)
+    ]
+    found = {
+        size: layer(channel[torch.tensor(drawn)[:, :size]])[:, 0, 0].tolist()
+        for size in (2, 4, 8, 16, 32, 64, 128, 256)
+    }
+    whole: Tensor = layer(channel)  # what running averages over all digits come to
+    return found, float(whole[DIGIT])
 
 
 def looking(passes: int = 100, every: int = 10) -> Lines:

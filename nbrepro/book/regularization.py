@@ -8,6 +8,7 @@ import torch
 from nbrepro.book.figures import Arms, runs_of
 from nbrepro.book.figures.runs import ends
 from nbrepro.claims.nfnets import smoothness
+from nbrepro.experiments import largest_rates
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
 from nbrepro.records.ledger import Record
 
@@ -28,6 +29,15 @@ RATES = tuple(0.05 * 2 ** (n / 2) for n in range(11))
 def at_batch(size: int) -> Arms:
     """The three ways at one batch size."""
     return {name: {**arm, "batch_size": size} for name, arm in HELD.items()}
+
+
+def every_rate() -> Arms:
+    """The three ways at both batch sizes."""
+    return {
+        f"{name}, {size}": {**arm, "batch_size": size}
+        for size in sorted(largest_rates.RATES)
+        for name, arm in HELD.items()
+    }
 
 
 def ghosts() -> Arms:

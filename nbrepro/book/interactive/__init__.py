@@ -6,7 +6,9 @@ for example, the first state stays and everything that is folded can be unfolded
 """
 
 from nbrepro.book.interactive.betas import betas
+from nbrepro.book.interactive.companions import companions
 from nbrepro.book.interactive.epochs import epochs
+from nbrepro.book.interactive.gain_and_bias import Rectified, gain_and_bias
 from nbrepro.book.interactive.gamma_threshold import GammaCurve, gamma_threshold
 from nbrepro.book.interactive.lambda_ball import lambda_ball
 from nbrepro.book.interactive.parts import Slider
@@ -17,11 +19,14 @@ from nbrepro.book.interactive.stages import Member, Stage, stages
 __all__ = [
     "GammaCurve",
     "Member",
+    "Rectified",
     "Slider",
     "Stage",
     "answers",
     "betas",
+    "companions",
     "epochs",
+    "gain_and_bias",
     "gamma_threshold",
     "guess",
     "lambda_ball",

@@ -36,6 +36,9 @@ def rate_map(
     records: "Sequence[Record]",
     arms: Mapping[str, Mapping[str, Any]],
     judged: "Iterable[Verdict]" = (),
+    *,
+    by: str = "what holds their gradients",
+    takeaway: str = "Which runs survive which learning rate.",
 ) -> "HTML":
     """Every run as a dot, by learning rate and arm: the fuller the more accurate, a cross diverged.
 
@@ -45,6 +48,8 @@ def rate_map(
         records: the runs; those that failed are left out.
         arms: reader's name → the settings of the runs of a row, without the rate.
         judged: verdicts, whose claims are linked.
+        by: what tells the rows apart, for the caption.
+        takeaway: the one sentence to remember.
 
     Raises:
         ValueError: if no record fits any arm, or for a name that has no room beside its row.
@@ -88,11 +93,11 @@ def rate_map(
     )
     return figure(
         picture,
-        takeaway="Which runs survive which learning rate.",
+        takeaway=takeaway,
         caption=(
-            "Runs by learning rate (columns) and by what holds their gradients (rows), within a "
-            "cell the best first. The fuller a dot, the higher the test accuracy; a cross "
-            "diverged. Choose a dot to see the run, its record and the claims that rest on it."
+            f"Runs by learning rate (columns) and by {by} (rows), within a cell the best first. "
+            "The fuller a dot, the higher the test accuracy; a cross diverged. Choose a dot to see "
+            "the run, its record and the claims that rest on it."
         ),
         alt=f"A table of dots, learning rates {', '.join(f'{rate:g}' for rate in rates)}. "
         + " ".join(_row_in_words(name, runs) for name, runs in rows.items()),
