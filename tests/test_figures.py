@@ -19,6 +19,7 @@ from nbrepro.book.figures import Chart
 from nbrepro.book.figures.measured import slower
 from nbrepro.claims import register
 from nbrepro.claims.nfnets.smoothness import Along
+from nbrepro.claims.tables import printed
 from nbrepro.records.features import Clamp, Features
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
@@ -342,19 +343,9 @@ def test_panels_of_curves_have_their_own_title_and_the_same_height() -> None:
     assert len(figure.subfigs) == 2, "pages stack them"
 
 
-def test_the_paper_s_curve_stands_beside_runs_of_its_length() -> None:
-    def drawn(epochs: int) -> list[tuple[list[float], list[float]]]:
-        spec = Spec(model="cifar_resnet110", train="batchnorm", epochs=epochs)
-        figure = figures.curves([ended(spec)], published=figures.curve_v1())
-        return [(xs(line), ys(line)) for line in marked(figure, "D")]
-
-    assert drawn(8) == []
-    assert drawn(160) == [([20, 50, 79, 81, 121, 160], [57, 61, 62.5, 68, 69.3, 69.5])]
-
-
 def test_the_register_and_the_table_have_the_same_curve() -> None:
     quoted = register()["ACC-27"].quoted[0].value
-    for epoch, accuracy in figures.curve_v1()["batchnorm"]["cifar_resnet110"].items():
+    for epoch, accuracy in printed("bn_only")["curve_v1"].rows["cifar_resnet110"].items():
         assert f"{epoch}" in quoted
         assert f"{accuracy:g}" in quoted
 

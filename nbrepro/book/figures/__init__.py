@@ -24,7 +24,6 @@ from nbrepro.book.figures.measured import (
 from nbrepro.book.figures.outcomes import outcomes
 from nbrepro.book.figures.runs import (
     Arms,
-    curve_v1,
     ended,
     figure_v1,
     frame,
@@ -53,7 +52,6 @@ __all__ = [
     "at_equal_fit",
     "branch_shares",
     "clipped_shares",
-    "curve_v1",
     "curves",
     "depths",
     "dots",

@@ -189,14 +189,3 @@ def figure_v1() -> dict[str, dict[str, float]]:
     """Policy → network → test accuracy in percent, read off the BatchNorm-only study's figure."""
     table = printed("bn_only")["figure_v1"]
     return {policy: table.column(column) for column, policy in _FIGURE_V1.items()}
-
-
-def curve_v1() -> dict[str, dict[str, dict[int, float]]]:
-    """Policy → network → epoch → test accuracy in percent, read off that study's learning curve."""
-    rows = printed("bn_only")["curve_v1"].rows
-    return {
-        "batchnorm": {
-            model: {int(epoch): accuracy for epoch, accuracy in cells.items()}
-            for model, cells in rows.items()
-        }
-    }

@@ -214,7 +214,6 @@ def curves(
     records: Sequence[Record],
     panels: Mapping[str, Arms] | None = None,
     metric: str = "test_accuracy",
-    published: Mapping[str, Mapping[str, Mapping[int, float]]] | None = None,
 ) -> Chart:
     """A metric against the epoch: thin lines are seeds, thick lines means of those that trained.
 
@@ -225,8 +224,6 @@ def curves(
         panels: title → arms; default one panel per network and one arm per policy.
         metric: a column of the records' curves: ``test_accuracy``, ``train_accuracy`` or
             ``clipped``.
-        published: the paper's, see :func:`~.runs.curve_v1`: policy → network → epoch → percent;
-            hollow markers beside runs of the paper's length.
     """
     shown = ended(records)
     if panels is None:
@@ -251,7 +248,6 @@ def curves(
                     continue
                 runs = found[title][name]
                 end = _curve(axis, runs, metric, look, name)
-                _published_curve(axis, runs[0].spec, look, published or {})
                 told.append(": ".join(filter(None, (title, name, end))))
                 if not all(map(survived, runs)):
                     partly.append((look, f"{name}: {end.partition(':')[0]}"))
@@ -340,14 +336,6 @@ def _same_height(axes: Sequence["Axes"]) -> None:
     top = max(axis.get_ylim()[1] for axis in axes)
     for axis in axes:
         axis.set_ylim(0, top)
-
-
-def _published_curve(
-    axis: "Axes", spec: Spec, look: Style, values: Mapping[str, Mapping[str, Mapping[int, float]]]
-) -> None:
-    points = values.get(spec.train, {}).get(spec.model, {})
-    if points and spec.epochs == _RECIPE.epochs:
-        axis.plot([*points], [*points.values()], label=_PUBLISHED, **_hollow(look.light))
 
 
 _ROW = 50  # pixels
