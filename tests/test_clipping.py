@@ -70,3 +70,8 @@ def test_every_arm_under_strong_augmentation_is_run() -> None:
     found = [[spec for spec in grid if matches(spec, arm)] for arm in arms.values()]
     assert len(arms) == 4
     assert [len(specs) for specs in found] == [1] * 4
+
+
+def test_every_run_with_adamw_is_of_one_arm() -> None:
+    for spec in experiments.get("adamw").specs("quick", seeds=1):
+        assert sum(matches(spec, settings) for settings in clipping.adamw().values()) == 1, spec

@@ -151,8 +151,12 @@ def plain_training(spec: Spec, dataset: Dataset) -> tuple[nn.Module, list[float]
     chosen = trained_by_hand(model, spec.train)
     for parameter in chosen:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.SGD(  # fused, because its last bits differ from the plain kernel's
-        chosen, spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
+    decay = spec.weight_decay
+    # fused, because its last bits differ from the plain kernel's
+    optimizer = (
+        torch.optim.AdamW(chosen, spec.lr, (spec.momentum, 0.999), weight_decay=decay, fused=True)
+        if spec.optimizer == "adamw"
+        else torch.optim.SGD(chosen, spec.lr, spec.momentum, weight_decay=decay, fused=True)
     )
     pad = 4 if spec.augmentation == "crop-flip" else 0
     n = len(dataset.train_labels)
@@ -160,7 +164,7 @@ def plain_training(spec: Spec, dataset: Dataset) -> tuple[nn.Module, list[float]
     for epoch in range(spec.epochs):
         rate = spec.lr * 0.1 ** ((epoch >= spec.epochs / 2) + (epoch >= spec.epochs * 3 / 4))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = torch.tensor(rate).item()  # in float32, as a GPU's kernel reads it
         draws = epoch_draws(spec.seed, epoch, n, pad)
         model.train()
         for start in range(0, n, spec.batch_size):
@@ -191,7 +195,18 @@ def test_equal_to_a_plain_loop(
     spec: Spec, few_digits: Dataset, policy: str, augmentation: str
 ) -> None:
     """90 images in batches of 32: the last batch of an epoch has 26."""
-    spec = spec.replace(train=policy, augmentation=augmentation, epochs=4, seed=3)
+    assert_equal_to_a_plain_loop(
+        spec.replace(train=policy, augmentation=augmentation, epochs=4, seed=3), few_digits
+    )
+
+
+def test_adamw_is_equal_to_a_plain_loop(spec: Spec, few_digits: Dataset) -> None:
+    assert_equal_to_a_plain_loop(
+        spec.replace(optimizer="adamw", lr=0.002, momentum=0.8, epochs=4), few_digits
+    )
+
+
+def assert_equal_to_a_plain_loop(spec: Spec, few_digits: Dataset) -> None:
     result = train(spec, few_digits, device="cpu")
     model, losses, accuracies = plain_training(spec, few_digits)
     assert_same_weights(result.model, model)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import agc, data, models
+from nbrepro.book.found import against
 from nbrepro.book.tables import table
-from nbrepro.experiments.adaptive_gradient_clipping import FREE, PARTS, THRESHOLDS
+from nbrepro.experiments.adamw import RATES as ADAMW_RATES
+from nbrepro.experiments.adaptive_gradient_clipping import FREE, LAMBDAS, PARTS, THRESHOLDS
 from nbrepro.experiments.nf_resnets import recipe
 from nbrepro.optim import parameter_groups
 from nbrepro.probes import ClipShare, clip_fraction
@@ -24,7 +26,7 @@ from nbrepro.spec import Spec
 from nbrepro.train import schedule
 
 if TYPE_CHECKING:
-    from IPython.display import HTML
+    from IPython.display import HTML, Markdown
 
     from nbrepro.records.ledger import Record
 
@@ -126,6 +128,31 @@ def augmented() -> Arms:
         for images, magnitude in (("crops", 0.0), ("RandAugment", 5.0))
         for way, settings in ways.items()
     }
+
+
+def adamw() -> Arms:
+    """AdamW without clipping and with AGC in the paper's form, each at several rates."""
+    base = {"model": OURS.model, "optimizer": "adamw"}
+    lambdas = {
+        f"AGC, λ = {x:g}": base | {"clip": "agc", "clipping": x} for x in (LAMBDAS[-1], LAMBDAS[0])
+    }
+    return {"no clipping": base | {"clip": "none"}, **lambdas}
+
+
+def adamw_text(records: Sequence["Record"]) -> "Markdown":
+    """What AGC is worth to AdamW at each rate, in points."""
+    from IPython.display import Markdown
+
+    none, *clipped = adamw().items()
+    lines = [
+        f"- rate {rate:g}: "
+        + "; ".join(
+            f"{name} **{against(records, {**arm, 'lr': rate}, {**none[1], 'lr': rate})}**"
+            for name, arm in clipped
+        )
+        for rate in ADAMW_RATES
+    ]
+    return Markdown("Against no clipping, seed by seed:\n\n" + "\n".join(lines))
 
 
 def units_table() -> "HTML":
