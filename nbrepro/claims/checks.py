@@ -253,7 +253,7 @@ SOURCES = (
     *("claims/*/*.py", "claims/*/tables.yaml"),
     *("agc.py", "layers.py", "probes.py", "models/*.py", "optim/*.py", "data/augment.py"),
     *("data/batches.py", "data/datasets.py", "data/preprocess.py", "freezing.py", "spec.py"),
-    *("train/schedule.py",),
+    "train/schedule.py",
 )
 
 

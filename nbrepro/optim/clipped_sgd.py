@@ -151,7 +151,29 @@ class ClippedSGD(torch.optim.SGD):
         self._blocks = blocks
 
 
-class _Block:
+class _Placed:
+    """Parameters of one group that stay where they lie.
+
+    Attributes:
+        group: the optimizer's group, whose settings count at every step.
+        parameters: those of the group that are placed here.
+        remembers: whether they have momentum.
+        pointers: where the parameters lie.
+    """
+
+    group: dict[str, Any]
+    parameters: list[Tensor]
+    remembers: bool
+    pointers: list[int]
+
+    def intact(self) -> bool:
+        """Whether the parameters are where they were put, and have momentum if they need it."""
+        if self.group["momentum"] and not self.remembers:
+            return False
+        return [parameter.data_ptr() for parameter in self.parameters] == self.pointers
+
+
+class _Block(_Placed):
     """Parameters of one group, device and type, in one piece of memory.
 
     ``memory [2, total]`` holds weights in row 0 and gradients in row 1; first what is clipped, by
@@ -183,9 +205,8 @@ class _Block:
         memory = torch.zeros(2, end, device=device, dtype=dtype)
         self.weights, self.gradients = memory
         self.momentum = torch.zeros_like(self.weights) if group["momentum"] else None
-        # Up to torch 2.13 the fused kernel on a CPU silently leaves 16-bit weights unchanged
-        # (pytorch issue 191763).
-        self.fused = device.type != "cpu" or dtype in (torch.float32, torch.float64)
+        self.remembers = self.momentum is not None
+        self.fused = device.type != "cpu" or dtype in _FUSED_ON_CPU
         self.matrices = [memory[:, a:b].view(2, -1, n) for a, b, out, n in spans if not out]
         self.clippable = [gradients for _, gradients in self.matrices]
         rows = [len(gradients) for gradients in self.clippable]
@@ -204,18 +225,8 @@ class _Block:
             parameter.data = _place(part, 0, parameter).copy_(parameter)
             if self.momentum is not None:
                 buffer = _place(self.momentum, start, parameter)
-                earlier = state[parameter].get("momentum_buffer")
-                if earlier is not None:
-                    buffer.copy_(earlier)
-                state[parameter]["momentum_buffer"] = buffer
-                self.buffers.append(buffer)
+                self.buffers.append(_adopted(buffer, state[parameter]))
         self.pointers = [parameter.data_ptr() for parameter in self.parameters]
-
-    def intact(self) -> bool:
-        """Whether the parameters are where they were put."""
-        if self.momentum is None and self.group["momentum"]:
-            return False
-        return [parameter.data_ptr() for parameter in self.parameters] == self.pointers
 
     def step(self) -> None:
         """Clip and update all that have a gradient."""
@@ -267,7 +278,7 @@ class _Block:
 _Pieces = tuple[Tensor, int, tuple[Tensor, ...], list[Tensor], list[list[Tensor]]]
 
 
-class _Large:
+class _Large(_Placed):
     """Large parameters on a CPU, which stay where they are.
 
     A step takes as many units at a time as fit into the cache, and does all that is to do with
@@ -280,7 +291,7 @@ class _Large:
         self.group = group
         self.parameters = list(named.values())
         self.pointers = [parameter.data_ptr() for parameter in self.parameters]
-        self.momentum = bool(group["momentum"])
+        self.remembers = bool(group["momentum"])
         self.clipped: dict[str, Tensor] = {}
         rows = {name: max(1, _PIECE // _unit_length(p)) for name, p in named.items()}
         most = max(rows[name] * _unit_length(parameter) for name, parameter in named.items())
@@ -289,22 +300,12 @@ class _Large:
         for name, parameter in named.items():
             weights = parameter.split(rows[name])
             momentum: list[list[Tensor]] = [[] for _ in weights]
-            if self.momentum:
+            if self.remembers:
                 # The fused kernel goes through memory, so all must lie there as the weights do.
-                buffer = torch.zeros_like(parameter)
-                earlier = state[parameter].get("momentum_buffer")
-                if earlier is not None:
-                    buffer.copy_(earlier)
-                state[parameter]["momentum_buffer"] = buffer
+                buffer = _adopted(torch.zeros_like(parameter), state[parameter])
                 momentum = [[part] for part in buffer.split(rows[name])]
             places = [_place(scratch, 0, weight) for weight in weights]
             self.pieces[name] = (parameter, rows[name], weights, places, momentum)
-
-    def intact(self) -> bool:
-        """Whether the parameters are where they were."""
-        if self.group["momentum"] and not self.momentum:
-            return False
-        return [parameter.data_ptr() for parameter in self.parameters] == self.pointers
 
     def step(self) -> None:
         """Clip and update all that have a gradient."""
@@ -348,6 +349,9 @@ _HYPER = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 #: Where a new unit length begins in a block: a multiple of this many elements, for aligned access.
 _ALIGNMENT = 64
 
+#: Up to torch 2.13 the fused kernel on a CPU silently leaves 16-bit weights unchanged (pytorch
+#: issue 191763).
+_FUSED_ON_CPU = (torch.float32, torch.float64)
 
 #: Elements of the smallest parameter that is large, and of one piece of it.
 _LARGE = 2**16
@@ -361,11 +365,20 @@ def _is_large(parameter: Tensor) -> bool:
     )
     return (
         parameter.device.type == "cpu"
-        and parameter.dtype in (torch.float32, torch.float64)
+        and parameter.dtype in _FUSED_ON_CPU
         and dense
         and not is_vector(parameter)
         and parameter.numel() >= _LARGE
     )
+
+
+def _adopted(buffer: Tensor, state: dict[str, Any]) -> Tensor:
+    """The buffer as a parameter's momentum, with what the momentum was."""
+    earlier = state.get("momentum_buffer")
+    if earlier is not None:
+        buffer.copy_(earlier)
+    state["momentum_buffer"] = buffer
+    return buffer
 
 
 def _unit_length(parameter: Tensor) -> int:
