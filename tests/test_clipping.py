@@ -10,8 +10,11 @@ from nbrepro import agc, experiments
 from nbrepro.book import clipping
 from nbrepro.claims.rules import matches
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
+from nbrepro.records.ledger import Record
+from nbrepro.spec import Spec
 
 GRID = experiments.get("adaptive_gradient_clipping").specs("quick", seeds=1)
+ADAMW = experiments.get("adamw").specs("quick", seeds=1)
 
 
 @pytest.mark.parametrize("arms", ["TWINS", "any_rate", "lambdas", "rivals", "parts"])
@@ -73,5 +76,22 @@ def test_every_arm_under_strong_augmentation_is_run() -> None:
 
 
 def test_every_run_with_adamw_is_of_one_arm() -> None:
-    for spec in experiments.get("adamw").specs("quick", seeds=1):
+    for spec in ADAMW:
         assert sum(matches(spec, settings) for settings in clipping.adamw().values()) == 1, spec
+
+
+def test_what_agc_does_to_adamw_is_counted_and_averaged() -> None:
+    def run(spec: Spec, accuracy: float, status: str = "completed") -> Record:
+        row = {"epoch": 6, "test_accuracy": accuracy}
+        return Record(spec, status, row, [row], {})
+
+    bare, held = ADAMW[:2]
+    assert clipping.adamw_takeaway([]) == ""
+    assert clipping.adamw_takeaway([run(bare, 0.4), run(held, 0.425)]) == (
+        "With AdamW no run fails, clipped or not; AGC changes the accuracy by +2.5 points on "
+        "average."
+    )
+    diverged = [run(bare, 0.1, "diverged"), run(held, 0.4)]
+    assert "1 of 1 runs fail without clipping and 0 of 1 with AGC" in clipping.adamw_takeaway(
+        diverged
+    )

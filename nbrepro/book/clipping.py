@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbrepro import agc, data, models
+from nbrepro.book.figures import runs_of
 from nbrepro.book.found import against
 from nbrepro.book.tables import table
+from nbrepro.claims.verdicts import failed
 from nbrepro.experiments.adamw import RATES as ADAMW_RATES
 from nbrepro.experiments.adaptive_gradient_clipping import FREE, LAMBDAS, PARTS, THRESHOLDS
 from nbrepro.experiments.nf_resnets import recipe
@@ -153,6 +155,29 @@ def adamw_text(records: Sequence["Record"]) -> "Markdown":
         for rate in ADAMW_RATES
     ]
     return Markdown("Against no clipping, seed by seed:\n\n" + "\n".join(lines))
+
+
+def adamw_takeaway(records: Sequence["Record"]) -> str:
+    """How many runs with AdamW fail without clipping and with AGC, and what AGC changes."""
+    none, *clipped = adamw().values()
+    bare = runs_of(records, none)
+    held = [run for arm in clipped for run in runs_of(records, arm)]
+    at = {(run.spec.lr, run.spec.seed): run.metrics["test_accuracy"] for run in bare}
+    changes = [
+        100 * (run.metrics["test_accuracy"] - at[run.spec.lr, run.spec.seed])
+        for run in held
+        if (run.spec.lr, run.spec.seed) in at
+    ]
+    if not changes:
+        return ""
+    lost = [sum(map(failed, runs)) for runs in (bare, held)]
+    who = (
+        "With AdamW no run fails, clipped or not"
+        if not any(lost)
+        else f"With AdamW {lost[0]} of {len(bare)} runs fail without clipping and {lost[1]} "
+        f"of {len(held)} with AGC"
+    )
+    return f"{who}; AGC changes the accuracy by {mean(changes):+.1f} points on average."
 
 
 def units_table() -> "HTML":
