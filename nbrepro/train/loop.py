@@ -20,6 +20,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
@@ -307,7 +308,7 @@ class Eager:
                 run.training.expect(following)
             rate = learning_rate(run.spec, step, run.steps_per_epoch)
             # Rounded as in the table from which a replayed step takes it.
-            run.train_on(part, torch.tensor(rate).item(), step)
+            run.train_on(part, float(np.float32(rate)), step)
             tick()
 
     def evaluate(self) -> None:
