@@ -171,13 +171,15 @@ def adamw_takeaway(records: Sequence["Record"]) -> str:
     if not changes:
         return ""
     lost = [sum(map(failed, runs)) for runs in (bare, held)]
-    who = (
-        "With AdamW no run fails, clipped or not"
-        if not any(lost)
-        else f"With AdamW {lost[0]} of {len(bare)} runs fail without clipping and {lost[1]} "
-        f"of {len(held)} with AGC"
+    if any(lost):  # no mean over runs that fail and runs that do not
+        return (
+            f"With AdamW {lost[0]} of {len(bare)} runs fail without clipping and {lost[1]} of "
+            f"{len(held)} with AGC."
+        )
+    return (
+        "With AdamW no run fails, clipped or not; AGC changes the accuracy by "
+        f"{mean(changes):+.1f} points on average."
     )
-    return f"{who}; AGC changes the accuracy by {mean(changes):+.1f} points on average."
 
 
 def units_table() -> "HTML":

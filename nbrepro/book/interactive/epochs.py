@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.book.interactive.parts import Slider, data, drawn
+from nbrepro.book.interactive.parts import Slider, data, drawn, rows_of
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -105,14 +105,10 @@ def epochs(
         ValueError: if no record fits any arm, or for a name that has no room above its row.
     """
     from nbrepro.book.captions import figure
-    from nbrepro.book.figures import runs_of, scale_of
+    from nbrepro.book.figures import scale_of
 
-    found = {name: runs for name, arm in arms.items() if (runs := runs_of(records, arm))}
+    found = rows_of(records, arms, _LONGEST)
     used = [run for runs in found.values() for run in runs]
-    if not used:
-        raise ValueError(f"none of the {len(records)} records fits one of the arms {[*arms]}")
-    if long := [name for name in found if len(name) > _LONGEST]:
-        raise ValueError(f"no room for {', '.join(long)}: shorten to {_LONGEST} characters")
     longest = max(run.spec.epochs for run in used)
     steps = sorted({e for run in used if run.spec.epochs == longest for e, _ in _measured(run)})
     alike = all(run.spec.epochs == longest for run in used)

@@ -1,7 +1,7 @@
 """What interactive parts of a page share: HTML of a template, numbers for the script, sliders."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from nbrepro.book import drawings, tables
 if TYPE_CHECKING:
     from IPython.display import HTML
     from markupsafe import Markup
+
+    from nbrepro.records.ledger import Record
 
 
 def render(template: str, **given: Any) -> "HTML":
@@ -36,6 +38,29 @@ def data(**values: Any) -> "Markup":
 def written(value: float) -> str:
     """At most three digits behind the point, none that say nothing."""
     return f"{value:.3f}".rstrip("0").rstrip(".").replace("-", "−")
+
+
+def rows_of(
+    records: "Sequence[Record]", arms: Mapping[str, Mapping[str, Any]], longest: int
+) -> "dict[str, list[Record]]":
+    """The runs of every arm that was run, by the arm's name.
+
+    Args:
+        records: the runs; those that failed are left out.
+        arms: reader's name → the settings of the runs of a row.
+        longest: characters for which a row's name has room.
+
+    Raises:
+        ValueError: if no record fits any arm, or for a name that is too long.
+    """
+    from nbrepro.book.figures import runs_of
+
+    rows = {name: runs for name, arm in arms.items() if (runs := runs_of(records, arm))}
+    if not rows:
+        raise ValueError(f"none of the {len(records)} records fits one of the arms {[*arms]}")
+    if long := [name for name in rows if len(name) > longest]:
+        raise ValueError(f"no room for {', '.join(long)}: shorten to {longest} characters")
+    return rows
 
 
 @dataclass(frozen=True)

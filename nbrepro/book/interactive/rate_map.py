@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.book.interactive.parts import data, drawn
+from nbrepro.book.interactive.parts import data, drawn, rows_of
 from nbrepro.book.tables import address
 
 if TYPE_CHECKING:
@@ -55,15 +55,11 @@ def rate_map(
         ValueError: if no record fits any arm, or for a name that has no room beside its row.
     """
     from nbrepro.book.captions import figure
-    from nbrepro.book.figures import runs_of, scale_of
+    from nbrepro.book.figures import scale_of
     from nbrepro.data.cards import card
 
-    rows = {name: runs for name, arm in arms.items() if (runs := runs_of(records, arm))}
+    rows = rows_of(records, arms, _LONGEST)
     used = [run for runs in rows.values() for run in runs]
-    if not used:
-        raise ValueError(f"none of the {len(records)} records fits one of the arms {[*arms]}")
-    if long := [name for name in rows if len(name) > _LONGEST]:
-        raise ValueError(f"no room for {', '.join(long)}: shorten to {_LONGEST} characters")
     rates = sorted({run.spec.lr for run in used})
     best = max(run.metrics["test_accuracy"] for run in used)
     chance = max(card(run.spec.dataset).chance or 0.0 for run in used)

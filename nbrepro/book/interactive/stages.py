@@ -77,7 +77,6 @@ def stages(family: str, members: Sequence[Member], start: int = 0) -> "HTML":
     picture = drawn(
         "stages",
         sliders=[slider],
-        name=shown.name,
         rows=[
             {"bottom": 34 + _ROW * number, "channels": stage.channels, **drawing}
             for number, (stage, drawing) in enumerate(zip(shown.stages, rows[start], strict=True))
