@@ -288,37 +288,62 @@ def _status(options: argparse.Namespace) -> None:
 
     _, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
+    head, rows = _rows(planned, options)
     table = _table(
-        f"{options.profile} on {on}, most informative first",
-        "network", "settings", "seeds recorded", "to do", "estimated cost", "would settle",
+        f"{options.profile} on {on}" + ", most informative first" * (head != ("experiment",)),
+        *head, "runs recorded", "to do", "estimated cost", "would settle",
     )  # fmt: skip
     open_claims = sweep.unsettled(records)
     settles = sweep.settles([p.spec for p in planned], options.profile)
-    settings = _settings([p.spec for p in planned])
-    arms: dict[Spec, list[Planned]] = {}
-    for p in planned:
-        arms.setdefault(p.spec.replace(seed=0), []).append(p)
-    total, unknown_cost = 0.0, 0
-    for arm, runs in arms.items():
+    costs = {p.spec.hash: sweep.estimate(p.spec, records) for p in planned if p.missing}
+    for cells, runs in rows.items():
         missing = [p for p in runs if p.missing]
-        costs = [sweep.estimate(p.spec, records) for p in missing]
-        known = sum(c for c in costs if c is not None)
-        total, unknown_cost = total + known, unknown_cost + costs.count(None)
-        cost = "-" if not missing else "not measured yet" if None in costs else _duration(known)
+        known = [c for p in missing if (c := costs[p.spec.hash]) is not None]
+        unknown = len(missing) - len(known)
+        parts = [_duration(sum(known))] * bool(known) + [f"{unknown} not measured"] * bool(unknown)
         done = sum(p.record is not None and p.record.status != "failed" for p in runs)
         failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
         recorded = f"{done}" + (f" ({failed} failed)" if failed else "")
-        would = [c for c in settles[runs[0].spec.hash] if c in open_claims] if missing else []
+        would = {c for p in missing for c in settles[p.spec.hash] if c in open_claims}
         table.add_row(
-            arm.model, settings(arm), recorded, str(len(missing)), cost, ", ".join(would) or "-"
-        )
+            *cells, recorded, str(len(missing)), " and ".join(parts) or "-",
+            ", ".join(sorted(would)) or "-",
+        )  # fmt: skip
     _print(table)
-    more = f", and {unknown_cost} runs whose cost is not measured yet" if unknown_cost else ""
+    if head == ("experiment",):
+        print("The arms of one: nbrepro status NAME")
+    total = sum(c for c in costs.values() if c is not None)
+    unmeasured = list(costs.values()).count(None)
+    more = f", and {unmeasured} runs whose cost is not measured yet" if unmeasured else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
     for remark in remarks(records):
         print(f"note: {remark}", file=sys.stderr)
     for entry in damaged:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
+
+
+def _rows(
+    planned: "Sequence[Planned]", options: argparse.Namespace
+) -> tuple[tuple[str, ...], dict[tuple[str, ...], list["Planned"]]]:
+    """The first columns of a plan's table, and their cells → the runs of a row.
+
+    A row is an arm of an experiment; or an experiment, where there are several, with the runs that
+    it shares with others.
+    """
+    from nbrepro import experiments
+
+    rows: dict[tuple[str, ...], list[Planned]] = {}
+    chosen = experiments.select(options.name) if options.name in experiments.names() else []
+    if len(chosen) > 1:
+        by_hash = {p.spec.hash: p for p in planned}
+        for experiment in chosen:
+            specs = experiment.specs(options.profile, options.dataset, options.seeds)
+            rows[(experiment.name,)] = [by_hash[h] for h in dict.fromkeys(s.hash for s in specs)]
+        return ("experiment",), rows
+    settings = _settings([p.spec for p in planned])
+    for p in planned:
+        rows.setdefault((p.spec.model, settings(p.spec)), []).append(p)
+    return ("network", "settings"), rows
 
 
 def _settings(specs: "Sequence[Spec]") -> "Callable[[Spec], str]":

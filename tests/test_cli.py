@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nbrepro import claims, cli, sweep
+from nbrepro import claims, cli, experiments, sweep
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
 from nbrepro.sweep import SweepOptions
@@ -111,7 +111,16 @@ def test_run_then_run_again_then_status_then_verify(
     assert run("run", "training_only_batchnorm", "--profile", "smoke", *results) == 0
     assert "3 runs, 3 recorded, 0 to do" in capsys.readouterr().out
     assert run("status", "training_only_batchnorm", "--profile", "smoke", *results) == 0
-    assert "To do: 0 s" in capsys.readouterr().out
+    by_arm = capsys.readouterr().out
+    assert "To do: 0 s" in by_arm
+    assert by_arm.count("train=") == 3
+    assert run("status", "--profile", "smoke", *results) == 0
+    by_experiment = capsys.readouterr().out
+    assert "train=" not in by_experiment
+    rows = dict(re.findall(r"│ (\w+) +│ (\d+ +│ \d+) ", by_experiment))
+    assert set(rows) == set(experiments.REGISTRY)
+    assert rows["training_only_batchnorm"].split() == ["3", "│", "0"]
+    assert " not measured" in by_experiment
 
     assert run("verify", "ACC-20", *results) == 0
     assert "ACC-20: not run" in capsys.readouterr().out  # smoke runs carry no verdict
