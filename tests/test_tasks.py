@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -97,9 +98,21 @@ def test_no_other_data_stand_in_for_fifty_classes() -> None:
     assert not set(experiment.specs("smoke")) & set(experiment.specs("quick"))
 
 
-def test_every_arm_of_the_figure_of_classes_is_run_once() -> None:
-    specs = experiments.get("many_classes").specs("quick", seeds=1)
-    arms = tasks.class_arms()
+def test_tasks_of_other_images_have_the_network_of_the_others() -> None:
+    names = ("many_tasks", "distant_tasks")
+    near, far = (experiments.get(name).specs("quick", "cifar10-jpeg", 1) for name in names)
+    assert {card(spec.dataset).classes for spec in (*near, *far)} == {5}
+    assert not {spec.dataset for spec in near} & {spec.dataset for spec in far}
+    settings = ("model", "weight_init", "batchnorm_init", "seed")  # what a network is drawn from
+    assert len({tuple(getattr(spec, name) for name in settings) for spec in (*near, *far)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arms"),
+    [("many_classes", tasks.class_arms()), ("distant_tasks", tasks.distant_arms())],
+)
+def test_every_arm_of_the_figures_is_run_once(name: str, arms: dict[str, dict[str, Any]]) -> None:
+    specs = experiments.get(name).specs("quick", seeds=1)
     assert len(arms) == len(specs)
     for settings in arms.values():
         assert sum(matches(spec, settings) for spec in specs) == 1
@@ -107,7 +120,7 @@ def test_every_arm_of_the_figure_of_classes_is_run_once() -> None:
 
 def test_a_chapter_of_two_experiments_shows_the_one_it_is_asked_for() -> None:
     chapter = Chapter("11_one_network_many_tasks", "smoke", "cifar10", 1)
-    for name in ("many_tasks", "many_classes"):
+    for name in ("many_tasks", "distant_tasks", "many_classes"):
         arms = {spec.replace(seed=0) for spec in experiments.get(name).specs("quick", seeds=1)}
         data = {cards.parse(arm.dataset)[1:] for arm in arms}
         assert {cards.parse(run.spec.dataset)[1:] for run in chapter.evidence(name)} <= data

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nbrepro import freezing, models
 from nbrepro.book.tables import table
 from nbrepro.data.cards import parse
-from nbrepro.experiments import many_classes
+from nbrepro.experiments import distant_tasks, many_classes
 from nbrepro.experiments.many_tasks import OWN, TASKS
 from nbrepro.spec import Spec
 
@@ -29,6 +29,16 @@ def arms(small: bool = True) -> dict[str, dict[str, Any]]:
             "train": train,
         }
         for task in TASKS
+        for train in OWN
+    }
+
+
+def distant_arms() -> dict[str, dict[str, Any]]:
+    """What is trained, for each task of other images: name → settings of the runs."""
+    kinds = zip(("photographs", "digits"), distant_tasks.AUGMENTATIONS.values(), strict=True)
+    return {
+        f"{kind}: {NAMES[train]}": {"augmentation": augmentation, "train": train}
+        for kind, augmentation in kinds
         for train in OWN
     }
 
