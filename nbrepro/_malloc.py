@@ -1,8 +1,9 @@
 """Keep freed memory in the process, since the next training step asks for the same again.
 
 A training step on the CPU allocates and frees every activation. By default glibc gives such large
-blocks back to the system, which clears each of their pages when it hands them out again: for
-ResNet-56 that takes up to a third of a step. On a GPU torch's own allocator keeps freed memory.
+blocks back to the system, which clears each of their pages when it hands them out again: that takes
+up to a third of a step, with small batches and with large. On a GPU torch's own allocator keeps
+freed memory.
 
 The setting applies to the whole process, so no function of the library makes it: the program does,
 around all of its training.
@@ -12,7 +13,8 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_DEFAULT_MMAP_MAX = 65536
 _INT_MAX = 2**31 - 1
 _MIB = 2**20
 
@@ -21,9 +23,10 @@ _MIB = 2**20
 def kept() -> Iterator[None]:
     """Within the context the process keeps freed memory; at its end all of it is returned.
 
-    Blocks of 32 MiB and more, glibc's limit, still come from the system one by one. Afterwards the
-    thresholds are those that glibc reaches by itself in a process that frees blocks of that size.
-    With another C library this does nothing.
+    No block is mapped by itself meanwhile, since it would be unmapped when freed; a threshold could
+    not say so, as glibc's largest is 32 MiB, less than one activation of a large batch. Afterwards
+    the thresholds are those that glibc reaches by itself in a process that frees blocks of that
+    size. With another C library this does nothing.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -32,10 +35,12 @@ def kept() -> Iterator[None]:
         yield
         return
     trim.argtypes = [ctypes.c_size_t]
-    mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)
+    mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, _INT_MAX)
     try:
         yield
     finally:
+        mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)
         mallopt(_M_TRIM_THRESHOLD, 64 * _MIB)
         trim(0)
