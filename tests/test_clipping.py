@@ -75,6 +75,19 @@ def test_every_arm_under_strong_augmentation_is_run() -> None:
     assert [len(specs) for specs in found] == [1] * 4
 
 
+def test_whole_images_are_trained_as_in_the_paper() -> None:
+    """Figure 2a of 2102.06171: the rate, what is clipped, and branches that have time to open."""
+    grid = experiments.get("batch_sizes").specs("quick", seeds=1)
+    assert {spec.batch_size for spec in grid} == {256, 1024, 4096}
+    for spec in grid:
+        assert spec.lr == pytest.approx(0.1 * spec.batch_size / 256)
+        assert spec.unclipped == ("fc.weight",)
+        assert sum(matches(spec, settings) for settings in clipping.whole().values()) == 1
+        if spec.clip == "agc":
+            rates = clipping.rates_of(spec, spec.lr, images=50_000)
+            assert list(clipping.reach(rates, spec.clipping))[-1] > 1
+
+
 def test_every_run_with_adamw_is_of_one_arm() -> None:
     for spec in ADAMW:
         assert sum(matches(spec, settings) for settings in clipping.adamw().values()) == 1, spec

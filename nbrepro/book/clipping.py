@@ -21,6 +21,7 @@ from nbrepro.book.tables import table
 from nbrepro.claims.verdicts import failed
 from nbrepro.experiments.adamw import RATES as ADAMW_RATES
 from nbrepro.experiments.adaptive_gradient_clipping import FREE, LAMBDAS, PARTS, THRESHOLDS
+from nbrepro.experiments.batch_sizes import LAMBDAS as BEST
 from nbrepro.experiments.nf_resnets import recipe
 from nbrepro.optim import parameter_groups
 from nbrepro.probes import ClipShare, clip_fraction
@@ -60,6 +61,22 @@ TWINS: Arms = {"BatchNorm": BATCHNORM, "no clipping": NONE, "AGC, λ = 0.01": AG
 def at(arms: Mapping[str, Mapping[str, Any]], **settings: Any) -> Arms:
     """The arms with these settings besides their own."""
     return {name: {**arm, **settings} for name, arm in arms.items()}
+
+
+def whole() -> Arms:
+    """The paper's form on whole images: each batch size with its rate and its best λ."""
+    base = {"model": "cifar_nf_resnet8", "optimizer": "nesterov"}
+    return {
+        "BatchNorm": base | {"model": "bn_cifar_nf_resnet8"},
+        "no clipping": base | {"clip": "none"},
+        "AGC, best λ": base | {"clip": "agc"},
+        "norm of the whole gradient, best threshold": base | {"clip": "norm"},
+    }
+
+
+def best() -> str:
+    """The λ of each batch size on whole images, in words."""
+    return ", ".join(f"{x:g} at {size}" for size, x in sorted(BEST.items()))
 
 
 def lambdas() -> Arms:
