@@ -286,7 +286,7 @@ def _status(options: argparse.Namespace) -> None:
     from nbrepro import sweep
     from nbrepro.records.fingerprints import remarks
 
-    _, planned, records, damaged = _planned(options)
+    ledger, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
     head, rows = _rows(planned, options)
     table = _table(
@@ -295,12 +295,10 @@ def _status(options: argparse.Namespace) -> None:
     )  # fmt: skip
     open_claims = sweep.unsettled(records)
     settles = sweep.settles([p.spec for p in planned], options.profile)
-    costs = {p.spec.hash: sweep.estimate(p.spec, records) for p in planned if p.missing}
     for cells, runs in rows.items():
         missing = [p for p in runs if p.missing]
-        known = [c for p in missing if (c := costs[p.spec.hash]) is not None]
-        unknown = len(missing) - len(known)
-        parts = [_duration(sum(known))] * bool(known) + [f"{unknown} not measured"] * bool(unknown)
+        known, unknown = sweep.cost([p.spec for p in missing], records, ledger.work)
+        parts = [_duration(known)] * bool(known) + [f"{unknown} not measured"] * bool(unknown)
         done = sum(p.record is not None and p.record.status != "failed" for p in runs)
         failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
         recorded = f"{done}" + (f" ({failed} failed)" if failed else "")
@@ -312,9 +310,8 @@ def _status(options: argparse.Namespace) -> None:
     _print(table)
     if head == ("experiment",):
         print("The arms of one: nbrepro status NAME")
-    total = sum(c for c in costs.values() if c is not None)
-    unmeasured = list(costs.values()).count(None)
-    more = f", and {unmeasured} runs whose cost is not measured yet" if unmeasured else ""
+    total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
+    more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
     for remark in remarks(records):
         print(f"note: {remark}", file=sys.stderr)

@@ -472,10 +472,38 @@ def test_estimate(quickly: Spec) -> None:
 
     records = [record(500), record(500, seed=1), record(None, seed=2), record(9, train="all")]
     spec = quickly.replace(epochs=4, seed=7)
-    assert sweep.estimate(spec, records) == pytest.approx(4 * 50_000 / 500)
+    assert sweep.estimate(spec, records) == pytest.approx(4 * 1_437 / 500)  # digits
     assert sweep.estimate(spec.replace(batch_size=8), records) is None
     assert sweep.estimate(spec.replace(train="gamma"), records) is None
+    assert sweep.estimate(spec.replace(sam=0.05), records) is None
     assert sweep.estimate(spec, []) is None
+
+
+def test_a_step_on_images_of_another_side_tells_nothing() -> None:
+    run = Spec(model="cifar_resnet8", dataset="cifar10-jpeg-16px", epochs=3)
+    known = [Record(run, "completed", {}, [], {"images_per_second": 100.0})]
+    for name, images in (("cifar10-16px", 10_000), ("tiny-imagenet-50@16", 25_000)):
+        assert sweep.estimate(run.replace(dataset=name), known) == 3 * images / 100
+    for name in ("cifar10", "tiny-imagenet-50", "a-folder"):
+        assert sweep.estimate(run.replace(dataset=name), known) is None
+
+
+def test_a_pre_training_costs_once_and_nothing_where_its_weights_are_kept(tmp_path: Path) -> None:
+    child = Spec(model="cifar_nf_resnet8", dataset="cifar10-16px", epochs=4, batch_size=64)
+    child = child.replace(pretrained="tiny-imagenet-50@16:5")
+    both = [child, child.replace(lr=0.2)]
+    parent = child.parent
+    assert parent and parent == both[1].parent
+    known = [
+        Record(spec.replace(seed=1), "completed", {}, [], {"images_per_second": 100.0})
+        for spec in (child, parent)
+    ]
+    tuning, training = 2 * 4 * 10_000 / 100, 5 * 25_000 / 100
+    assert sweep.cost(both, known, tmp_path) == (tuning + training, 0)
+    assert sweep.cost(both, known[:1], tmp_path) == (tuning, 1)
+    (tmp_path / f"{parent.hash}.pt").touch()
+    assert sweep.cost(both, known, tmp_path) == (tuning, 0)
+    assert sweep.cost([], known, tmp_path) == (0, 0)
 
 
 def test_plan_knows_what_is_recorded(ledger: Ledger, quickly: Spec) -> None:

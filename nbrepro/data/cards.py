@@ -161,11 +161,6 @@ def base(name: str) -> str:
     return str(parse(name)._replace(classes=None, small=False, all_test=False))
 
 
-def is_small(name: str) -> bool:
-    """Whether ``name`` is the small form of a data set."""
-    return parse(name).small
-
-
 def same_part(name: str, other: str) -> str:
     """The part of ``other`` that ``name`` is of its data set.
 

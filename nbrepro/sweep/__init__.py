@@ -6,6 +6,7 @@ Nothing here imports torch before a run is to be done.
 from nbrepro.sweep.plan import (
     Planned,
     accepted,
+    cost,
     estimate,
     most_informative,
     plan,
@@ -19,6 +20,7 @@ __all__ = [
     "Planned",
     "SweepOptions",
     "accepted",
+    "cost",
     "estimate",
     "most_informative",
     "plan",

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nbrepro import claims, experiments
 from nbrepro.claims import Claim
-from nbrepro.data import cards
+from nbrepro.data.cards import card
 from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
@@ -123,26 +124,50 @@ def unsettled(
 
 
 def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
-    """Seconds a run will take, from the latest record that does the same work per step."""
-    work = ("model", "train", "batch_size")
-    images = _images(spec.dataset, records)
+    """Seconds a run will take, from the latest record that does the same work per step.
+
+    Without its pre-training, see :func:`cost`.
+    """
     alike = [
         record
         for record in records
-        if all(getattr(record.spec, name) == getattr(spec, name) for name in work)
-        and cards.is_small(record.spec.dataset) == cards.is_small(spec.dataset)
-        and record.provenance.get("images_per_second")
+        if _work(record.spec) == _work(spec) and record.provenance.get("images_per_second")
     ]
     if not alike:
         return None
     latest = max(alike, key=lambda record: str(record.provenance.get("finished")))
+    images = _images(spec.dataset, records)
     return float(spec.epochs * images / latest.provenance["images_per_second"])
 
 
+def cost(specs: Iterable[Spec], records: Sequence[Record], work: Path) -> tuple[float, int]:
+    """Seconds that runs will take as far as records tell, and of how many runs they do not.
+
+    A pre-training that several runs start from counts once, and not at all where its weights are
+    kept: records do not hold any.
+
+    Args:
+        specs: of the runs, none of them recorded.
+        records: of other runs.
+        work: the ledger's folder of checkpoints.
+    """
+    specs = list(specs)
+    parents = {spec.parent for spec in specs if spec.parent}
+    lost = [parent for parent in parents if not (work / f"{parent.hash}.pt").exists()]
+    costs = [estimate(spec, records) for spec in (*specs, *lost)]
+    return sum(c for c in costs if c is not None), costs.count(None)
+
+
+def _work(spec: Spec) -> tuple[object, ...]:
+    """What the time of a step depends on."""
+    data = card(spec.dataset)
+    return spec.model, spec.train, spec.batch_size, data.side or data.name, spec.sam > 0
+
+
 def _images(dataset: str, records: Iterable[Record]) -> float:
-    """Training images of a data set, by the steps of a record; else as many as CIFAR-10 has."""
+    """Training images of a data set, by the steps of a record; else by its card."""
     for record in records:
         last = record.curve[-1] if record.curve else {}
         if record.spec.dataset == dataset and last.get("epoch"):
             return record.spec.batch_size * last["step"] / last["epoch"]
-    return 10_000 if cards.is_small(dataset) else 50_000
+    return card(dataset).train_images or 50_000
