@@ -493,7 +493,8 @@ def test_a_pre_training_costs_once_and_nothing_where_its_weights_are_kept(tmp_pa
     child = child.replace(pretrained="tiny-imagenet-50@16:5")
     both = [child, child.replace(lr=0.2)]
     parent = child.parent
-    assert parent and parent == both[1].parent
+    assert parent
+    assert parent == both[1].parent
     known = [
         Record(spec.replace(seed=1), "completed", {}, [], {"images_per_second": 100.0})
         for spec in (child, parent)
