@@ -39,7 +39,10 @@ def parts() -> dict[str, dict[str, Any]]:
         "two random weights per channel": "random:2",
         "four random weights per channel": "random:4",
         "output layer only": "output",
+        "shortcuts only": "shortcut",
+        "output layer and shortcuts": "output+shortcut",
         "γ, β and output layer": "batchnorm+output",
+        "γ, β, output layer and shortcuts": "batchnorm+output+shortcut",
         "all but γ and β": "output+shortcut+other",
         "everything": "all",
     }
@@ -55,6 +58,22 @@ def starts() -> dict[str, dict[str, Any]]:
         "γ from [−1, 1), β = 0": "positivenegative",
     }
     return {name: {**AFFINE, "batchnorm_init": start} for name, start in named.items()}
+
+
+def weights() -> dict[str, dict[str, Any]]:
+    """How the frozen weights may be drawn, by readers' names."""
+    named = {
+        "normal": "kaiming_normal",
+        "uniform": "kaiming_uniform",
+        "orthogonal": "orthogonal",
+        "binary": "binary",
+    }
+    return {name: {**AFFINE, "weight_init": start} for name, start in named.items()}
+
+
+def rates() -> dict[str, dict[str, Any]]:
+    """The recipe's rate, and a third and three times of it."""
+    return {f"rate {rate:g}": {**AFFINE, "lr": rate} for rate in (0.03, 0.1, 0.3)}
 
 
 def learnt(
