@@ -132,6 +132,18 @@ def ended(spec: Spec, accuracy: float) -> Record:
     return Record(spec, status, metrics, curve, {})
 
 
+def test_runs_are_held_against_the_recipe_of_their_own_paper() -> None:
+    """Those of chapter 3 once were held against the other paper's."""
+
+    def shown(name: str, *experiments: str) -> str:
+        return chapter.Chapter(name, **DEFAULTS).deviations(*experiments).data
+
+    assert "ImageNet" in shown("03_regularization_and_large_batches", "largest_rates")
+    assert "ImageNet" not in shown("09_why_affine_parameters")
+    with pytest.raises(ValueError, match="adamw and adaptive_gradient_clipping have different"):
+        shown("05_adaptive_gradient_clipping")
+
+
 def test_pairs_differ_in_one_setting() -> None:
     """Seed 2 has no partner, the AGC run has one; means and interval are of whole pairs."""
     spec = Spec(model="cifar_resnet14", train="batchnorm", epochs=3)

@@ -18,7 +18,7 @@ from nbrepro._suggest import unknown
 from nbrepro.book import captions
 
 if TYPE_CHECKING:
-    from IPython.display import Code
+    from IPython.display import HTML, Code
 
     from nbrepro.claims import Claim
     from nbrepro.claims.verdicts import Verdict
@@ -96,6 +96,29 @@ class Chapter:
         ]
         comparable = (runs for runs in found if _replicated_arms(runs) > 1)
         return next(comparable, max(found, key=len, default=[]))
+
+    def deviations(self, *names: str) -> "HTML":
+        """How the recorded runs differ from the published recipe: a table.
+
+        Args:
+            names: of experiments that one recipe was published for; default all of the chapter.
+
+        Raises:
+            ValueError: for an unknown experiment, or where there are several recipes.
+        """
+        from nbrepro import experiments
+        from nbrepro.book import tables
+
+        chosen = [experiments.get(name) for name in names] or experiments.select(self.name)
+        first, *others = chosen
+        for other in others:
+            if other.published != first.published:
+                raise ValueError(
+                    f"{first.name} and {other.name} have different published recipes; name those "
+                    "that share one"
+                )
+        records = [record for one in chosen for record in self.evidence(one.name)]
+        return tables.deviations(records, first.published)
 
 
 def _replicated_arms(records: "Iterable[Record]") -> int:

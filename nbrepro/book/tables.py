@@ -292,14 +292,14 @@ def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":
 # --- records ---
 
 
-def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None = None) -> "HTML":
+def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None) -> "HTML":
     """How the recorded runs differ from the published recipe, read from the records themselves.
 
     Args:
         records: the runs.
         published: the paper's settings by name, those of :class:`~nbrepro.spec.Spec`, or
-            ``precision``, ``device`` and ``replicates``; default the recipe of the BatchNorm-only
-            study, which is that of a Spec's defaults.
+            ``precision``, ``device`` and ``replicates``; ``None`` for the recipe of the
+            BatchNorm-only study, which is that of a Spec's defaults.
     """
     from nbrepro.spec import Spec
 
