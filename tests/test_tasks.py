@@ -10,12 +10,13 @@ import torch
 from nbrepro import experiments
 from nbrepro.book import tasks
 from nbrepro.book.chapter import Chapter
-from nbrepro.claims import checks
+from nbrepro.claims import checks, verdicts
 from nbrepro.claims.bn_only import tasks as module
 from nbrepro.claims.bn_only.tasks import own
 from nbrepro.claims.rules import matches
 from nbrepro.data import card, cards
 from nbrepro.experiments import many_classes
+from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 from nbrepro.train.loop import initial_model
 
@@ -137,3 +138,16 @@ def test_checks_bring_no_training_along() -> None:
     code = "import sys; from nbrepro.claims.checks import registry; registry(); "
     code += "assert 'accelerate' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_task_is_no_data_set_for_the_claims_of_other_experiments() -> None:
+    """Chapter 10 once had its claims judged again on each half of the classes."""
+    names = ("cifar10-jpeg-classes0to4-16px", "tiny-imagenet-50@16-classes0to9", "cifar10")
+    records = [
+        Record(Spec(model="cifar_resnet14", dataset=name), "completed", {}, [], {})
+        for name in names
+    ]
+    found = {name for _, name in verdicts.scales(records)}
+    assert found == {
+        "cifar10-jpeg-16px", "cifar10-jpeg", "tiny-imagenet-50@16", "cifar10",
+    }  # fmt: skip

@@ -280,13 +280,12 @@ class _Numbers:
 
 
 def _fields(verdict: "Verdict") -> dict[str, Any]:
-    """What fields may name besides single findings: all, the least and the most, or values."""
+    """What fields may name besides single findings: all, their range, or values."""
     if verdict.values:
         return dict(verdict.values)
     ranked = sorted(verdict.findings, key=lambda f: -1 if math.isnan(f.effect) else f.effect)
     each = (f"{finding.label}: {_Numbers(finding)}" for finding in verdict.findings)
     return {
         "all": "; ".join(each),
-        "least": ranked[0].amount if ranked else "",
-        "most": ranked[-1].amount if ranked else "",
+        "range": " to ".join(dict.fromkeys(f.amount for f in (*ranked[:1], *ranked[-1:]))),
     }

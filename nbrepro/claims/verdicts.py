@@ -44,7 +44,7 @@ from nbrepro.claims.rules import (
 )
 from nbrepro.claims.statistics import interval
 from nbrepro.claims.tables import printed
-from nbrepro.data.cards import base, card
+from nbrepro.data.cards import base, card, parse
 from nbrepro.records import fingerprints
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
@@ -268,8 +268,12 @@ def settles(spec: Spec, claim: Claim) -> bool:
 
 
 def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    """Profiles and data sets that can carry a verdict, the best first."""
-    names = {r.spec.dataset for r in records}
+    """Profiles and data sets that can carry a verdict, the best first.
+
+    Some of the classes of a data set are no data set of their own: an arm that wants a part of the
+    classes names it.
+    """
+    names = {str(parse(r.spec.dataset)._replace(classes=None)) for r in records}
     names |= {base(name) for name in names}
     for theirs in (True, False):
         for profile in DECISIVE:
