@@ -15,6 +15,7 @@ from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.labels import network
 from nbrepro.claims.rules import Bounds
 from nbrepro.claims.verdicts import failed, value
+from nbrepro.data.cards import parse
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 #: Where the records come from.
 EXPERIMENTS = (
+    "batch_sizes",
     "adaptive_gradient_clipping",
     "largest_rates",
     "strong_augmentation",
@@ -105,8 +107,13 @@ def _bare(spec: "Spec") -> "Spec":
 
 def _order(spec: "Spec") -> tuple[Any, ...]:
     return (
-        not spec.model.endswith("20"), not spec.skip_init, spec.batch_size, spec.lr, _starred(spec)
+        _small(spec), not spec.model.endswith("20"), not spec.skip_init, spec.batch_size, spec.lr,
+        _starred(spec),
     )  # fmt: skip
+
+
+def _small(spec: "Spec") -> bool:
+    return parse(spec.dataset).small
 
 
 def _starred(spec: "Spec") -> bool:
@@ -115,7 +122,8 @@ def _starred(spec: "Spec") -> bool:
 
 def _heading(spec: "Spec") -> str:
     name = network(spec.model).replace("Normalizer-free ", "")
-    return f"{name}, {spec.epochs} epochs" + ("" if spec.skip_init else ", no SkipInit")
+    images = "" if _small(spec) else ", whole images"
+    return f"{name}, {spec.epochs} epochs{images}" + ("" if spec.skip_init else ", no SkipInit")
 
 
 def _row(spec: "Spec") -> str:
