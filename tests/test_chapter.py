@@ -162,7 +162,7 @@ def test_pairs_differ_in_one_setting() -> None:
     cells = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", page)]
     assert cells[:5] == ["ResNet-14, BatchNorm only", "55.0", "57.0", "+2.0 [-10.7, 14.7]", "2"]
     assert cells[5].endswith("AGC 0.01, rate 0.1")
-    assert cells[6:] == ["40.0", "20.0 (1 diverged)", "-20.0", "1"]
+    assert cells[6:] == ["40.0", "0 of 1 survive", "-", "1"]
     assert "No records yet" in tables.paired_table([], "precision", "float32", "bfloat16").data
 
 

@@ -129,12 +129,6 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean(values):.1f}{spread}"
 
 
-def _diverged(records: Sequence["Record"]) -> str:
-    """How many of these runs diverged, to be put behind a number; nothing if none did."""
-    diverged = sum(record.status == "diverged" for record in records)
-    return f" ({diverged} diverged)" if diverged else ""
-
-
 def page(chapter: str) -> str:
     """How a link to a page reads: ``chapter 8``, or the page's name if it has no number."""
     number = re.match(r"\d+", chapter)
@@ -328,6 +322,8 @@ def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None)
 def paired_table(records: Sequence["Record"], setting: str, before: str, after: str) -> "HTML":
     """What one setting changes: differences between runs that are otherwise the same, seed by seed.
 
+    Where a run fails, who survives is counted, and no mean of differences is given.
+
     Args:
         records: the runs; those without a partner that has ended are left out.
         setting: of :class:`~nbrepro.spec.Spec`.
@@ -335,8 +331,9 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
         after: its value on the other, which the difference is counted for.
     """
     from nbrepro.book import figures
+    from nbrepro.book.figures.runs import Ends
     from nbrepro.claims.labels import network, trained
-    from nbrepro.claims.statistics import interval
+    from nbrepro.claims.statistics import digits, interval
 
     sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
     for record in figures.ended(records):
@@ -351,18 +348,16 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
         return _nothing(_NO_RECORDS)
     rows = []
     for spec, pairs in arms.items():
-        sides_of_pairs = list(zip(*pairs, strict=True))
-        columns = [[100 * r.metrics["test_accuracy"] for r in runs] for runs in sides_of_pairs]
-        means = [
-            f"{mean(values):.1f}{_diverged(runs)}"
-            for values, runs in zip(columns, sides_of_pairs, strict=True)
-        ]
-        differences = [b - a for a, b in zip(*columns, strict=True)]
-        ends = _interval(*interval(differences), ".1f")
+        ends = [Ends.of(runs) for runs in zip(*pairs, strict=True)]
+        means = [str(side) if side.failed else digits(side.mean) for side in ends]
         name = f"{network(spec.model)}, {trained(spec.train)}"
         if spec.clip == "agc":
             name += f", AGC {spec.clipping}, rate {spec.lr}"
-        rows.append((name, *means, Cell(f"{mean(differences):+.1f}", ends), len(pairs)))
+        change = Cell("-")
+        if not any(side.failed for side in ends):
+            changes = [b - a for a, b in zip(*(side.survivors for side in ends), strict=True)]
+            change = Cell(f"{mean(changes):+.1f}", _interval(*interval(changes), ".1f"))
+        rows.append((name, *means, change, len(pairs)))
     head = ("run", f"{before}, %", f"{after}, %", "difference, points", "seeds")
     scale = figures.scale_of([r for side in sides.values() for r in side.values()])
     note = f"Test accuracy, means over seeds [Student's 95 % interval of the pairs]; {scale}."
