@@ -27,7 +27,7 @@ def test_tables_average_over_seeds() -> None:
     assert "25.0 %" in shares
     assert "0.0 %" in shares
     relus = str(affine.relus_table(TWO).data)
-    assert "the sum of branch and shortcut" in relus
+    assert "branch + shortcut" in relus
     assert "25 %" in relus
 
 

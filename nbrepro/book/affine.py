@@ -137,7 +137,7 @@ def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     }
     rows = []
     for place, of_seeds in enumerate(relus[names[0]]):
-        after = of_seeds[0].after or "the sum of branch and shortcut"
+        after = of_seeds[0].after or "branch + shortcut"
         shares = [
             100 * fmean(x > features.ALWAYS for relu in relus[name][place] for x in relu.off)
             for name in names
