@@ -83,7 +83,7 @@ def test_whole_images_are_trained_as_in_the_paper() -> None:
         assert spec.lr == pytest.approx(0.1 * spec.batch_size / 256)
         assert spec.unclipped == ("fc.weight",)
         assert sum(matches(spec, settings) for settings in clipping.whole().values()) == 1
-        if spec.clip == "agc":
+        if spec.clip == "agc" and spec.clipping == clipping.BEST[spec.batch_size]:
             rates = clipping.rates_of(spec, spec.lr, images=50_000)
             assert list(clipping.reach(rates, spec.clipping))[-1] > 1
 

@@ -64,19 +64,13 @@ def at(arms: Mapping[str, Mapping[str, Any]], **settings: Any) -> Arms:
 
 
 def whole() -> Arms:
-    """The paper's form on whole images: each batch size with its rate and its best λ."""
+    """The paper's form on whole images: each batch size with its rate, and λ."""
     base = {"model": "cifar_nf_resnet8", "optimizer": "nesterov"}
     return {
         "BatchNorm": base | {"model": "bn_cifar_nf_resnet8"},
         "no clipping": base | {"clip": "none"},
-        "AGC, best λ": base | {"clip": "agc"},
-        "norm of the whole gradient, best threshold": base | {"clip": "norm"},
+        **{f"AGC, λ = {x:g}": base | {"clip": "agc", "clipping": x} for x in sorted(BEST.values())},
     }
-
-
-def best() -> str:
-    """The λ of each batch size on whole images, in words."""
-    return ", ".join(f"{x:g} at {size}" for size, x in sorted(BEST.items()))
 
 
 def lambdas() -> Arms:
