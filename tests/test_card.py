@@ -384,6 +384,27 @@ def test_the_global_norm_in_words(agc_ends: list[float], norm_ends: list[float],
     assert card.norm(made(GOOD)).startswith("We have not run")
 
 
+def test_whole_images_in_words() -> None:
+    whole = {"dataset": "cifar10-jpeg", "unclipped": ("fc.weight",)}
+    large = {**whole, "batch_size": 4096, "lr": 1.6}
+    runs = [
+        *made(BETTER, **whole),
+        *made(GOOD, clip="agc", **whole),
+        *made(BAD, **large),
+        *made(GOOD, clip="agc", clipping=0.04, **large),
+        *made(BAD, clip="agc", clipping=0.16, **large),
+    ]
+    told = card.whole_images(runs)
+    assert "λ = 0.01 cost 5.1 points" in told
+    assert told.endswith(
+        "at batch 4096 and rate 1.6, λ = 0.04 let 3 of 3 runs train, no clipping 0 of 3."
+    )
+    assert "+0.5 points from no clipping, one seed" in card.whole_images(
+        [*made([0.4], **whole), *made([0.405], clip="agc", **whole)]
+    )
+    assert card.whole_images(made(GOOD, **AGC)) == ""
+
+
 def test_clipped_shares_in_words() -> None:
     runs = [*made(GOOD, **AGC, clipped=0.5), *made(GOOD, **AGC, clipped=0.9, lr=0.4)]
     assert "λ = 0.01 clips 50 to 90 %" in card.clipped_shares(runs)
@@ -394,5 +415,5 @@ def test_clipped_shares_in_words() -> None:
 def test_advice_has_no_empty_line(evidence: list[Record]) -> None:
     text = card.advice(evidence).data
     assert "Strong augmentation" not in text
-    assert text.count("\n") == 2
+    assert text.count("\n") == 3
     assert "**Strong augmentation.** It is so." in card.advice(evidence, "It is so.").data

@@ -153,6 +153,7 @@ def advice(records: "Sequence[Record]", augmentation: str = "") -> "Markdown":
     from IPython.display import Markdown
 
     lines = {
+        "Whole images": whole_images(records),
         "Small batch": f"{small_batch(records)} {tiny_batches(records)}",
         "How much will be clipped": clipped_shares(records),
         "The norm of the whole gradient": norm(records),
@@ -161,8 +162,26 @@ def advice(records: "Sequence[Record]", augmentation: str = "") -> "Markdown":
     return Markdown("\n".join(f"- **{name}.** {text}" for name, text in lines.items() if text))
 
 
+def whole_images(records: "Sequence[Record]") -> str:
+    """How the best λ did against no clipping at each batch size of the paper's own form."""
+    runs = [r for r in records if not _small(r.spec)]
+    parts = []
+    for batch, rate in sorted({(r.spec.batch_size, r.spec.lr) for r in runs}):
+        here = [r for r in runs if (r.spec.batch_size, r.spec.lr) == (batch, rate)]
+        free = [r for r in here if r.spec.clip == "none"]
+        clipped = champion([r for r in here if r.spec.clip == "agc"])
+        if free and clipped:
+            told = _against(compared(free, clipped), "no clipping")
+            best_ = f"λ = {clipped[0].spec.clipping:g}"
+            parts.append(f"at batch {batch} and rate {rate:g}, {best_} {told}")
+    return f"In the paper's form, SkipInit clipped too, {'; '.join(parts)}." if parts else ""
+
+
 def small_batch(records: "Sequence[Record]") -> str:
-    """How each λ ended against no clipping at the smallest batch at which two values were run."""
+    """How each λ ended against no clipping at the smallest batch at which two values were run.
+
+    In our form, which leaves SkipInit alone.
+    """
     tried: dict[tuple[int, float], set[float]] = {}
     for run in runs_of(records, _any(AGC)):
         tried.setdefault((run.spec.batch_size, run.spec.lr), set()).add(run.spec.clipping)
@@ -285,6 +304,8 @@ def _against(finding: Finding, what: str) -> str:
         trained = [f"{n - lost} of {n}" for n, lost in zip(finding.n, finding.failed, strict=True)]
         return f"let {trained[0]} runs train, {what} {trained[1]}"
     mean_, low, high = (100 * x for x in (finding.effect, finding.low, finding.high))
+    if math.isnan(low):
+        return f"came out {mean_:+.1f} points from {what}, one seed each"
     if low > 0:
         return f"gained {mean_:.1f} points [{low:.1f}, {high:.1f}] over {what}"
     if high < 0:
