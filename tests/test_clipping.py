@@ -9,6 +9,7 @@ import torch
 from nbrepro import agc, experiments
 from nbrepro.book import clipping
 from nbrepro.claims.rules import matches
+from nbrepro.experiments import batch_sizes
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
@@ -83,7 +84,7 @@ def test_whole_images_are_trained_as_in_the_paper() -> None:
         assert spec.lr == pytest.approx(0.1 * spec.batch_size / 256)
         assert spec.unclipped == ("fc.weight",)
         assert sum(matches(spec, settings) for settings in clipping.whole().values()) == 1
-        if spec.clip == "agc" and spec.clipping == clipping.BEST[spec.batch_size]:
+        if spec.clip == "agc" and spec.clipping == batch_sizes.LAMBDAS[spec.batch_size]:
             rates = clipping.rates_of(spec, spec.lr, images=50_000)
             assert list(clipping.reach(rates, spec.clipping))[-1] > 1
 
