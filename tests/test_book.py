@@ -1,8 +1,7 @@
-"""The site: executed, and built strictly. In a browser it is opened by test_browser.py."""
+"""How notebooks are executed and stored. What the site shows: test_browser.py."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,57 +10,11 @@ from typing import Any
 import nbformat
 import pytest
 
-from nbrepro import claims
 from nbrepro.book import build
-from nbrepro.claims import verdicts
-from nbrepro.claims.reviews import reviews
-from nbrepro.records import timings
 from nbrepro.records.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-
-
-def copy_of_the_book(target: Path) -> Path:
-    for name in ("_config.yml", "_toc.yml", "LICENSE"):
-        shutil.copy(ROOT / name, target / name)
-    for name in ("book", "results"):
-        skip = shutil.ignore_patterns("_build", ".*")
-        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=skip)
-    return target
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make book` builds it, from a copy of the tree."""
-    root = copy_of_the_book(tmp_path_factory.mktemp("book"))
-    return build.build("smoke", root=root, say=lambda _: None).parent
-
-
-def test_the_built_site_has_every_page_and_every_verdict(site: Path) -> None:
-    records, _ = Ledger(ROOT / "results").scan()
-    measured = timings.read(ROOT / "results")
-    scorecard = (site / "scorecard.html").read_text(encoding="utf-8")
-    for claim in claims.register().values():
-        verdict = verdicts.judge(claim, records, measured).verdict
-        end = "</tr>" if claim.rule else "</li>"
-        rows = re.findall(rf">{claim.id}</span>.*?{end}", scorecard, re.S)
-        assert len(rows) == 1, f"{claim.id} has {len(rows)} rows on the scorecard"
-        if claim.rule:
-            assert f">{verdict}</span>" in rows[0]
-        page = (site / f"{claim.chapter}.html").read_text(encoding="utf-8")
-        shown = page.count(f'id="{claim.id}"')
-        assert shown == 1, f"{claim.id} is shown {shown} times in its chapter"
-
-
-def test_every_statement_of_the_reviews_stands_on_their_page(site: Path) -> None:
-    page = (site / "reviews.html").read_text(encoding="utf-8")
-    for review in reviews().values():
-        for statement in review.statements:
-            row = re.search(rf'id="review-{review.key}-{statement.n}".*?</tr>', page, re.S)
-            assert row, f"statement {statement.n} of {review.key} has no row"
-            for claim in statement.claims:
-                assert f'href="claims/{claim}.html"' in row[0]
 
 
 # --- executing a notebook ---

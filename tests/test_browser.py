@@ -25,6 +25,10 @@ import pytest
 
 from nbrepro import claims
 from nbrepro.book import build
+from nbrepro.claims import verdicts
+from nbrepro.claims.reviews import reviews
+from nbrepro.records import timings
+from nbrepro.records.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*build.pages(ROOT), "search"]
@@ -238,10 +242,30 @@ def test_figures_can_be_read_on_a_phone(page: str, seen: dict[str, Seen]) -> Non
 # --- the files of the site, without a browser ---
 
 
-def test_the_literal_build_command_shows_the_stored_outputs(site: Path) -> None:
-    page = (site / "08_training_only_batchnorm.html").read_text(encoding="utf-8")
-    for claim in claims.of_chapter("08_training_only_batchnorm"):
-        assert f'id="{claim.id}"' in page
+def test_the_literal_build_command_shows_every_page_and_every_verdict(site: Path) -> None:
+    records, _ = Ledger(ROOT / "results").scan()
+    measured = timings.read(ROOT / "results")
+    scorecard = (site / "scorecard.html").read_text(encoding="utf-8")
+    for claim in claims.register().values():
+        verdict = verdicts.judge(claim, records, measured).verdict
+        end = "</tr>" if claim.rule else "</li>"
+        rows = re.findall(rf">{claim.id}</span>.*?{end}", scorecard, re.S)
+        assert len(rows) == 1, f"{claim.id} has {len(rows)} rows on the scorecard"
+        if claim.rule:
+            assert f">{verdict}</span>" in rows[0]
+        page = (site / f"{claim.chapter}.html").read_text(encoding="utf-8")
+        shown = page.count(f'id="{claim.id}"')
+        assert shown == 1, f"{claim.id} is shown {shown} times in its chapter"
+
+
+def test_every_statement_of_the_reviews_stands_on_their_page(site: Path) -> None:
+    page = (site / "reviews.html").read_text(encoding="utf-8")
+    for review in reviews().values():
+        for statement in review.statements:
+            row = re.search(rf'id="review-{review.key}-{statement.n}".*?</tr>', page, re.S)
+            assert row, f"statement {statement.n} of {review.key} has no row"
+            for claim in statement.claims:
+                assert f'href="claims/{claim}.html"' in row[0]
 
 
 class Links(HTMLParser):
