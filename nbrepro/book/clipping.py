@@ -64,12 +64,17 @@ def at(arms: Mapping[str, Mapping[str, Any]], **settings: Any) -> Arms:
 
 
 def whole() -> Arms:
-    """The paper's form on whole images: each batch size with its rate, and λ."""
+    """The paper's form on whole images: each batch size with its rate, and both λ."""
     base = {"model": "cifar_nf_resnet8", "optimizer": "nesterov"}
-    return {
+    ways: Arms = {
         "BatchNorm": base | {"model": "bn_cifar_nf_resnet8"},
         "no clipping": base | {"clip": "none"},
         **{f"AGC, λ = {x:g}": base | {"clip": "agc", "clipping": x} for x in sorted(BEST.values())},
+    }
+    return {
+        f"batch {size}: {way}": {**settings, "batch_size": size}
+        for size in sorted(BEST)
+        for way, settings in ways.items()
     }
 
 
