@@ -24,10 +24,11 @@ def kept() -> Iterator[None]:
     """Within the context the process keeps freed memory; at its end all of it is returned.
 
     No block is mapped by itself meanwhile, since it would be unmapped when freed; a threshold could
-    not say so, as glibc's largest is 32 MiB, less than one activation of a large batch. Freed places
-    do not always fit what comes next, so more memory is held than a step needs: NF-ResNet-8 at
-    batch size 4096 holds 2.9 instead of 2.5 GB. Afterwards the thresholds are those that glibc reaches by itself in a process that frees blocks of that
-    size. With another C library this does nothing.
+    not say so, as glibc's largest is 32 MiB, less than one activation of a large batch. A freed
+    place does not always fit what comes next, so more memory is held than a step needs: NF-ResNet-8
+    at batch size 4096 holds 2.9 instead of 2.5 GB. Afterwards the thresholds are those that glibc
+    reaches by itself in a process that frees blocks of that size. With another C library this does
+    nothing.
     """
     try:
         libc = ctypes.CDLL(None)
