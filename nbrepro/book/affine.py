@@ -57,7 +57,7 @@ def starts() -> dict[str, dict[str, Any]]:
         "γ = 1, β = 1": "oneone",
         "γ from [−1, 1), β = 0": "positivenegative",
     }
-    return {name: {**AFFINE, "batchnorm_init": start} for name, start in named.items()}
+    return _varied("batchnorm_init", named)
 
 
 def weights() -> dict[str, dict[str, Any]]:
@@ -68,12 +68,17 @@ def weights() -> dict[str, dict[str, Any]]:
         "orthogonal": "orthogonal",
         "binary": "binary",
     }
-    return {name: {**AFFINE, "weight_init": start} for name, start in named.items()}
+    return _varied("weight_init", named)
 
 
 def rates() -> dict[str, dict[str, Any]]:
     """The recipe's rate, and a third and three times of it."""
-    return {f"rate {rate:g}": {**AFFINE, "lr": rate} for rate in (0.03, 0.1, 0.3)}
+    return _varied("lr", {f"rate {rate:g}": rate for rate in (0.03, 0.1, 0.3)})
+
+
+def _varied(setting: str, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """γ and β trained, with another value of one setting."""
+    return {name: {**AFFINE, setting: value} for name, value in named.items()}
 
 
 def learnt(

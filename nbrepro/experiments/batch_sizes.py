@@ -41,9 +41,9 @@ def _arms(profile: str) -> list[Spec]:
         *(nf.replace(model=f"bn_{nf.model}") for nf in sizes.values()),
         *(
             agc.replace(clipping=other)
-            for size, agc in clipped.items()
-            for of, other in LAMBDAS.items()
-            if of != size
+            for agc in clipped.values()
+            for other in LAMBDAS.values()
+            if other != agc.clipping
         ),
     ]
 

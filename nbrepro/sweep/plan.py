@@ -1,7 +1,7 @@
 """What is missing, in which order it tells most, and what it costs."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +87,9 @@ def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
     from nbrepro.claims import verdicts
     from nbrepro.data import base
 
-    specs = list(specs)
-    datasets = {base(spec.dataset) for spec in specs}
-    found: dict[str, list[str]] = {spec.hash: [] for spec in specs}
+    arms = {spec: spec.replace(seed=0) for spec in specs}
+    datasets = {base(spec.dataset) for spec in arms}
+    found: dict[str, list[str]] = {spec.hash: [] for spec in arms}
     grids: dict[str, set[Spec]] = {}
     for claim in claims.register().values():
         if claim.experiment is None or profile not in accepted(claim):
@@ -99,8 +99,8 @@ def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
             grids[claim.experiment] = {
                 arm for dataset in datasets for arm in experiment.specs(profile, dataset, seeds=1)
             }
-        for spec in specs:
-            if spec.replace(seed=0) in grids[claim.experiment] and verdicts.feeds(spec, claim):
+        for spec, arm in arms.items():
+            if arm in grids[claim.experiment] and verdicts.feeds(spec, claim):
                 found[spec.hash].append(claim.id)
     return found
 
@@ -128,16 +128,7 @@ def estimate(spec: Spec, records: Sequence[Record]) -> float | None:
 
     Without its pre-training, see :func:`cost`.
     """
-    alike = [
-        record
-        for record in records
-        if _work(record.spec) == _work(spec) and record.provenance.get("images_per_second")
-    ]
-    if not alike:
-        return None
-    latest = max(alike, key=lambda record: str(record.provenance.get("finished")))
-    images = _images(spec.dataset, records)
-    return float(spec.epochs * images / latest.provenance["images_per_second"])
+    return _estimate(spec, *_measured(records))
 
 
 def cost(specs: Iterable[Spec], records: Sequence[Record], work: Path) -> tuple[float, int]:
@@ -153,9 +144,15 @@ def cost(specs: Iterable[Spec], records: Sequence[Record], work: Path) -> tuple[
     """
     specs = list(specs)
     parents = {spec.parent for spec in specs if spec.parent}
-    lost = [parent for parent in parents if not (work / f"{parent.hash}.pt").exists()]
-    costs = [estimate(spec, records) for spec in (*specs, *lost)]
+    lost = [parent for parent in parents if not checkpoint(parent, work).exists()]
+    rates, images = _measured(records)  # once: there may be hundreds of both
+    costs = [_estimate(spec, rates, images) for spec in (*specs, *lost)]
     return sum(c for c in costs if c is not None), costs.count(None)
+
+
+def checkpoint(spec: Spec, work: Path) -> Path:
+    """Where a run keeps its checkpoint in the ledger's folder of checkpoints."""
+    return work / f"{spec.hash}.pt"
 
 
 def _work(spec: Spec) -> tuple[object, ...]:
@@ -164,10 +161,27 @@ def _work(spec: Spec) -> tuple[object, ...]:
     return spec.model, spec.train, spec.batch_size, data.side or data.name, spec.sam > 0
 
 
-def _images(dataset: str, records: Iterable[Record]) -> float:
-    """Training images of a data set, by the steps of a record; else by its card."""
+def _measured(
+    records: Sequence[Record],
+) -> tuple[dict[tuple[object, ...], float], dict[str, float]]:
+    """Work → images per second of its latest record; data set → training images, by its steps."""
+    rates: dict[tuple[object, ...], float] = {}
+    images: dict[str, float] = {}
+    latest_first = sorted(records, key=lambda r: str(r.provenance.get("finished")), reverse=True)
+    for record in latest_first:
+        if rate := record.provenance.get("images_per_second"):
+            rates.setdefault(_work(record.spec), rate)
     for record in records:
         last = record.curve[-1] if record.curve else {}
-        if record.spec.dataset == dataset and last.get("epoch"):
-            return record.spec.batch_size * last["step"] / last["epoch"]
-    return card(dataset).train_images or 50_000
+        if last.get("epoch"):
+            seen = record.spec.batch_size * last["step"] / last["epoch"]
+            images.setdefault(record.spec.dataset, seen)
+    return rates, images
+
+
+def _estimate(
+    spec: Spec, rates: Mapping[tuple[object, ...], float], images: Mapping[str, float]
+) -> float | None:
+    rate = rates.get(_work(spec))
+    known = images.get(spec.dataset) or card(spec.dataset).train_images or 50_000
+    return None if rate is None else float(spec.epochs * known / rate)

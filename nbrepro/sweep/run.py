@@ -25,7 +25,7 @@ from nbrepro.records import features
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.records.provenance import device_name, provenance
 from nbrepro.spec import Spec
-from nbrepro.sweep.plan import Planned, estimate
+from nbrepro.sweep.plan import Planned, checkpoint, estimate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -352,7 +352,7 @@ def run_locked(spec: Spec, options: SweepOptions, should_stop: Callable[[], bool
 
 
 def _checkpoint(spec: Spec, options: SweepOptions) -> Path:
-    return options.ledger.work / f"{spec.hash}.pt"
+    return checkpoint(spec, options.ledger.work)
 
 
 def _train(
