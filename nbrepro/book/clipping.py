@@ -22,6 +22,7 @@ from nbrepro.claims.verdicts import failed
 from nbrepro.experiments.adamw import RATES as ADAMW_RATES
 from nbrepro.experiments.adaptive_gradient_clipping import FREE, LAMBDAS, PARTS, THRESHOLDS
 from nbrepro.experiments.batch_sizes import LAMBDAS as BEST
+from nbrepro.experiments.batch_sizes import THRESHOLD
 from nbrepro.experiments.nf_resnets import recipe
 from nbrepro.optim import parameter_groups
 from nbrepro.probes import ClipShare, clip_fraction
@@ -66,16 +67,52 @@ def at(arms: Mapping[str, Mapping[str, Any]], **settings: Any) -> Arms:
 def whole() -> Arms:
     """The paper's form on whole images: each batch size with its rate, and both λ."""
     base = {"model": "cifar_nf_resnet8", "optimizer": "nesterov"}
+    agc = base | {"clip": "agc", "unclipped": ("fc.weight",)}
     ways: Arms = {
         "BatchNorm": base | {"model": "bn_cifar_nf_resnet8"},
         "no clipping": base | {"clip": "none"},
-        **{f"AGC, λ = {x:g}": base | {"clip": "agc", "clipping": x} for x in sorted(BEST.values())},
+        **{f"AGC, λ = {x:g}": agc | {"clipping": x} for x in sorted(set(BEST.values()))},
     }
     return {
         f"batch {size}: {way}": {**settings, "batch_size": size}
         for size in sorted(BEST)
         for way, settings in ways.items()
     }
+
+
+def largest() -> Arms:
+    """At the largest batch: AGC in the paper's form, beside what else could be done."""
+    size, arms = max(BEST), whole()
+    agc = arms[f"batch {size}: AGC, λ = {BEST[size]:g}"]
+    return {
+        "BatchNorm": arms[f"batch {size}: BatchNorm"],
+        f"norm of the whole gradient, {THRESHOLD:g}": agc | {"clip": "norm", "clipping": THRESHOLD},
+        "AGC, SkipInit left alone": agc | {"unclipped": FREE},
+        "AGC in the paper's form": agc,
+    }
+
+
+def whole_table(records: Sequence["Record"]) -> "HTML":
+    """What AGC with its best λ brings at each batch size, in points; no claim compares these."""
+    arms, rows = whole(), []
+    for size, clipping in sorted(BEST.items()):
+        agc = arms[f"batch {size}: AGC, λ = {clipping:g}"]
+        rivals = (arms[f"batch {size}: {way}"] for way in ("no clipping", "BatchNorm"))
+        rows.append((size, f"{clipping:g}", *(against(records, agc, rival) for rival in rivals)))
+    head = ("batch size", "best λ", "AGC against no clipping", "AGC against BatchNorm")
+    return table(head, rows)
+
+
+def largest_table(records: Sequence["Record"]) -> "HTML":
+    """At the largest batch size: each way against BatchNorm and against AGC in the paper's form."""
+    arms = largest()
+    bn, agc = arms["BatchNorm"], arms["AGC in the paper's form"]
+    rows = [
+        (name, against(records, arm, bn), "" if arm == agc else against(records, arm, agc))
+        for name, arm in arms.items()
+        if arm != bn
+    ]
+    return table(("", "against BatchNorm", "against AGC in the paper's form"), rows)
 
 
 def lambdas() -> Arms:
