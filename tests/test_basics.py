@@ -79,14 +79,14 @@ def test_depths_are_drawn_with_their_failures_and_told() -> None:
         "BatchNorm": {8: [ended(GRID[0], 0.4)], 56: [ended(GRID[0], 0.3)]},
         "plain": {8: [ended(GRID[0], 0.35)], 56: [ended(GRID[0], 0.11)]},
     }
-    figure = figures.depths(runs)
+    figure = figures.by_number(runs, "layers")
     (axis,) = figure.axes
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["8", "56"]
     crosses = [line for line in axis.lines if line.get_marker() == "x" and heights(line)]
     assert [heights(line) for line in crosses] == [[11.0]]
     assert "plain: 8: 35.0, 56: 0 of 1 survive" in figure.alt
     assert "crosses: failed" in figure.note
-    assert "No records yet" in figures.depths({}).alt
+    assert "No records yet" in figures.by_number({}, "layers").alt
 
 
 def test_the_prediction_is_drawn_alone_and_again_under_what_was_measured() -> None:

@@ -790,6 +790,9 @@ def test_the_small_form_drops_no_class_and_names_the_small_ones(
         "a@32-classes10to19-16px",
         "a-16px-alltest",
         "a-alltest",
+        "a@32-classes10to19-16px-alltest-few10",
+        "a-few3",
+        "a-few03",
         "a@b",
         "a@0",
         "a-classes01to2",
@@ -801,7 +804,7 @@ def test_a_name_is_its_parts(name: str) -> None:
     assert str(parts) == name
     assert cards.parse(str(parts)) == parts
     assert cards.parse(cards.base(name)) == parts._replace(
-        classes=None, small=False, all_test=False
+        classes=None, small=False, all_test=False, few=None
     )
 
 
@@ -952,6 +955,26 @@ def test_tiny_imagenet_50_at_another_side(roomy_folder: Path) -> None:
     moved = min((base / "val" / dataset.classes[0]).rglob("*.JPEG"))
     moved.write_bytes(max(moved.parent.iterdir()).read_bytes())
     assert "differs from the archive" in error("tiny-imagenet-50@32", roomy_folder)
+
+
+def test_few_images_are_the_first_of_each_class(digits: Dataset) -> None:
+    few = data.load("digits-few3")
+    assert few.card == replace(
+        data.card("digits-few3"), test_images=len(digits.test_images), fingerprint=few.fingerprint
+    )
+    assert few.card.train_images == 30
+    assert torch.equal(few.test_images, digits.test_images)
+    for label in range(10):
+        first = digits.train_images[digits.train_labels == label][:3]
+        assert torch.equal(few.train_images[few.train_labels == label], first)
+    part = data.load("digits-classes5to9-16px-few3")
+    assert part.train_labels.bincount().tolist() == [3] * 5
+    assert cards.same_part(part.name, "tiny@32") == "tiny@32-classes5to9-16px-few3"
+
+
+def test_more_images_than_a_class_has() -> None:
+    with pytest.raises(DataError, match=r"digits has \d+ training images of \d, .*take at most"):
+        data.load("digits-few1000")
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"needs {ARCHIVE.name} beside the project")

@@ -537,7 +537,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.dots(records, ARMS),
         figures.sweep(records, ARMS, by="lr"),
         figures.survival(records, ARMS),
-        figures.depths({"BatchNorm": {14: records}}),
+        figures.by_number({"BatchNorm": {14: records}}, "layers"),
         figures.curves(records, {"": ARMS}),
         figures.signal_propagation({"plain": [{"block": 0} | block]}, theory="plain"),
         figures.branch_shares([0.5, 0.3], {"BatchNorm": [0.5, 0.3]}),

@@ -18,7 +18,8 @@ WHOLE = [spec for spec in FIRST if spec.train == "all"]
 def record(spec: Spec, accuracy: float, before: float = 0.1) -> Record:
     row = {"epoch": 0, "step": 0, "test_accuracy": before}
     last = {"epoch": spec.epochs, "step": 9, "test_accuracy": accuracy}
-    return Record(spec, "completed", {"test_accuracy": accuracy}, [row, last], {})
+    metrics = {"test_accuracy": accuracy, "test_top5": 0.9}
+    return Record(spec, "completed", metrics, [row, last], {})
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,32 @@ def test_every_arm_of_a_figure_is_run_once(
 ) -> None:
     for name, settings in arms.items():
         assert sum(matches(spec, settings) for spec in specs) == 1, name
+
+
+def test_every_run_on_few_images_is_in_the_figure() -> None:
+    few = experiments.get("few_images").specs("quick", "cifar10-jpeg", seeds=1)
+    arms = [
+        (n, settings)
+        for twin in transfer.TWINS
+        for by in transfer.by_images(twin).values()
+        for n, settings in by.items()
+    ]
+    for n, settings in arms:
+        assert [matches(spec, settings) for spec in (*few, *FIRST)].count(True) == 1, (n, settings)
+    assert all(sum(matches(spec, settings) for _, settings in arms) == 1 for spec in few)
+
+
+def test_the_figure_of_few_images_has_a_line_for_each_way() -> None:
+    few = experiments.get("few_images").specs("quick", "cifar10-jpeg", seeds=2)
+    runs = [record(spec, 0.3 + 0.05 * spec.seed) for spec in (*few, *QUICK)]
+    for twin in transfer.TWINS:
+        told = transfer.images_figure(runs, twin).alt
+        assert "training images per class" in told
+        for way in transfer.by_images(twin):
+            assert way in told
+    assert "+0.0" in transfer.images_table(runs).data
+    assert "No records yet" in transfer.images_figure([], "with BatchNorm").alt
+    assert "no records yet" in transfer.images_table([]).data
 
 
 def test_twins_share_everything_but_what_makes_them_twins() -> None:

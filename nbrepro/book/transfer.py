@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.book.figures import runs_of
+from nbrepro.book.figures import by_number, runs_of
 from nbrepro.book.figures.runs import Ends
+from nbrepro.book.found import against
 from nbrepro.book.tables import table
 from nbrepro.claims.verdicts import value
 from nbrepro.data import card
+from nbrepro.experiments import few_images
 from nbrepro.experiments.fine_tuning import AFFINE, BOTH, GENTLE, HEAD, LARGE, PRETRAINED, USUAL
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+    from nbrepro.book.figures import Chart
     from nbrepro.records.ledger import Record
 
 Settings = dict[str, Any]
@@ -68,6 +71,64 @@ def clipped(profile: str = "quick") -> dict[str, Settings]:
 def whole(records: Sequence["Record"]) -> list["Record"]:
     """The runs that trained everything."""
     return [record for record in records if record.spec.train == "all"]
+
+
+#: Training images per class in ``fine_tuning``, more than in any run of ``few_images``.
+MANY = 1_000
+SCRATCH, PRETRAINED_TOO, OUTPUT = "all, from scratch", "all, pre-trained", "output layer"
+
+
+def by_images(twin: str, profile: str = "quick") -> dict[str, dict[int, Settings]]:
+    """What is trained in a twin → training images per class → settings of the runs."""
+    model, affine, whole = TWINS[twin]
+    column = list(TWINS).index(twin)
+    ways: dict[str, tuple[str, Settings]] = {
+        PRETRAINED_TOO: ("all", {"train": "all", **whole}),
+        SCRATCH: ("all", {"train": "all", **whole}),
+        OUTPUT: ("output", {"train": "output", "lr": HEAD}),
+        "output layer and affine": ("both", {"train": f"{affine}+output", "lr": BOTH}),
+    }
+    found: dict[str, dict[int, Settings]] = {}
+    for way, (key, settings) in ways.items():
+        start = {"model": model, "pretrained": "" if way == SCRATCH else PRETRAINED[profile]}
+        small = "" if profile == "full" else "-16px"
+        many = {**start, **settings, "dataset": f"cifar10{small}"}
+        found[way] = {
+            **{
+                n: {
+                    **many,
+                    "dataset": f"cifar10{small}-few{n}",
+                    "lr": few_images.RATES[key][column],
+                }
+                for n in few_images.IMAGES
+            },
+            MANY: many,
+        }
+    return found
+
+
+def images_figure(records: Sequence["Record"], twin: str) -> "Chart":
+    """Test accuracy of a twin by how many images it was fine-tuned on, a line per way."""
+    ways = by_images(twin)
+    runs = {
+        way: {n: runs_of(records, settings) for n, settings in arms.items()}
+        for way, arms in ways.items()
+    }
+    found = {way: by for way, by in runs.items() if any(by.values())}
+    return by_number(found, "training images per class")
+
+
+def images_table(records: Sequence["Record"]) -> "HTML":
+    """In points, by the number of images: what pre-training brings, and what the rest brings."""
+    rows = []
+    for twin in TWINS:
+        arms = by_images(twin)
+        for n in (*few_images.IMAGES, MANY):
+            whole, scratch, output = (arms[way][n] for way in (PRETRAINED_TOO, SCRATCH, OUTPUT))
+            gains = (against(records, whole, other) for other in (scratch, output))
+            rows.append((twin, f"{n:,}", *gains))
+    head = ("", "images per class", "pre-trained over from scratch", "all over output layer")
+    return table(head, rows)
 
 
 def begun(records: Sequence["Record"]) -> float:

@@ -10,14 +10,26 @@ from nbrepro.data.cards import SMALL, Card, base, card
 
 if TYPE_CHECKING:
     from nbrepro.data.batches import Batches
-    from nbrepro.data.datasets import MEAN, STD, Dataset, load, load_for, shrink, some_classes
+    from nbrepro.data.datasets import (
+        MEAN,
+        STD,
+        Dataset,
+        few_images,
+        load,
+        load_for,
+        shrink,
+        some_classes,
+    )
     from nbrepro.data.decode import DataError
     from nbrepro.data.files import FileBatches, FileDataset, open_files
     from nbrepro.data.folder import default_root, tree_digest
 else:
     _HOMES = {
         "batches": ("Batches",),
-        "datasets": ("MEAN", "STD", "Dataset", "load", "load_for", "shrink", "some_classes"),
+        "datasets": (
+            *("MEAN", "STD", "Dataset", "few_images", "load", "load_for", "shrink"),
+            "some_classes",
+        ),
         "decode": ("DataError",),
         "files": ("FileBatches", "FileDataset", "open_files"),
         "folder": ("default_root", "tree_digest"),
@@ -43,6 +55,7 @@ __all__ = [
     "base",
     "card",
     "default_root",
+    "few_images",
     "load",
     "load_for",
     "open_files",

@@ -1,13 +1,14 @@
 """Data cards: what is known about a data set without loading it, or torch.
 
-A name is ``<data>[@<side>][-classes<first>to<last>][-16px[-alltest]]``, such as ``cifar10``,
-``cifar10-jpeg-classes0to4``, ``tiny-imagenet-50@32-classes0to9`` or ``cifar10-16px``:
+A name is ``<data>[@<side>][-classes<first>to<last>][-16px[-alltest]][-few<n>]``, such as
+``cifar10``, ``cifar10-jpeg-classes0to4``, ``tiny-imagenet-50@32-classes0to9`` or ``cifar10-16px``:
 
 =======================  ======================================================================
 ``@32``                  a folder tree at 32×32 pixels: see :func:`nbrepro.data.folder.read`
 ``-classes0to4``         only the classes with the labels 0 to 4, which are numbered from 0 again
 ``-16px``                the small form, see :func:`nbrepro.data.shrink`
 ``-16px-alltest``        the small form, but for its test set, of which every image is kept
+``-few10``               only the first 10 training images of each class
 =======================  ======================================================================
 """
 
@@ -30,7 +31,8 @@ NOT_TREES = ("digits", "cifar10", "cifar100")
 _NAME = re.compile(
     r"(?P<data>.*?)(?:@(?P<side>[1-9]\d*))?"
     r"(?:-classes(?P<first>0|[1-9]\d*)to(?P<last>0|[1-9]\d*))?"
-    rf"(?P<small>{SMALL}(?P<all_test>{ALL_TEST})?)?",
+    rf"(?P<small>{SMALL}(?P<all_test>{ALL_TEST})?)?"
+    r"(?:-few(?P<few>[1-9]\d*))?",
     re.ASCII | re.DOTALL,
 )
 
@@ -44,6 +46,7 @@ class Name(NamedTuple):
         classes: labels of the first and the last class that is kept, or None.
         small: whether it is the small form.
         all_test: whether that form keeps every test image.
+        few: training images of each class, or None for all.
     """
 
     data: str
@@ -51,25 +54,28 @@ class Name(NamedTuple):
     classes: tuple[int, int] | None
     small: bool
     all_test: bool
+    few: int | None
 
     def __str__(self) -> str:
         side = "" if self.side is None else f"@{self.side}"
         classes = "" if self.classes is None else "-classes{}to{}".format(*self.classes)
         small = SMALL + (ALL_TEST if self.all_test else "") if self.small else ""
-        return f"{self.data}{side}{classes}{small}"
+        few = "" if self.few is None else f"-few{self.few}"
+        return f"{self.data}{side}{classes}{small}{few}"
 
 
 def parse(name: str) -> Name:
     """The parts of a name; every text is one."""
     match = _NAME.fullmatch(name)
     assert match is not None
-    data, side, first, last, small, all_test = match.groups()
+    data, side, first, last, small, all_test, few = match.groups()
     return Name(
         data,
         None if side is None else int(side),
         None if first is None else (int(first), int(last)),
         small is not None,
         all_test is not None,
+        None if few is None else int(few),
     )
 
 
@@ -129,7 +135,7 @@ def card(name: str) -> Card:
 
     What such a folder holds is known once it is loaded: ``load(name).card``.
     """
-    data, side, classes, small, all_test = parse(name)
+    data, side, classes, small, all_test, few = parse(name)
     known = _KNOWN.get(data, Card(data))
     if side is not None:
         known = replace(known, side=side)
@@ -142,6 +148,8 @@ def card(name: str) -> Card:
         known = replace(_part(known, 1, SMALL_SHARE, known.classes), side=half)
         if all_test:
             known = replace(known, test_images=tested)
+    if few is not None:
+        known = replace(known, train_images=known.classes and known.classes * few)
     if name != data:
         known = replace(known, original=False, fingerprint=_FORM_FINGERPRINTS.get(name))
     return replace(known, name=name)
@@ -158,7 +166,7 @@ def _part(card: Card, kept: int, of: int | None, classes: int | None = 1) -> Car
 
 def base(name: str) -> str:
     """The data set itself, given the name of a part of it: ``cifar10-16px`` → ``cifar10``."""
-    return str(parse(name)._replace(classes=None, small=False, all_test=False))
+    return str(parse(name)._replace(classes=None, small=False, all_test=False, few=None))
 
 
 def same_part(name: str, other: str) -> str:
@@ -174,5 +182,6 @@ def same_part(name: str, other: str) -> str:
             classes=classes,
             small=part.small or whole.small,
             all_test=part.all_test or whole.all_test,
+            few=part.few or whole.few,
         )
     )

@@ -11,9 +11,10 @@ any other name          a folder tree ``<root>/<name>/train/<class>/*.jpg`` and 
 ``<name>-classes0to4``  five classes of ``<name>``: see :func:`some_classes`
 ``<name>-16px``         a fifth of ``<name>``, at half its side: see :func:`shrink`
 ``...-16px-alltest``    the same, tested on every image instead of a fifth
+``<name>-few10``        ten training images of each class: see :func:`few_images`
 ======================  ==========================================================================
 
-The last three may follow each other in this order: ``tiny-imagenet-50@32-classes0to9-16px``.
+The last four may follow each other in this order: ``tiny-imagenet-50@32-classes0to9-16px-few10``.
 
 ``cifar10-jpeg`` is a folder tree too: CIFAR-10 re-encoded as JPEG. Its pixels differ from the
 original's, hence the name, and its contents are checked against a known digest. So are those of
@@ -104,7 +105,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
             names the file and what to do.
     """
     root = Path(root) if root is not None else default_root()
-    data, side, classes, small, all_test = cards.parse(name)
+    data, side, classes, small, all_test, few = cards.parse(name)
     if data not in cards.NOT_TREES:
         dataset = _dataset(cards.base(name), *folder.read(data, root, side))
     elif side is not None:
@@ -113,7 +114,9 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
         dataset = _digits() if data == "digits" else _cifar(data, root, download)
     if classes is not None:
         dataset = some_classes(dataset, *classes)
-    return shrink(dataset, all_test=all_test) if small else dataset
+    if small:
+        dataset = shrink(dataset, all_test=all_test)
+    return dataset if few is None else few_images(dataset, few)
 
 
 def load_for(
@@ -190,6 +193,29 @@ def shrink(dataset: Dataset, *, all_test: bool = False) -> Dataset:
         parts.append((small.numpy(), labels[first].numpy()))
     name = dataset.name + cards.SMALL + (cards.ALL_TEST if all_test else "")
     return _dataset(name, list(dataset.classes), *parts)
+
+
+def few_images(dataset: Dataset, images: int) -> Dataset:
+    """The first ``images`` training images of every class; the test set stays whole.
+
+    Raises:
+        DataError: if a class has fewer.
+    """
+    labels = dataset.train_labels
+    indices = [(labels == c).nonzero()[:images, 0] for c in range(len(dataset.classes))]
+    for name, index in zip(dataset.classes, indices, strict=True):
+        if len(index) < images:
+            raise DataError(
+                f"{dataset.name} has {len(index)} training images of {name}, so there is no "
+                f"{dataset.name}-few{images}; take at most {len(index)}"
+            )
+    kept = torch.cat(indices)
+    return _dataset(
+        f"{dataset.name}-few{images}",
+        list(dataset.classes),
+        (dataset.train_images[kept].numpy(), labels[kept].numpy()),
+        (dataset.test_images.numpy(), dataset.test_labels.numpy()),
+    )
 
 
 def _dataset(

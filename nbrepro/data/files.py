@@ -133,8 +133,8 @@ def open_files(name: str, root: Path) -> FileDataset:
     Raises:
         DataError: if the tree is missing or wrong, or the name has no side.
     """
-    data, side, classes, small, _ = cards.parse(name)
-    if side is None or small or data in cards.NOT_TREES:
+    data, side, classes, small, _, few = cards.parse(name)
+    if side is None or small or few is not None or data in cards.NOT_TREES:
         raise DataError(
             f"{name}: the augmentation resized-crop reads the files of a tree and needs a side: "
             "write imagenet@224, or imagenet@224-classes0to99 for some of its classes"

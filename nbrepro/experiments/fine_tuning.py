@@ -46,7 +46,7 @@ USUAL = 0.4
 HEAD, AFFINE, BOTH = 1.6, 1.6, 0.1
 
 
-def _twins(profile: str) -> tuple[Spec, Spec]:
+def twins(profile: str) -> tuple[Spec, Spec]:
     """A normalizer-free network and its BatchNorm twin, everything of them fine-tuned."""
     base = recipe(profile).replace(
         pretrained=PRETRAINED[profile], batch_size=128, lr=GENTLE, warmup_epochs=0.5
@@ -61,7 +61,7 @@ def _twins(profile: str) -> tuple[Spec, Spec]:
 
 
 def _arms(profile: str) -> list[Spec]:
-    nf, bn = _twins(profile)
+    nf, bn = twins(profile)
     if profile == "smoke":
         return [nf, bn, nf.replace(pretrained="")]
     best = [nf.replace(clip="agc", lr=LARGE), bn.replace(lr=USUAL)]

@@ -447,28 +447,31 @@ def sweep(
     return chart
 
 
-def depths(runs: Mapping[str, Mapping[int, Sequence[Record]]]) -> Chart:
-    """Final test accuracy against the number of layers (log scale), one line per kind of network.
+def by_number(runs: Mapping[str, Mapping[int, Sequence[Record]]], label: str) -> Chart:
+    """Final test accuracy against a number (log scale), such as that of layers, a line each.
 
     Args:
-        runs: kind, by the name of its style, → layers → runs.
+        runs: line, by the name of its style, → number → runs.
+        label: what is counted.
     """
     used = [run for by in runs.values() for found in by.values() for run in found]
     if not used:
         return nothing()
     looks = dict(zip(runs, style.of(runs), strict=True))
-    cells = {name: {x: Ends.of(found) for x, found in by.items()} for name, by in runs.items()}
+    cells = {
+        name: {x: Ends.of(found) for x, found in by.items() if found} for name, by in runs.items()
+    }
     values = sorted({x for found in cells.values() for x in found})
     with drawing(400) as (chart, (axis,)):
         for number, (name, found) in enumerate(cells.items()):
             _line(axis, found, looks[name], name, 9 * (number - (len(cells) - 1) / 2))
         _count_failures(axis, cells, looks)
-        ticks(axis, values, [str(x) for x in values])
+        ticks(axis, values, [f"{x:,}" for x in values])
         _chance(axis, used)
         axis.set_ylim(bottom=0)
-        name_axes(axis, "layers", _ACCURACY)
+        name_axes(axis, label, _ACCURACY)
     told = [_told(name, found) for name, found in cells.items()]
-    chart.alt = f"{_ACCURACY.capitalize()} by layers. {said(told)}"
+    chart.alt = f"{_ACCURACY.capitalize()} by {label}. {said(told)}"
     failures = any(cell.failed for found in cells.values() for cell in found.values())
     chart.note = _note(used, _MEAN, _FAILED if failures else "")
     return chart
