@@ -99,6 +99,21 @@ def test_what_is_compared_at_the_largest_batch_is_run() -> None:
         assert [spec.batch_size for spec in grid if matches(spec, arm)] == [4096]
 
 
+def test_tables_of_whole_images_compare_seed_by_seed() -> None:
+    def run(spec: Spec) -> Record:
+        accuracy = 0.3 + 0.01 * spec.seed + 0.05 * (spec.clip == "agc")
+        return Record(spec, "completed", {"test_accuracy": accuracy}, [], {})
+
+    runs = [run(spec) for spec in experiments.get("batch_sizes").specs("quick", seeds=3)]
+    by_batch = clipping.whole_table(runs).data
+    assert by_batch.count("+5.0 points") == 6  # over nothing and over BatchNorm, at three sizes
+    at_largest = clipping.largest_table(runs).data
+    assert at_largest.count("+5.0 points") == 2  # both forms of AGC over BatchNorm
+    assert "-5.0 points" in at_largest  # the norm of the whole gradient against AGC
+    for table in (clipping.whole_table([]).data, clipping.largest_table([]).data):
+        assert "no records yet" in table
+
+
 def test_every_run_with_adamw_is_of_one_arm() -> None:
     for spec in ADAMW:
         assert sum(matches(spec, settings) for settings in clipping.adamw().values()) == 1, spec
