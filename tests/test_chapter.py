@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from nbrepro import claims
-from nbrepro.book import chapter, tables
+from nbrepro.book import chapter, markup, tables
 from nbrepro.claims.findings import Answer, Finding
 from nbrepro.claims.verdicts import Verdict
 from nbrepro.records.ledger import Record
@@ -363,8 +363,8 @@ def test_a_review_is_answered_statement_by_statement() -> None:
 
 
 def test_rows_that_do_not_fit_the_head_are_an_error() -> None:
-    page = tables.table(("a", "b"), [(1, tables.Cell("2", "±1"))], "<note>").data
+    page = markup.table(("a", "b"), [(1, markup.Cell("2", "±1"))], "<note>").data
     assert '<td data-label="a">1</td>' in page
     assert text(page).split() == ["a", "b", "1", "2", "±1", "<note>"] or "12 ±1" in text(page)
     with pytest.raises(ValueError, match="shorter"):
-        tables.table(("a", "b"), [(1,)])
+        markup.table(("a", "b"), [(1,)])

@@ -16,7 +16,7 @@ from nbrepro import claims, cli, experiments, sweep
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
 from nbrepro.sweep import SweepOptions
-from nbrepro.sweep.run import seconds
+from nbrepro.sweep.options import seconds
 
 
 def run(*arguments: str) -> int:

@@ -13,7 +13,7 @@ from nbrepro.records import features
 from nbrepro.records.features import Clamp, Features, Layer, Relu
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
-from nbrepro.sweep.run import SweepOptions, run_one
+from nbrepro.sweep import SweepOptions, run_one
 from nbrepro.train import loop
 from nbrepro.train.features import measure
 

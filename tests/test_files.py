@@ -18,7 +18,7 @@ from nbrepro.data.batches import epoch_draws
 from nbrepro.data.files import AREA, RATIO, Files, centre, random_box
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
-from nbrepro.sweep.run import SweepOptions, run_one
+from nbrepro.sweep import SweepOptions, run_one
 from nbrepro.train import loop
 
 SIDE = 64

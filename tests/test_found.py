@@ -13,7 +13,7 @@ from IPython.display import HTML
 
 from nbrepro import claims
 from nbrepro.book import found
-from nbrepro.book.chapter import judged
+from nbrepro.book.chapter import judged, records_of
 from nbrepro.claims import checks
 from nbrepro.claims.findings import Answer, Finding
 from nbrepro.claims.rules import Check, Failures, Level, Measured, Ordered, Trained
@@ -221,7 +221,7 @@ def test_a_figure_shows_the_records_that_its_verdicts_rest_on(
         Verdict(claims.get("F2-d"), "not run", records=tuple(r.spec.hash for r in records))
         for records in ((third, first), (first,))
     ]
-    assert found.records_of(*verdicts) == [first, third]
+    assert records_of(*verdicts) == [first, third]
 
 
 # --- what is stored ---

@@ -13,7 +13,7 @@ from nbrepro import data, models
 from nbrepro.data import Dataset
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import PRETRAINING, Spec
-from nbrepro.sweep.run import Left, SweepOptions, run_one
+from nbrepro.sweep import Left, SweepOptions, run_one
 from nbrepro.train import loop
 from nbrepro.train.checkpoint import digest
 

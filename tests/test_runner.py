@@ -19,7 +19,7 @@ from nbrepro.records.ledger import Ledger, Record
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
 from nbrepro.sweep import Left, Planned, SweepOptions
-from nbrepro.sweep.run import until
+from nbrepro.sweep.one import until
 from nbrepro.train import loop
 
 
@@ -286,7 +286,7 @@ def test_sweeps_from_different_folders_share_the_locks_of_their_ledger(
         "import json, sys\n"
         "from nbrepro.records.ledger import Ledger\n"
         "from nbrepro.spec import Spec\n"
-        "from nbrepro.sweep.run import locked\n"
+        "from nbrepro.sweep.one import locked\n"
         "with locked(Spec.from_dict(json.loads(sys.argv[1])), Ledger('../../results')):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -121,7 +121,7 @@ def mean(kept: Sequence[Features], of: Callable[[Features], float | None]) -> fl
 
 def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     """The share of channels with a γ below each of several thresholds, either way."""
-    from nbrepro.book.tables import table
+    from nbrepro.book.markup import table
 
     thresholds = (0.001, 0.01, 0.05, 0.1)
 
@@ -134,7 +134,7 @@ def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
 
 def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     """The share of channels whose ReLU is always off, layer by layer."""
-    from nbrepro.book.tables import table
+    from nbrepro.book.markup import table
 
     names = list(kept)
     relus = {
@@ -155,7 +155,7 @@ def sizes_table(records: Sequence[Record]) -> "HTML":
     """Median |γ| and the share of small ones, by network and by what is trained."""
     from statistics import median
 
-    from nbrepro.book.tables import table
+    from nbrepro.book.markup import table
 
     rows = []
     for model in dict.fromkeys(record.spec.model for record in records):

@@ -17,7 +17,7 @@ def null_table() -> "HTML":
         FileNotFoundError: if the ledger has no ``null_experiments.json``.
     """
     from nbrepro.book.chapter import ledger
-    from nbrepro.book.tables import table
+    from nbrepro.book.markup import table
 
     path = ledger().root / "null_experiments.json"
     body = json.loads(path.read_text(encoding="utf-8"))

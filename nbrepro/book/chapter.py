@@ -218,6 +218,12 @@ def recorded(experiment: str | None = None) -> "list[Record]":
     return list({r.spec.hash: r for r in found}.values())  # a run may belong to several scales
 
 
+def records_of(*verdicts: "Verdict") -> "list[Record]":
+    """The records that these verdicts rest on, each once: what a figure of them shows."""
+    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
+    return [record for record in recorded() if record.spec.hash in wanted]
+
+
 def measured(benchmark: str | None = None) -> "list[Benchmark]":
     """The timings of the ledger that ships with the book: all, or those of one benchmark.
 

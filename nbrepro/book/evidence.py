@@ -23,7 +23,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from nbrepro import experiments
-from nbrepro.book import found, tables
+from nbrepro.book import found, markup, tables
 from nbrepro.claims import checks, recorded, verdicts
 from nbrepro.claims.recorded import Recorded
 from nbrepro.claims.register import Claim, as_written, get, register, texts
@@ -48,7 +48,7 @@ def link(claim_id: str, page: str = "") -> str:
     Raises:
         ValueError: for an unknown id, naming the nearest.
     """
-    return "../" * page.count("/") + tables.address(get(claim_id).id)
+    return "../" * page.count("/") + markup.address(get(claim_id).id)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def body(claim: Claim, evidence: Evidence) -> str:
     sentence = found.bare(claim)
     conclusion = _conclusion(verdict, sentence)
     return str(
-        tables.render(
+        markup.render(
             "evidence",
             claim=claim,
             sentence=sentence,
@@ -131,8 +131,8 @@ def body(claim: Claim, evidence: Evidence) -> str:
             check=_described(claim),
             shared=_shared(claim, evidence),
             statements=_statements(claim),
-            by=tables.BY,
-            seen=tables.SEEN,
+            by=found.BY,
+            seen=found.SEEN,
             kinds=tables.EVIDENCE,
             bare=found.bare,
             page=tables.page,
@@ -325,7 +325,7 @@ _COLUMNS: Mapping[str, Callable[[Verdict], object]] = {
     "scale": lambda v: v.scale,
     "seeds_needed": lambda v: v.seeds_needed or "",
     "records": lambda v: len(v.records),
-    "page": lambda v: tables.address(v.claim.id),
+    "page": lambda v: markup.address(v.claim.id),
 }
 
 
@@ -354,7 +354,7 @@ def pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     evidence = gather(default_root(Path(app.srcdir)))
     ship(evidence, Path(app.outdir, "_static"))
     for claim in register().values():
-        name = tables.address(claim.id).removesuffix(".html")
+        name = markup.address(claim.id).removesuffix(".html")
         html = body(claim, evidence)
         document = _indexed(claim, html)
         app.builder.index_page(name, document, str(escape(title(claim))))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
-from nbrepro.book.tables import BY, SEEN, address, render
+from nbrepro.book.markup import address, render
 from nbrepro.claims.findings import Finding, Run, compare
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from nbrepro.claims import Claim
     from nbrepro.claims.verdicts import Verdict
     from nbrepro.records.ledger import Record
+
+
+#: How a published value was seen, in words; see :class:`nbrepro.claims.Quoted`.
+SEEN = {
+    "paper": "the paper",
+    "figure": "read off its figure",
+    "code": "its authors' code",
+    "second hand": "second hand",
+    "recalled": "recalled, seen nowhere",
+}
+#: What stands before the paper's name on a card.
+BY = {"paper": "", "review": "a published review of ", "ours": "beside "}
 
 
 @dataclass(frozen=True)
@@ -103,14 +115,6 @@ def against(
     if not (high and low):
         return "no records yet"
     return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
-
-
-def records_of(*verdicts: "Verdict") -> "list[Record]":
-    """The records that these verdicts rest on, each once: what a figure of them shows."""
-    from nbrepro.book.chapter import recorded
-
-    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
-    return [record for record in recorded() if record.spec.hash in wanted]
 
 
 def said(verdict: "Verdict") -> Said:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbrepro.book import figures
 from nbrepro.book.found import against
 from nbrepro.book.interactive.stages import Member, Stage
-from nbrepro.book.tables import table
+from nbrepro.book.markup import table
 from nbrepro.claims.nfnets.counts import blueprint, count_macs, size
 from nbrepro.claims.statistics import digits, paired
 from nbrepro.claims.tables import printed

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from nbrepro._files import replacing
 from nbrepro.book import address
+from nbrepro.book.chapter import records_of
 from nbrepro.book.evidence import gather
-from nbrepro.book.found import bare, records_of, takeaway
+from nbrepro.book.found import bare, takeaway
 
 if TYPE_CHECKING:
     from nbrepro.book.figures import Chart

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nbrepro.book import address, bibliography, tables
+from nbrepro.book import address, bibliography, markup
 from nbrepro.book.build import find_root
 from nbrepro.book.standalone import standalone
 
@@ -101,7 +101,7 @@ def _share_sidebar(
     app: Any, page: str, _template: str, context: dict[str, Any], _tree: Any
 ) -> None:
     """One table of contents for the pages of all claims, which differ in nothing that it shows."""
-    if page.startswith(f"{tables.CLAIMS}/"):
+    if page.startswith(f"{markup.CLAIMS}/"):
         if not hasattr(app, "_nbrepro_toctree"):
             app._nbrepro_toctree = cache(context["toctree"])
         context["toctree"] = app._nbrepro_toctree

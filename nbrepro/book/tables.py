@@ -1,21 +1,22 @@
-"""Every table and card of the book, as HTML that also reads well without our style sheet.
+"""Tables of verdicts, reviews and records, as HTML that also reads well without our style sheet.
 
-Templates (``templates/*.html.j2``) hold the HTML and escape all text that they are given. A number
-is rounded and put into words once, here or in :class:`~nbrepro.claims.verdicts.Finding`, and never
-read back out of a text.
+A number is rounded and put into words once, here or in
+:class:`~nbrepro.claims.verdicts.Finding`, and never read back out of a text.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from nbrepro.book import found
+from nbrepro.book.found import SEEN
+from nbrepro.book.markup import Cell, nothing, render, table
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
-    from jinja2 import Environment
     from markupsafe import Markup
 
     from nbrepro.claims.reviews import Review
@@ -32,17 +33,7 @@ EVIDENCE = {
     "verified": "code held against its description",
     "cited": "nothing of ours",
 }
-#: How a published value was seen, in words; see :class:`nbrepro.claims.Quoted`.
-SEEN = {
-    "paper": "the paper",
-    "figure": "read off its figure",
-    "code": "its authors' code",
-    "second hand": "second hand",
-    "recalled": "recalled, seen nowhere",
-}
 _BY = {"paper": "", "review": "a review's claim", "ours": "our own finding"}
-#: What stands before the paper's name on a card.
-BY = {"paper": "", "review": "a published review of ", "ours": "beside "}
 _STANDS = {
     "agrees": "agrees with the paper",
     "partly": "agrees in part",
@@ -50,69 +41,6 @@ _STANDS = {
     "own": "the reviewer's own",
 }
 _NO_RECORDS = "No records yet."
-#: Letters of a cell that is compared with others of its column.
-_SHORT = 24
-
-
-@cache
-def _templates() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("nbrepro.book"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["address"] = address
-    return environment
-
-
-def render(template: str, **given: Any) -> "HTML":
-    """A template of this package, ``<template>.html.j2``, filled in; text is escaped."""
-    from IPython.display import HTML
-
-    return HTML(_templates().get_template(f"{template}.html.j2").render(given))
-
-
-#: The folder of the pages of claims on the site.
-CLAIMS = "claims"
-
-
-def address(claim: str) -> str:
-    """Where the page of a claim lies on the site, see :mod:`nbrepro.book.evidence`."""
-    return f"{CLAIMS}/{claim}.html"
-
-
-class Cell(NamedTuple):
-    """A cell of a table: its text, and what stands behind it in small print."""
-
-    text: str
-    aside: str = ""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> "HTML":
-    """A table in the style of the book.
-
-    On a phone each row becomes a card, but for tables of short cells, whose columns are compared.
-
-    Args:
-        head: titles of the columns.
-        rows: cells; what is no :class:`Cell` is shown as text.
-        note: small print below.
-
-    Raises:
-        ValueError: for a row that has more or fewer cells than there are titles.
-    """
-    cells = [[c if isinstance(c, Cell) else Cell(str(c)) for c in row] for row in rows]
-    labelled = [list(zip(head, row, strict=True)) for row in cells]
-    short = all(len(cell.text + cell.aside) <= _SHORT for row in cells for cell in row[1:])
-    return render("table", head=head, rows=labelled, note=note, kind="" if short else "words")
-
-
-def _nothing(note: str) -> "HTML":
-    return render("nothing", note=note)
 
 
 # --- numbers in words ---
@@ -163,7 +91,7 @@ def scorecard(verdicts: Iterable["Verdict"]) -> "HTML":
     """
     rows = [row[0] for row in _in_order(verdicts)]
     if not rows:
-        return _nothing("No claim rests on this.")
+        return nothing("No claim rests on this.")
     head = ("claim", "published", "ours, the least clear", "verdict")
     return render("scorecard", head=head, verdicts=rows, **_of_scorecard())
 
@@ -174,14 +102,12 @@ def cited(verdicts: Iterable["Verdict"]) -> "HTML":
     for verdict in verdicts:
         papers.setdefault(verdict.claim.source, []).append(verdict)
     if not papers:
-        return _nothing("No claim is only cited.")
+        return nothing("No claim is only cited.")
     return render("cited", papers=papers, **_of_scorecard())
 
 
 def _of_scorecard() -> dict[str, Any]:
     """What the templates of the scorecard call."""
-    from nbrepro.book import found
-
     return {
         "bare": found.bare,
         "by": _BY,
@@ -298,7 +224,7 @@ def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None)
     from nbrepro.spec import Spec
 
     if not records:
-        return _nothing(_NO_RECORDS)
+        return nothing(_NO_RECORDS)
     if published is None:
         recipe = Spec(model="cifar_resnet14").to_dict()
         for varied in ("model", "train", "seed"):
@@ -345,7 +271,7 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
         if spec in sides[before]:
             arms.setdefault(spec.replace(seed=0), []).append((sides[before][spec], record))
     if not arms:
-        return _nothing(_NO_RECORDS)
+        return nothing(_NO_RECORDS)
     rows = []
     for spec, pairs in arms.items():
         ends = [Ends.of(runs) for runs in zip(*pairs, strict=True)]

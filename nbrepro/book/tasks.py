@@ -4,7 +4,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nbrepro import freezing, models
-from nbrepro.book.tables import table
+from nbrepro.book.markup import table
 from nbrepro.data.cards import parse
 from nbrepro.experiments import distant_tasks, many_classes
 from nbrepro.experiments.many_tasks import OWN, TASKS

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nbrepro.book.figures import by_number, runs_of
 from nbrepro.book.figures.runs import Ends
 from nbrepro.book.found import against
-from nbrepro.book.tables import table
+from nbrepro.book.markup import table
 from nbrepro.claims.verdicts import value
 from nbrepro.data import card
 from nbrepro.experiments import few_images

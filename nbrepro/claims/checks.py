@@ -19,8 +19,10 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -152,20 +154,12 @@ def check_over(seeds: int) -> Callable[[Callable[[], Outcome]], Callable[[], Out
 
 
 def registry() -> Mapping[str, Check]:
-    """Name → check, of all papers."""
-    from nbrepro.claims.bn_only import setup, tasks  # noqa: F401
-    from nbrepro.claims.nfnets import (  # noqa: F401
-        batchnorm,
-        counts,
-        dependence,
-        design,
-        devices,
-        numerics,
-        printed,
-        signal,
-        smoothness,
-    )
+    """Name → check, of all papers: every module in a paper's folder is imported."""
+    from nbrepro.claims import bn_only, nfnets
 
+    for paper in (bn_only, nfnets):
+        for module in iter_modules(paper.__path__):
+            import_module(f"{paper.__name__}.{module.name}")
     return _CHECKS
 
 

@@ -9,27 +9,15 @@ from typing import TYPE_CHECKING
 from nbrepro.data.cards import SMALL, Card, base, card
 
 if TYPE_CHECKING:
-    from nbrepro.data.batches import Batches
-    from nbrepro.data.datasets import (
-        MEAN,
-        STD,
-        Dataset,
-        few_images,
-        load,
-        load_for,
-        shrink,
-        some_classes,
-    )
+    from nbrepro.data.batches import MEAN, STD, Batches
+    from nbrepro.data.datasets import Dataset, few_images, load, load_for, shrink, some_classes
     from nbrepro.data.decode import DataError
     from nbrepro.data.files import FileBatches, FileDataset, open_files
     from nbrepro.data.folder import default_root, tree_digest
 else:
     _HOMES = {
-        "batches": ("Batches",),
-        "datasets": (
-            *("MEAN", "STD", "Dataset", "few_images", "load", "load_for", "shrink"),
-            "some_classes",
-        ),
+        "batches": ("MEAN", "STD", "Batches"),
+        "datasets": ("Dataset", "few_images", "load", "load_for", "shrink", "some_classes"),
         "decode": ("DataError",),
         "files": ("FileBatches", "FileDataset", "open_files"),
         "folder": ("default_root", "tree_digest"),

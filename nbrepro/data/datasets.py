@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nbrepro")
 
-#: Normalization of the BatchNorm-only study's code, by ImageNet statistics on CIFAR-10 too.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class Dataset:

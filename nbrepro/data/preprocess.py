@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nbrepro.data import MEAN, STD
+from nbrepro.data.batches import MEAN, STD
 
 MARGIN = 32
 

@@ -3,6 +3,8 @@
 Nothing here imports torch before a run is to be done.
 """
 
+from nbrepro.sweep.one import Left, run_one
+from nbrepro.sweep.options import SweepOptions
 from nbrepro.sweep.plan import (
     Planned,
     accepted,
@@ -13,7 +15,7 @@ from nbrepro.sweep.plan import (
     settles,
     unsettled,
 )
-from nbrepro.sweep.run import Left, SweepOptions, run, run_one
+from nbrepro.sweep.run import run
 
 __all__ = [
     "Left",

@@ -31,15 +31,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
-from nbrepro.sweep.run import (
-    Left,
-    SweepOptions,
-    check_time,
-    failed,
-    locked,
-    run_locked,
-    until,
-)
+from nbrepro.sweep.one import Left, check_time, failed, locked, run_locked, until
+from nbrepro.sweep.options import SweepOptions
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.book import drawings, tables
+from nbrepro.book import drawings, markup
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -18,7 +18,7 @@ def render(template: str, **given: Any) -> "HTML":
     """A template of this package, filled, with the look of all drawings."""
     from markupsafe import Markup
 
-    return tables.render(template, style=Markup(drawings.style()), **given)
+    return markup.render(template, style=Markup(drawings.style()), **given)
 
 
 def drawn(template: str, **given: Any) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.interactive.parts import data, drawn, rows_of
-from nbrepro.book.tables import address
+from nbrepro.book.markup import address
 
 if TYPE_CHECKING:
     from IPython.display import HTML
