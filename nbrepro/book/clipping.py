@@ -112,7 +112,7 @@ def largest_table(records: Sequence["Record"]) -> "HTML":
         for name, arm in arms.items()
         if arm != bn
     ]
-    return table(("", "against BatchNorm", "against AGC in the paper's form"), rows)
+    return table(("way", "against BatchNorm", "against AGC in the paper's form"), rows)
 
 
 def lambdas() -> Arms:

@@ -127,7 +127,7 @@ def images_table(records: Sequence["Record"]) -> "HTML":
             whole, scratch, output = (arms[way][n] for way in (PRETRAINED_TOO, SCRATCH, OUTPUT))
             gains = (against(records, whole, other) for other in (scratch, output))
             rows.append((twin, f"{n:,}", *gains))
-    head = ("", "images per class", "pre-trained over from scratch", "all over output layer")
+    head = ("network", "images per class", "pre-trained over from scratch", "all over output layer")
     return table(head, rows)
 
 
