@@ -384,6 +384,15 @@ def test_the_global_norm_in_words(agc_ends: list[float], norm_ends: list[float],
     assert card.norm(made(GOOD)).startswith("We have not run")
 
 
+def test_the_global_norm_on_whole_images_is_a_case_of_its_own() -> None:
+    small = [*made(GOOD, **AGC), *made(BETTER, clip="norm", clipping=1.0)]
+    whole: dict[str, Any] = {"dataset": "cifar10-jpeg", "model": "cifar_nf_resnet8"}
+    large = [*made(BETTER, **AGC, **whole), *made(GOOD, clip="norm", clipping=1.0, **whole)]
+    text = card.norm([*small, *large])
+    assert "on whole images threshold 1 cost 5.1 points" in text
+    assert "0.1 threshold 1 gained 5.1 points" in text
+
+
 def test_whole_images_in_words() -> None:
     whole = {"dataset": "cifar10-jpeg", "unclipped": ("fc.weight",)}
     large = {**whole, "batch_size": 4096, "lr": 1.6}
@@ -394,7 +403,9 @@ def test_whole_images_in_words() -> None:
         *made(GOOD, clip="agc", clipping=0.04, **large),
         *made(BAD, clip="agc", clipping=0.16, **large),
     ]
-    told = card.whole_images(runs)
+    # left alone, SkipInit makes it another form
+    free = made(BETTER, clip="agc", clipping=0.04, **{**large, "unclipped": FREE})
+    told = card.whole_images([*runs, *free])
     assert "λ = 0.01 cost 5.1 points" in told
     assert told.endswith(
         "at batch 4096 and rate 1.6, λ = 0.04 let 3 of 3 runs train, no clipping 0 of 3."

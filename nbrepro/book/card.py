@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from nbrepro.book.clipping import AGC, NONE, NORM
+from nbrepro.book.clipping import AGC, NONE
 from nbrepro.book.figures import outcomes
 from nbrepro.book.figures.runs import Ends, ends, runs_of, scale_of
 from nbrepro.claims.findings import Finding, Run, compare
@@ -169,7 +169,7 @@ def whole_images(records: "Sequence[Record]") -> str:
     for batch, rate in sorted({(r.spec.batch_size, r.spec.lr) for r in runs}):
         here = [r for r in runs if (r.spec.batch_size, r.spec.lr) == (batch, rate)]
         free = [r for r in here if r.spec.clip == "none"]
-        clipped = champion([r for r in here if r.spec.clip == "agc"])
+        clipped = champion([r for r in here if r.spec.clip == "agc" and _starred(r.spec)])
         if free and clipped:
             told = _against(compared(free, clipped), "no clipping")
             best_ = f"λ = {clipped[0].spec.clipping:g}"
@@ -232,12 +232,12 @@ def large_rates(records: "Sequence[Record]") -> str:
 
 def norm(records: "Sequence[Record]") -> str:
     """How the best threshold for the whole gradient did against the best λ, wherever both ran."""
-    cases = sorted({(r.spec.batch_size, r.spec.lr) for r in runs_of(records, _any(NORM))})
+    cases = sorted({_bare(r.spec) for r in records if r.spec.clip == "norm"}, key=_order)
     parts = []
-    for batch, rate in cases:
-        setting = {"batch_size": batch, "lr": rate}
-        norms = runs_of(records, {**_any(NORM), **setting})
-        agc = runs_of(records, {"model": NORM["model"], "clip": "agc", **setting})
+    for case in cases:
+        here = [r for r in records if _bare(r.spec) == case]
+        norms = [r for r in here if r.spec.clip == "norm"]
+        agc = [r for r in here if r.spec.clip == "agc"]
         threshold = best(norms)
         rival = champion(agc)
         if threshold is None or not rival:
@@ -245,7 +245,8 @@ def norm(records: "Sequence[Record]") -> str:
         chosen = [r for r in norms if r.spec.clipping == threshold[0]]
         others = [r for r in norms if r.spec.clipping != threshold[0]]
         part = (
-            f"at batch {batch} and rate {rate:g} threshold {threshold[0]:g} "
+            f"at batch {case.batch_size} and rate {case.lr:g} "
+            f"{'' if _small(case) else 'on whole images '}threshold {threshold[0]:g} "
             f"{_against(compared(rival, chosen), f'the best λ, {rival[0].spec.clipping:g}')}"
         )
         if others:
@@ -255,7 +256,7 @@ def norm(records: "Sequence[Record]") -> str:
         parts.append(part)
     if not parts:
         return "We have not run the norm of the whole gradient beside AGC."
-    return f"In our runs, each with its best setting chosen afterwards, {'; '.join(parts)}."
+    return f"In our runs, each with the best setting that was tried, {'; '.join(parts)}."
 
 
 def champion(runs: "Sequence[Record]") -> "list[Record]":
