@@ -372,7 +372,7 @@ def test_large_rates_in_words() -> None:
     [
         (GOOD, BETTER, "threshold 1 gained 5.1 points"),
         (BETTER, GOOD, "threshold 1 cost 5.1 points"),
-        (GOOD, BAD, "threshold 1 let 0 of 3 runs train, the best λ, 0.01 3 of 3"),
+        (GOOD, BAD, "1 let 0 of 3 runs train, the best λ, 0.01 with SkipInit left alone 3 of 3"),
     ],
 )
 def test_the_global_norm_in_words(agc_ends: list[float], norm_ends: list[float], told: str) -> None:

@@ -247,7 +247,7 @@ def norm(records: "Sequence[Record]") -> str:
         part = (
             f"at batch {case.batch_size} and rate {case.lr:g} "
             f"{'' if _small(case) else 'on whole images '}threshold {threshold[0]:g} "
-            f"{_against(compared(rival, chosen), f'the best λ, {rival[0].spec.clipping:g}')}"
+            f"{_against(compared(rival, chosen), _best_form(rival[0].spec))}"
         )
         if others:
             part += (
@@ -257,6 +257,12 @@ def norm(records: "Sequence[Record]") -> str:
     if not parts:
         return "We have not run the norm of the whole gradient beside AGC."
     return f"In our runs, each with the best setting that was tried, {'; '.join(parts)}."
+
+
+def _best_form(spec: "Spec") -> str:
+    """``the best λ, 0.04 with SkipInit clipped``."""
+    clipped = f" with SkipInit {'clipped' if _starred(spec) else 'left alone'}" * spec.skip_init
+    return f"the best λ, {spec.clipping:g}{clipped}"
 
 
 def champion(runs: "Sequence[Record]") -> "list[Record]":
