@@ -29,15 +29,8 @@ IMAGES = {10: 60, 100: 20}
 RATES = {"all": (0.8, 0.1), "output": (0.4, 0.4), "both": (0.025, 0.1)}
 
 
-def arm(twin: Spec, images: int, train: str, lr: float) -> Spec:
-    """One twin on few images.
-
-    Args:
-        twin: pre-trained, everything of it trained.
-        images: per class.
-        train: ``all``, ``output``, or ``both`` for affine parameters and the output layer.
-        lr: the rate.
-    """
+def _arm(twin: Spec, images: int, train: str, lr: float) -> Spec:
+    """A pre-trained twin on so many images per class; ``both``: affine and output layer."""
     affine = "batchnorm" if twin.model.startswith("bn_") else "affine"
     return twin.replace(
         dataset=f"{twin.dataset}-few{images}",
@@ -54,7 +47,7 @@ def _arms(profile: str) -> list[Spec]:
     if profile == "smoke":
         return [pair[0].replace(dataset="digits-classes5to9-few10")]
     tuned = [
-        arm(twin, images, train, lr)
+        _arm(twin, images, train, lr)
         for images in IMAGES
         for train, rates in RATES.items()
         for twin, lr in zip(pair, rates, strict=True)
