@@ -1,12 +1,14 @@
 """Chapter 7: every arm of its figures is run once, and its table says what parents reached."""
 
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 
 from nbrepro import experiments
-from nbrepro.book import transfer
+from nbrepro.book import chapter, transfer
 from nbrepro.claims.rules import matches
+from nbrepro.experiments import fine_tuning_back, fine_tuning_split
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 
@@ -35,6 +37,27 @@ def test_every_arm_of_a_figure_is_run_once(
 ) -> None:
     for name, settings in arms.items():
         assert sum(matches(spec, settings) for spec in specs) == 1, name
+
+
+@pytest.mark.parametrize("module", [fine_tuning_back, fine_tuning_split])
+def test_every_arm_on_other_data_is_run_once(module: ModuleType) -> None:
+    specs = module.EXPERIMENT.specs("quick", "cifar10-jpeg", seeds=1)
+    arms = transfer.elsewhere(module.DATA, module.RATES)
+    for name, settings in arms.items():
+        assert sum(matches(spec, settings) for spec in specs) == 1, name
+    runs = [record(spec, 0.4 if spec.pretrained else 0.3) for spec in specs]
+    runs += [record(r.spec.replace(seed=1), r.metrics["test_accuracy"]) for r in runs]
+    shown = transfer.pairs_table({"a to b": (runs, arms), "not run": ([], arms)}).data
+    assert "+10.0" in shown
+    assert "no records yet" in shown
+
+
+def test_other_data_than_cifar10_stay_where_they_are() -> None:
+    back = fine_tuning_back.EXPERIMENT.specs("quick", "cifar10-jpeg", seeds=1)
+    assert {spec.dataset for spec in back} == {"tiny-imagenet-50@16"}
+    assert {spec.pretrained for spec in back} == {"", "cifar10-jpeg-16px:5"}
+    split = fine_tuning_split.EXPERIMENT
+    assert split.specs("quick", "cifar10-jpeg") == split.specs("quick")
 
 
 def test_every_run_on_few_images_is_in_the_figure() -> None:
@@ -113,3 +136,24 @@ def test_the_table_of_parents_counts_each_once() -> None:
 
 def test_before_the_first_run_the_table_is_empty() -> None:
     assert "Guessing" not in transfer.parents([], []).data
+
+
+def test_runs_on_their_own_data_hide_none_that_began_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From scratch on Tiny ImageNet belongs to every CIFAR-10, the rest to the one it began on."""
+    specs = fine_tuning_back.EXPERIMENT.specs("quick", "cifar10-jpeg", seeds=2)
+    runs = [record(spec, 0.3) for spec in specs]
+    scales = [record(QUICK[0].replace(dataset=f"cifar10{form}"), 0.3) for form in ("", "-jpeg")]
+    monkeypatch.setattr(chapter, "recorded", lambda: [*scales, *runs])
+    page = chapter.Chapter("07_fine_tuning", "quick", "cifar10", 1)
+    assert page.evidence("fine_tuning_back") == runs
+
+
+def test_which_data_a_run_began_on_is_a_matter_of_the_runs() -> None:
+    spec = fine_tuning_back.EXPERIMENT.specs("quick", "cifar10-jpeg")[0]
+    assert matches(spec, {"pretrained": "cifar10-16px:5"})
+    assert not matches(spec, {"pretrained": "cifar10-16px:6"})
+    assert not matches(spec, {"pretrained": "cifar10:5"})
+    assert not matches(spec, {"pretrained": ""})
+    assert not matches(spec.replace(pretrained=""), {"pretrained": "cifar10-16px:5"})

@@ -81,6 +81,8 @@ class Chapter:
 
         That is the first at which two arms have two seeds, so that something can be compared: a
         single run with the whole recipe must not hide all others. Else the one with most runs.
+        Where an arm has data of its own, it is there at every scale: a scale that is a part of
+        another is none.
 
         Raises:
             ValueError: for an unknown experiment.
@@ -93,6 +95,12 @@ class Chapter:
             verdicts.of_scale(records, one.name, profile, dataset)
             for profile, dataset in verdicts.scales(records)
             for one in experiments.select(experiment or self.name)
+        ]
+        names = [{record.spec.hash for record in runs} for runs in found]
+        found = [
+            runs
+            for runs, own in zip(found, names, strict=True)
+            if not any(own < other for other in names)
         ]
         comparable = (runs for runs in found if _replicated_arms(runs) > 1)
         return next(comparable, max(found, key=len, default=[]))

@@ -1,6 +1,6 @@
 """What chapter 7 asks: arms of fine-tuning, and what pre-training had reached before it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.figures import by_number, runs_of
@@ -10,7 +10,7 @@ from nbrepro.book.markup import table
 from nbrepro.claims.verdicts import value
 from nbrepro.data import card
 from nbrepro.experiments import few_images
-from nbrepro.experiments.fine_tuning import AFFINE, BOTH, GENTLE, HEAD, LARGE, PRETRAINED, USUAL
+from nbrepro.experiments.fine_tuning import GENTLE, LARGE, PRETRAINED, RATES, Rates
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -20,37 +20,64 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 
-#: Reader's name of a twin → its network, its name for affine parameters, and how all of it trains.
-TWINS: dict[str, tuple[str, str, Settings]] = {
-    "without BatchNorm": ("cifar_nf_resnet8", "affine", {"clip": "agc", "lr": LARGE}),
-    "with BatchNorm": ("bn_cifar_nf_resnet8", "batchnorm", {"clip": "none", "lr": USUAL}),
+#: Reader's name of a twin → its network, and the name of its affine parameters in a policy.
+TWINS = {
+    "without BatchNorm": ("cifar_nf_resnet8", "affine"),
+    "with BatchNorm": ("bn_cifar_nf_resnet8", "batchnorm"),
 }
 
 
 def trained(profile: str = "quick") -> dict[str, Settings]:
     """What is trained, in both twins: name → settings of the runs."""
-    found: dict[str, Settings] = {}
-    for train, lr in (("", 0.0), ("output", HEAD), ("affine", AFFINE), ("both", BOTH)):
-        for twin, (model, affine, whole) in TWINS.items():
-            start = {"model": model, "pretrained": PRETRAINED[profile]}
-            numbers = "γ and β" if affine == "batchnorm" else "gains and biases"
-            name, settings = {
-                "": ("everything", {"train": "all", **whole}),
-                "output": ("output layer", {"train": "output", "lr": lr}),
-                "affine": (numbers, {"train": affine, "lr": lr}),
-                "both": (f"{numbers}, output layer", {"train": f"{affine}+output", "lr": lr}),
-            }[train]
-            found[f"{twin}: {name}"] = start | settings
+    arms = _arms(RATES, PRETRAINED[profile])
+    return {_name(twin, part): settings for (twin, part), settings in arms.items()}
+
+
+def _arms(rates: Rates, start: str) -> dict[tuple[str, str], Settings]:
+    """Twin and what is trained of it (:data:`nbrepro.experiments.fine_tuning.Rates`) → settings."""
+    found: dict[tuple[str, str], Settings] = {}
+    for part, lrs in rates.items():
+        for (twin, (model, affine)), lr in zip(TWINS.items(), lrs, strict=True):
+            found[twin, part] = {
+                "model": model,
+                "pretrained": start,
+                "train": {"affine": affine, "both": f"{affine}+output"}.get(part, part),
+                "lr": lr,
+                "clip": "agc" if (part, affine) == ("all", "affine") else "none",
+            }
     return found
+
+
+def _name(twin: str, part: str) -> str:
+    numbers = {"affine": "gains and biases", "batchnorm": "γ and β"}[TWINS[twin][1]]
+    names = {"all": "everything", "output": "output layer", "affine": numbers}
+    return f"{twin}: {names.get(part, f'{numbers}, output layer')}"
 
 
 def starts(profile: str = "quick") -> dict[str, Settings]:
     """Both twins from scratch and pre-trained, everything of them trained alike."""
+    arms = _arms(RATES, PRETRAINED[profile])
     return {
-        f"{twin}: {name}": {"model": model, "pretrained": start, "train": "all", **whole}
-        for twin, (model, _, whole) in TWINS.items()
-        for name, start in (("from scratch", ""), ("pre-trained", PRETRAINED[profile]))
+        f"{twin}: {name}": arms[twin, "all"] | changed
+        for twin in TWINS
+        for name, changed in (("from scratch", {"pretrained": ""}), ("pre-trained", {}))
     }
+
+
+def elsewhere(data: Mapping[str, tuple[str, str, int]], rates: Rates) -> dict[str, Settings]:
+    """What is trained on another pair of data, in both twins, and everything from scratch too.
+
+    Args:
+        data: of :mod:`nbrepro.experiments.fine_tuning_back` or ``fine_tuning_split``.
+        rates: of the same.
+    """
+    start, *_ = data["quick"]
+    found: dict[str, Settings] = {}
+    for (twin, part), settings in _arms(rates, start).items():
+        found[_name(twin, part)] = settings
+        if part == "all":
+            found[f"{_name(twin, part)}, from scratch"] = settings | {"pretrained": ""}
+    return found
 
 
 def clipped(profile: str = "quick") -> dict[str, Settings]:
@@ -75,47 +102,32 @@ def whole(records: Sequence["Record"]) -> list["Record"]:
 
 #: Training images per class in ``fine_tuning``, more than in any run of ``few_images``.
 MANY = 1_000
-SCRATCH, PRETRAINED_TOO, OUTPUT = "all, from scratch", "all, pre-trained", "output layer"
+PRETRAINED_TOO, SCRATCH, OUTPUT = "all, pre-trained", "all, from scratch", "output layer"
+#: What the lines of the figure are → what is trained.
+WAYS = {PRETRAINED_TOO: "all", SCRATCH: "all", OUTPUT: "output", "output layer and affine": "both"}
 
 
 def by_images(twin: str, profile: str = "quick") -> dict[str, dict[int, Settings]]:
     """What is trained in a twin → training images per class → settings of the runs."""
-    model, affine, whole = TWINS[twin]
-    column = list(TWINS).index(twin)
-    ways: dict[str, tuple[str, Settings]] = {
-        PRETRAINED_TOO: ("all", {"train": "all", **whole}),
-        SCRATCH: ("all", {"train": "all", **whole}),
-        OUTPUT: ("output", {"train": "output", "lr": HEAD}),
-        "output layer and affine": ("both", {"train": f"{affine}+output", "lr": BOTH}),
-    }
-    found: dict[str, dict[int, Settings]] = {}
-    for way, (key, settings) in ways.items():
-        start = {"model": model, "pretrained": "" if way == SCRATCH else PRETRAINED[profile]}
-        small = "" if profile == "full" else "-16px"
-        many = {**start, **settings, "dataset": f"cifar10{small}"}
-        found[way] = {
-            **{
-                n: {
-                    **many,
-                    "dataset": f"cifar10{small}-few{n}",
-                    "lr": few_images.RATES[key][column],
-                }
-                for n in few_images.IMAGES
-            },
-            MANY: many,
-        }
+    small = "" if profile == "full" else "-16px"
+    whole = f"cifar10{small}"
+    data = {n: (f"{whole}-few{n}", few_images.RATES) for n in few_images.IMAGES}
+    found: dict[str, dict[int, Settings]] = {way: {} for way in WAYS}
+    for n, (name, rates) in (data | {MANY: (whole, RATES)}).items():
+        arms = _arms(rates, PRETRAINED[profile])
+        for way, part in WAYS.items():
+            scratch = {"pretrained": ""} if way == SCRATCH else {}
+            found[way][n] = arms[twin, part] | scratch | {"dataset": name}
     return found
 
 
 def images_figure(records: Sequence["Record"], twin: str) -> "Chart":
     """Test accuracy of a twin by how many images it was fine-tuned on, a line per way."""
-    ways = by_images(twin)
     runs = {
         way: {n: runs_of(records, settings) for n, settings in arms.items()}
-        for way, arms in ways.items()
+        for way, arms in by_images(twin).items()
     }
-    found = {way: by for way, by in runs.items() if any(by.values())}
-    return by_number(found, "training images per class")
+    return by_number(runs, "training images per class")
 
 
 def images_table(records: Sequence["Record"]) -> "HTML":
@@ -128,6 +140,24 @@ def images_table(records: Sequence["Record"]) -> "HTML":
             gains = (against(records, whole, other) for other in (scratch, output))
             rows.append((twin, f"{n:,}", *gains))
     head = ("network", "images per class", "pre-trained over from scratch", "all over output layer")
+    return table(head, rows)
+
+
+def pairs_table(
+    pairs: Mapping[str, tuple[Sequence["Record"], Mapping[str, Settings]]],
+) -> "HTML":
+    """In points, by pair of data: what pre-training brings, and what more than the output layer.
+
+    Args:
+        pairs: name of a pair → its runs, and settings by name as :func:`elsewhere` has them.
+    """
+    rows = []
+    for pair, (records, arms) in pairs.items():
+        for twin in TWINS:
+            whole = arms[f"{twin}: everything"]
+            others = (whole | {"pretrained": ""}, arms[f"{twin}: output layer"])
+            rows.append((pair, twin, *(against(records, whole, other) for other in others)))
+    head = ("data", "network", "pre-trained over from scratch", "all over output layer")
     return table(head, rows)
 
 
@@ -147,7 +177,7 @@ def parents(evidence: Sequence["Record"], recorded: Sequence["Record"]) -> "HTML
     hashes = {r.spec.parent.hash for r in evidence if r.spec.parent is not None}
     runs = [record for record in recorded if record.spec.hash in hashes]
     rows = []
-    for twin, (model, *_) in TWINS.items():
+    for twin, (model, _) in TWINS.items():
         ends = Ends.of(runs_of(runs, {"model": model}))
         if ends.n:
             rows.append((twin, ends.n, f"{ends} %"))

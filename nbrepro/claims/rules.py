@@ -385,12 +385,16 @@ def matches(spec: Spec, settings: Mapping[str, Any]) -> bool:
 
     A data set of an arm says which part it is: of which data set is a matter of the runs.
     """
-    return all(
-        spec.dataset == same_part(wanted, base(spec.dataset))
-        if setting == "dataset"
-        else getattr(spec, setting) == (tuple(wanted) if isinstance(wanted, list) else wanted)
-        for setting, wanted in settings.items()
-    )
+    return all(_same(name, getattr(spec, name), wanted) for name, wanted in settings.items())
+
+
+def _same(setting: str, found: Any, wanted: Any) -> bool:
+    if setting == "dataset":
+        return bool(found == same_part(wanted, base(found)))
+    if setting == "pretrained" and found and wanted:
+        (start, _, epochs), (data, _, wanted_epochs) = found.rpartition(":"), wanted.rpartition(":")
+        return epochs == wanted_epochs and _same("dataset", start, data)
+    return bool(found == (tuple(wanted) if isinstance(wanted, list) else wanted))
 
 
 def _check_names(arms: Sequence[Arm], one_network: bool = False) -> None:

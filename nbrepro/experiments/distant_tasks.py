@@ -34,5 +34,4 @@ EXPERIMENT = Experiment(
     title="The shared random network on tasks of other images: photographs of things, and digits",
     arms=_arms,
     seeds={"smoke": 1, "quick": 5, "full": 3},
-    own_data=True,
 )

@@ -8,6 +8,9 @@ from nbrepro._suggest import choose
 from nbrepro.data import cards
 from nbrepro.spec import Spec
 
+#: The data set that stands for any other.
+STANDARD = "cifar10"
+
 #: How much computation is spent. Only ``quick`` and ``full`` can support a verdict.
 PROFILES = ("smoke", "quick", "full")
 
@@ -24,7 +27,6 @@ class Experiment:
         seeds: profile → how many replicates.
         stands_in: whether it stands in for a data set beyond our means (then no verdict says more
             than "at reduced scale").
-        own_data: whether its arms name the data they need, which no other data replace.
         published: the paper's recipe, for readers: setting → value, by the names of
             :class:`~nbrepro.spec.Spec`, or ``precision``, ``device`` and ``replicates``; ``None``
             where it is that of a Spec's defaults.
@@ -36,7 +38,6 @@ class Experiment:
     arms: Callable[[str], list[Spec]]
     seeds: dict[str, int]
     stands_in: bool = False
-    own_data: bool = False
     published: Mapping[str, Any] | None = None
 
     def specs(
@@ -46,9 +47,10 @@ class Experiment:
 
         Args:
             profile: ``smoke``, ``quick`` or ``full``.
-            dataset: instead of the arms' own (an arm on a part of its own uses the same part of
-                this one, and one that is pre-trained on it is left out). ``smoke`` always uses the
-                embedded digits, and an experiment with ``own_data`` its arms' own.
+            dataset: instead of CIFAR-10, wherever an arm trains or is pre-trained on it or a part
+                of it (then on the same part of this one). An arm that would be pre-trained on what
+                it is trained on is left out. Other data stay, and ``smoke`` always uses the
+                embedded digits.
             seeds: instead of the profile's own number.
 
         Raises:
@@ -59,11 +61,20 @@ class Experiment:
         if replicates < 1:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         arms = self.arms(profile)
-        if dataset is not None and profile != "smoke" and not self.own_data:
-            moved = [(arm, cards.same_part(arm.dataset, dataset)) for arm in arms]
-            arms = [
-                arm.replace(dataset=name)
-                for arm, name in moved
-                if not arm.pretrained.startswith(f"{name}:")
-            ]
+        if dataset is not None and profile != "smoke":
+            moved = (_moved(arm, dataset) for arm in arms)
+            arms = [arm for arm in moved if arm is not None]
         return [arm.replace(seed=seed) for seed in range(replicates) for arm in arms]
+
+
+def _moved(arm: Spec, dataset: str) -> Spec | None:
+    """The arm with ``dataset`` instead of CIFAR-10; None if it would be pre-trained on the same."""
+
+    def instead(name: str) -> str:
+        return cards.same_part(name, dataset) if cards.base(name) == STANDARD else name
+
+    start, colon, epochs = arm.pretrained.rpartition(":")
+    own, before = instead(arm.dataset), instead(start)
+    if (own, before) != (arm.dataset, start) and cards.base(own) == cards.base(before):
+        return None
+    return arm.replace(dataset=own, pretrained=before + colon + epochs)

@@ -20,26 +20,12 @@ BatchNorm, both: 0.00625 to 0.1      36.8  38.4  39.3
 """
 
 from nbrepro.experiments.experiment import Experiment
-from nbrepro.experiments.fine_tuning import twins
+from nbrepro.experiments.fine_tuning import Rates, twins, ways
 from nbrepro.spec import Spec
 
 #: Training images per class → epochs: a few hundred steps of each.
 IMAGES = {10: 60, 100: 20}
-#: What is trained → rates of the twins, without BatchNorm and with it.
-RATES = {"all": (0.8, 0.1), "output": (0.4, 0.4), "both": (0.025, 0.1)}
-
-
-def _arm(twin: Spec, images: int, train: str, lr: float) -> Spec:
-    """A pre-trained twin on so many images per class; ``both``: affine and output layer."""
-    affine = "batchnorm" if twin.model.startswith("bn_") else "affine"
-    return twin.replace(
-        dataset=f"{twin.dataset}-few{images}",
-        epochs=IMAGES[images],
-        batch_size=32,
-        train=f"{affine}+output" if train == "both" else train,
-        lr=lr,
-        clip="agc" if train == "all" and affine == "affine" else "none",
-    )
+RATES: Rates = {"all": (0.8, 0.1), "output": (0.4, 0.4), "both": (0.025, 0.1)}
 
 
 def _arms(profile: str) -> list[Spec]:
@@ -47,10 +33,9 @@ def _arms(profile: str) -> list[Spec]:
     if profile == "smoke":
         return [pair[0].replace(dataset="digits-classes5to9-few10")]
     tuned = [
-        _arm(twin, images, train, lr)
-        for images in IMAGES
-        for train, rates in RATES.items()
-        for twin, lr in zip(pair, rates, strict=True)
+        spec.replace(dataset=f"{spec.dataset}-few{images}", epochs=epochs, batch_size=32)
+        for images, epochs in IMAGES.items()
+        for spec in ways(pair, RATES)
     ]
     return [*tuned, *(spec.replace(pretrained="") for spec in tuned if spec.train == "all")]
 

@@ -26,6 +26,9 @@ without, from scratch                   40.8
 ===============================  =====  =====  ==========  ==========
 """
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 from nbrepro.experiments.experiment import Experiment
 from nbrepro.experiments.nf_resnets import recipe
 from nbrepro.spec import Spec
@@ -38,12 +41,20 @@ PRETRAINED = {
 }
 
 
+#: Rates of what is trained, without BatchNorm and with it, by what that is: everything, the output
+#: layer, affine parameters, and these two together.
+Rates: TypeAlias = Mapping[str, tuple[float, float]]
+
 #: The rate at which fine-tuning everything is gentle, and one that needs AGC without BatchNorm.
 GENTLE, LARGE = 0.1, 0.8
 #: The rate of the BatchNorm twin, and of training from scratch without AGC.
 USUAL = 0.4
-#: The rates of what is trained while the rest stays frozen.
-HEAD, AFFINE, BOTH = 1.6, 1.6, 0.1
+RATES: Rates = {
+    "all": (LARGE, USUAL),
+    "output": (1.6, 1.6),
+    "affine": (1.6, 1.6),
+    "both": (0.1, 0.1),
+}
 
 
 def twins(profile: str) -> tuple[Spec, Spec]:
@@ -60,17 +71,47 @@ def twins(profile: str) -> tuple[Spec, Spec]:
     return base.replace(skip_init=False), base.replace(model="bn_" + base.model)
 
 
+def ways(pair: tuple[Spec, Spec], rates: Rates) -> list[Spec]:
+    """Twins, each with every choice of what is trained; all of one without BatchNorm with AGC."""
+    return [
+        twin.replace(
+            lr=lr,
+            train={"both": f"{affine}+output", "affine": affine}.get(part, part),
+            clip="agc" if (part, affine) == ("all", "affine") else "none",
+        )
+        for part, lrs in rates.items()
+        for twin, affine, lr in zip(pair, ("affine", "batchnorm"), lrs, strict=True)
+    ]
+
+
+def elsewhere(profile: str, start: str, dataset: str, epochs: int, rates: Rates) -> list[Spec]:
+    """The twins on other data, also from scratch, and the one without BatchNorm without AGC too.
+
+    Args:
+        profile: ``smoke`` has one run only.
+        start: what is pre-trained on, as in :attr:`nbrepro.spec.Spec.pretrained`.
+        dataset: what is fine-tuned on.
+        epochs: passes over that.
+        rates: what is trained of the twins, and how fast.
+    """
+    nf, bn = (
+        twin.replace(pretrained=start, dataset=dataset, epochs=epochs) for twin in twins(profile)
+    )
+    if profile == "smoke":
+        return [nf]
+    tuned = ways((nf, bn), rates)
+    scratch = [spec.replace(pretrained="") for spec in tuned if spec.train == "all"]
+    return [*tuned, *scratch, nf, nf.replace(lr=LARGE)]
+
+
 def _arms(profile: str) -> list[Spec]:
     nf, bn = twins(profile)
     if profile == "smoke":
         return [nf, bn, nf.replace(pretrained="")]
-    best = [nf.replace(clip="agc", lr=LARGE), bn.replace(lr=USUAL)]
-    rates = [nf, nf.replace(clip="agc"), nf.replace(lr=LARGE)]
-    heads = [twin.replace(train="output", lr=HEAD) for twin in (nf, bn)]
-    affine = [nf.replace(train="affine", lr=AFFINE), bn.replace(train="batchnorm", lr=AFFINE)]
-    both = [spec.replace(train=f"{spec.train}+output", lr=BOTH) for spec in affine]
-    scratch = [spec.replace(pretrained="") for spec in (*best, nf.replace(lr=USUAL))]
-    return [*best, *heads, *affine, *scratch, *rates, *both]
+    tuned = ways((nf, bn), RATES)
+    whole = [spec for spec in tuned if spec.train == "all"]
+    scratch = [spec.replace(pretrained="") for spec in (*whole, nf.replace(lr=USUAL))]
+    return [*tuned, *scratch, nf, nf.replace(clip="agc"), nf.replace(lr=LARGE)]
 
 
 EXPERIMENT = Experiment(

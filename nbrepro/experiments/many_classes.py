@@ -34,5 +34,4 @@ EXPERIMENT = Experiment(
     arms=_arms,
     seeds={"smoke": 1, "quick": 3, "full": 3},
     stands_in=True,
-    own_data=True,
 )
