@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from nbrepro import claims
+from nbrepro import claims, experiments
 from nbrepro.book import chapter, markup, tables
 from nbrepro.claims.findings import Answer, Finding
 from nbrepro.claims.verdicts import Verdict
@@ -130,6 +130,20 @@ def ended(spec: Spec, accuracy: float) -> Record:
     metrics = {"test_accuracy": accuracy, "test_top5": 0.5}
     curve = [{"test_accuracy": 0.1}, {"test_accuracy": accuracy}]
     return Record(spec, status, metrics, curve, {})
+
+
+def test_a_profile_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of the whole recipe does not hide the others, and can be had."""
+    specs = {
+        profile: experiments.get("training_only_batchnorm").specs(profile, "cifar10-jpeg", seeds=2)
+        for profile in ("quick", "full")
+    }
+    quick = [ended(spec, 0.4) for spec in specs["quick"]]
+    full = ended(specs["full"][0], 0.5)
+    monkeypatch.setattr(chapter, "recorded", lambda: [full, *quick])
+    page = chapter.Chapter("08_training_only_batchnorm", **DEFAULTS)
+    assert page.evidence() == page.evidence(profile="quick") == quick
+    assert page.evidence(profile="full") == [full]
 
 
 def test_runs_are_held_against_the_recipe_of_their_own_paper() -> None:

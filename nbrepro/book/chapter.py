@@ -73,11 +73,12 @@ class Chapter:
         """The same at every scale that was run: of each claim the deciding one first."""
         return [verdict for rows in _judged(self.claims) for verdict in rows]
 
-    def evidence(self, experiment: str | None = None) -> "list[Record]":
+    def evidence(self, experiment: str | None = None, profile: str | None = None) -> "list[Record]":
         """The recorded runs that the chapter's figures show: those of the best scale.
 
         Args:
             experiment: where a chapter has several, the one that is meant.
+            profile: instead of the best one.
 
         That is the first at which two arms have two seeds, so that something can be compared: a
         single run with the whole recipe must not hide all others. Else the one with most runs.
@@ -92,8 +93,9 @@ class Chapter:
 
         records = recorded()
         found = [
-            verdicts.of_scale(records, one.name, profile, dataset)
-            for profile, dataset in verdicts.scales(records)
+            verdicts.of_scale(records, one.name, tier, dataset)
+            for tier, dataset in verdicts.scales(records)
+            if profile in (None, tier)
             for one in experiments.select(experiment or self.name)
         ]
         names = [{record.spec.hash for record in runs} for runs in found]
