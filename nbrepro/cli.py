@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument(
             "--dataset", metavar="D", default="cifar10",
-            help="cifar10, or a folder below the data root such as cifar10-jpeg",
+            help="cifar10, or a folder below the data root that stands for it, as cifar10-jpeg",
         )  # fmt: skip
         command.add_argument("--seeds", type=int, metavar="N", help="replicates of each run")
         command.add_argument("--results", type=Path, metavar="DIR", help="the ledger's folder")
