@@ -45,6 +45,7 @@ def test_every_arm_on_other_data_is_run_once(module: ModuleType) -> None:
     arms = transfer.elsewhere(module.DATA, module.RATES)
     for name, settings in arms.items():
         assert sum(matches(spec, settings) for spec in specs) == 1, name
+    assert all(any(matches(spec, settings) for settings in arms.values()) for spec in specs)
     runs = [record(spec, 0.4 if spec.pretrained else 0.3) for spec in specs]
     runs += [record(r.spec.replace(seed=1), r.metrics["test_accuracy"]) for r in runs]
     shown = transfer.pairs_table({"a to b": (runs, arms), "not run": ([], arms)}).data

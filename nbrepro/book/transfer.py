@@ -65,7 +65,7 @@ def starts(profile: str = "quick") -> dict[str, Settings]:
 
 
 def elsewhere(data: Mapping[str, tuple[str, str, int]], rates: Rates) -> dict[str, Settings]:
-    """What is trained on another pair of data, in both twins, and everything from scratch too.
+    """What is trained on another pair of data, in both twins: all arms of its experiment.
 
     Args:
         data: of :mod:`nbrepro.experiments.fine_tuning_back` or ``fine_tuning_split``.
@@ -77,6 +77,10 @@ def elsewhere(data: Mapping[str, tuple[str, str, int]], rates: Rates) -> dict[st
         found[_name(twin, part)] = settings
         if part == "all":
             found[f"{_name(twin, part)}, from scratch"] = settings | {"pretrained": ""}
+        if settings["clip"] == "agc":
+            for rate in (GENTLE, LARGE):
+                plain = settings | {"clip": "none", "lr": rate}
+                found[f"{twin}: everything, no AGC, rate {rate:g}"] = plain
     return found
 
 

@@ -367,7 +367,7 @@ def dots(records: Sequence[Record], arms: Arms, title: str = "") -> Chart:
             axis.annotate(str(found), (1.02, y), xycoords=("axes fraction", "data"), va="center")
         rows_only(axis, len(rows))
         chance = chance_of(used)
-        if any_failed:
+        if any_failed or axis.get_xlim()[0] < 0:  # a wide interval may go beyond what can be
             axis.set_xlim(left=0)
         low, high = axis.get_xlim()
         if chance and low <= chance <= high:
