@@ -132,19 +132,7 @@ def train(
         ValueError: if the data set is not the spec's, the weights to start from are missing or not
             asked for, or the environment would change what is computed.
     """
-    if bool(spec.pretrained) != (start is not None):
-        raise ValueError(
-            f"pretrained is {spec.pretrained!r}, and start is "
-            f"{'missing' if start is None else 'given'}; a run that is pre-trained, and no other, "
-            "starts from its parent's final weights"
-        )
-    if dataset.name != spec.dataset:
-        raise ValueError(f"the spec names the data set {spec.dataset!r}, not {dataset.name!r}")
-    if isinstance(dataset, FileDataset) != (spec.augmentation == "resized-crop"):
-        raise ValueError(
-            f"the augmentation is {spec.augmentation}: resized-crop needs files, others images "
-            "that are decoded; nbrepro.data.load_for(spec) loads what fits"
-        )
+    _check_fits(spec, dataset, start)
     started = time.perf_counter()
     accelerator = accelerator_for(device, track, logs)
     if track is not None:
@@ -172,9 +160,7 @@ def train(
         disable=None if progress and accelerator.is_main_process else True,
     )
     with bar, watched(state.model, state.how):
-        helps = accelerator.device.type == "cuda" and accelerator.num_processes == 1
-        helps = helps and run.training.capturable and not eager
-        driver = captured(run) if helps else Eager(run)
+        driver = Eager(run) if eager else _driver(run, accelerator)
         session = {
             "device": device_name(accelerator.device),
             "step": driver.name,
@@ -206,29 +192,65 @@ def train(
 
     for tracker in accelerator.trackers:  # end_training() would end the process group too
         tracker.finish()
-    metrics = {k: v for k, v in state.curve[-1].items() if k not in ("epoch", "step")}
-    learnt = None
-    if state.diverged_at is not None:
-        metrics["diverged_at"] = state.diverged_at
-    else:
-        learnt = _features(run, accelerator)
-        metrics |= learnt.metrics() if learnt else {}
-    *earlier, latest = state.sessions
-    how = {
-        **latest,
-        **state.how,
-        "accumulation": accelerator.gradient_accumulation_steps,
-        "processes": accelerator.num_processes,
+    learnt = _features(run, accelerator) if state.diverged_at is None else None
+    took = {
         "seconds": round(time.perf_counter() - started, 1),
         "resumed_at_epoch": done,
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
     }
+    how = _how(run, accelerator) | took
+    return _result(state, how, learnt, finished(int(state.curve[-1]["step"])))
+
+
+def _check_fits(
+    spec: Spec, dataset: Dataset | FileDataset, start: Mapping[str, Tensor] | None
+) -> None:
+    """Refuse data and weights that are not the spec's."""
+    if bool(spec.pretrained) != (start is not None):
+        raise ValueError(
+            f"pretrained is {spec.pretrained!r}, and start is "
+            f"{'missing' if start is None else 'given'}; a run that is pre-trained, and no other, "
+            "starts from its parent's final weights"
+        )
+    if dataset.name != spec.dataset:
+        raise ValueError(f"the spec names the data set {spec.dataset!r}, not {dataset.name!r}")
+    if isinstance(dataset, FileDataset) != (spec.augmentation == "resized-crop"):
+        raise ValueError(
+            f"the augmentation is {spec.augmentation}: resized-crop needs files, others images "
+            "that are decoded; nbrepro.data.load_for(spec) loads what fits"
+        )
+
+
+def _driver(run: Run, accelerator: Accelerator) -> "Captured | Eager":
+    """The driver that replays steps where that helps, else the eager one."""
+    alone = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+    return captured(run) if alone and run.training.capturable else Eager(run)
+
+
+def _how(run: Run, accelerator: Accelerator) -> dict[str, Any]:
+    """What was used, as read back from the run."""
+    *earlier, latest = run.state.sessions
+    how = {
+        **latest,
+        **run.state.how,
+        "accumulation": accelerator.gradient_accumulation_steps,
+        "processes": accelerator.num_processes,
+    }
     if earlier:
         how["earlier"] = earlier
-    if spec.parent is not None:
-        how["pretrained"] = spec.parent.hash
+    if run.spec.parent is not None:
+        how["pretrained"] = run.spec.parent.hash
+    return how
+
+
+def _result(state: State, how: dict[str, Any], learnt: Features | None, model: nn.Module) -> Result:
+    """What a run that has ended measured."""
+    metrics = {k: v for k, v in state.curve[-1].items() if k not in ("epoch", "step")}
+    if state.diverged_at is not None:
+        metrics["diverged_at"] = state.diverged_at
+    elif learnt:
+        metrics |= learnt.metrics()
     status = "completed" if state.diverged_at is None else "diverged"
-    model = finished(int(state.curve[-1]["step"]))
     return Result(status, metrics, state.curve, how, model, learnt)
 
 
