@@ -155,41 +155,24 @@ class Spec:
         for field in dataclasses.fields(self):
             value = _typed(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
-        models.check(self.model)
-        _check_folder(self.dataset)
         object.__setattr__(self, "train", _policy.canonical(self.train))
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
         unclipped = sorted(set(self.unclipped), key=lambda name: (name not in UNCLIPPED, name))
         object.__setattr__(self, "unclipped", tuple(unclipped))
-        choose("weight_init", self.weight_init, WEIGHT_INITS)
-        choose("batchnorm_init", self.batchnorm_init, BATCHNORM_INITS)
-        choose("augmentation", self.augmentation, AUGMENTATIONS)
-        choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("decay", self.decay, DECAYED)
-        choose("clip", self.clip, CLIPS)
-        choose("schedule", self.schedule, SCHEDULES)
-        choose("precision", self.precision, PRECISIONS)
-        for name, low, high in (
-            ("epochs", 0, MOST),
-            ("batch_size", 1, MOST),
-            ("lr", 0, None),
-            ("scalar_lr", 0, None),
-            ("momentum", 0, 1),
-            ("weight_decay", 0, None),
-            ("clipping", 0, None),
-            ("label_smoothing", 0, 1),
-            ("mixup", 0, None),
-            ("cutmix", 0, None),
-            ("randaugment", 0, None),
-            ("sam", 0, None),
-            ("sam_share", 0, 1),
-            ("ema", 0, 1),
-            ("dropout", 0, 1),
-            ("stochastic_depth", 0, 1),
-            ("ghost_batch", 0, MOST),
-            ("warmup_epochs", 0, self.epochs),
-            ("seed", 0, MOST),
-        ):
+        self._check_names()
+        self._check_numbers()
+        if self.pretrained:
+            self._check_pretrained()
+        self._check_read()
+
+    def _check_names(self) -> None:
+        models.check(self.model)
+        _check_folder(self.dataset)
+        for name, known in _NAMES.items():
+            choose(name, getattr(self, name), known)
+
+    def _check_numbers(self) -> None:
+        for name, (low, high) in (_RANGES | {"warmup_epochs": (0, self.epochs)}).items():
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
                 bound = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -205,9 +188,9 @@ class Spec:
             raise ValueError(
                 f"milestones are {self.milestones}; each is a fraction between 0 and 1"
             )
-        if self.pretrained:
-            self._check_pretrained()
-        # A setting that nothing reads would give one run two names.
+
+    def _check_read(self) -> None:
+        """Refuse a setting that nothing reads: it would give one run two names."""
         known = models.options(self.model)
         for name in self.model_options():
             if name not in known:
@@ -312,6 +295,38 @@ class Spec:
         )
 
 
+#: Settings that name one of a few things, and those.
+_NAMES = {
+    "weight_init": WEIGHT_INITS,
+    "batchnorm_init": BATCHNORM_INITS,
+    "augmentation": AUGMENTATIONS,
+    "optimizer": OPTIMIZERS,
+    "decay": DECAYED,
+    "clip": CLIPS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+}
+#: Smallest and largest value of a setting; None for no bound.
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "epochs": (0, MOST),
+    "batch_size": (1, MOST),
+    "lr": (0, None),
+    "scalar_lr": (0, None),
+    "momentum": (0, 1),
+    "weight_decay": (0, None),
+    "clipping": (0, None),
+    "label_smoothing": (0, 1),
+    "mixup": (0, None),
+    "cutmix": (0, None),
+    "randaugment": (0, None),
+    "sam": (0, None),
+    "sam_share": (0, 1),
+    "ema": (0, 1),
+    "dropout": (0, 1),
+    "stochastic_depth": (0, 1),
+    "ghost_batch": (0, MOST),
+    "seed": (0, MOST),
+}
 _MODEL_OPTIONS = ("weight_init", "batchnorm_init", "dropout", "stochastic_depth", "ghost_batch")
 _LARGEST = 2**1000  # and not much more can be a float
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
