@@ -133,17 +133,20 @@ def ended(spec: Spec, accuracy: float) -> Record:
 
 
 def test_a_profile_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One run of the whole recipe does not hide the others, and can be had."""
+    """A few runs of the whole recipe do not hide the others, and can be had; many do."""
     specs = {
         profile: experiments.get("training_only_batchnorm").specs(profile, "cifar10-jpeg", seeds=2)
         for profile in ("quick", "full")
     }
     quick = [ended(spec, 0.4) for spec in specs["quick"]]
-    full = ended(specs["full"][0], 0.5)
-    monkeypatch.setattr(chapter, "recorded", lambda: [full, *quick])
+    few = {spec.replace(seed=0) for spec in specs["full"][:3]}
+    full = [ended(spec, 0.5) for spec in specs["full"] if spec.replace(seed=0) in few]
+    monkeypatch.setattr(chapter, "recorded", lambda: [*full, *quick])
     page = chapter.Chapter("08_training_only_batchnorm", **DEFAULTS)
     assert page.evidence() == page.evidence(profile="quick") == quick
-    assert page.evidence(profile="full") == [full]
+    assert page.evidence(profile="full") == full
+    full = [ended(spec, 0.5) for spec in specs["full"]]
+    assert page.evidence() == full
 
 
 def test_runs_are_held_against_the_recipe_of_their_own_paper() -> None:

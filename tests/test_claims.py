@@ -353,6 +353,13 @@ def test_full_comes_before_quick_and_cifar10_before_other_pixels() -> None:
     assert result.scale == "full: 160 epochs on cifar10"
 
 
+@pytest.mark.parametrize(("seeds", "scale"), [(1, "quick"), (2, "quick"), (3, "full")])
+def test_a_better_scale_decides_from_three_seeds_on(seeds: int, scale: str) -> None:
+    quick = records({FOURTEEN: around(0.4)}, "quick")
+    full = records({FOURTEEN: around(0.5)[:seeds]}, "full")
+    assert judge(leveled(times_chance=Bounds(3, math.inf)), [*quick, *full]).profile == scale
+
+
 # --- which data ----------------------------------------------------------------------------------
 
 

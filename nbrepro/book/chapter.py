@@ -80,8 +80,8 @@ class Chapter:
             experiment: where a chapter has several, the one that is meant.
             profile: instead of the best one.
 
-        That is the first at which two arms have two seeds, so that something can be compared: a
-        single run with the whole recipe must not hide all others. Else the one with most runs.
+        That is the first with two seeds of at least two arms, and of half as many as any other
+        has: a few runs with the whole recipe must not hide all others. Else the one with most runs.
         Where an arm has data of its own, it is there at every scale: a scale that is a part of
         another is none.
 
@@ -104,7 +104,9 @@ class Chapter:
             for runs, own in zip(found, names, strict=True)
             if not any(own < other for other in names)
         ]
-        comparable = (runs for runs in found if _replicated_arms(runs) > 1)
+        arms = [_replicated_arms(runs) for runs in found]
+        fewest = max(2, *(count / 2 for count in arms)) if arms else 2
+        comparable = (runs for runs, count in zip(found, arms, strict=True) if count >= fewest)
         return next(comparable, max(found, key=len, default=[]))
 
     def deviations(self, *names: str) -> "HTML":

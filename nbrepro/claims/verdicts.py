@@ -105,6 +105,11 @@ _EXACT = {
 CIFAR10 = ("cifar10", "cifar10-jpeg")
 
 
+#: Seeds per arm from which on a better scale decides: the interval of two seeds, with one degree of
+#: freedom, settles next to nothing, and must not hide what five say of a shorter training.
+ENOUGH = 3
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The verdict on a claim, with what it rests on.
@@ -407,7 +412,7 @@ class _Row:
 
     @property
     def rank(self) -> tuple[bool, bool]:
-        return not self.theirs, any(min(f.n) < 2 for f in self.findings)
+        return not self.theirs, any(min(f.n) < ENOUGH for f in self.findings)
 
 
 def _is_theirs(dataset: str, other: str | None) -> bool:
