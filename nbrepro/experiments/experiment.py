@@ -8,7 +8,7 @@ from nbrepro._suggest import choose
 from nbrepro.data import cards
 from nbrepro.spec import Spec
 
-#: The data set that stands for any other.
+#: The data set that another may stand for.
 STANDARD = "cifar10"
 
 #: How much computation is spent. Only ``quick`` and ``full`` can support a verdict.
