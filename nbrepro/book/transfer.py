@@ -10,7 +10,7 @@ from nbrepro.book.markup import table
 from nbrepro.claims.verdicts import value
 from nbrepro.data import card
 from nbrepro.experiments import few_images
-from nbrepro.experiments.fine_tuning import GENTLE, LARGE, PRETRAINED, RATES, Rates
+from nbrepro.experiments.fine_tuning import GENTLE, LARGE, RATES, Rates, twins, ways
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -20,43 +20,36 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 
-#: Reader's name of a twin → its network, and the name of its affine parameters in a policy.
-TWINS = {
-    "without BatchNorm": ("cifar_nf_resnet8", "affine"),
-    "with BatchNorm": ("bn_cifar_nf_resnet8", "batchnorm"),
-}
+#: Reader's name of a twin → that of its affine parameters.
+TWINS = {"without BatchNorm": "gains and biases", "with BatchNorm": "γ and β"}
+#: The settings in which arms of fine-tuning differ, but for the data.
+_VARIED = ("model", "pretrained", "train", "lr", "clip")
 
 
 def trained(profile: str = "quick") -> dict[str, Settings]:
     """What is trained, in both twins: name → settings of the runs."""
-    arms = _arms(RATES, PRETRAINED[profile])
-    return {_name(twin, part): settings for (twin, part), settings in arms.items()}
+    return {_name(*arm): settings for arm, settings in _arms(RATES, profile).items()}
 
 
-def _arms(rates: Rates, start: str) -> dict[tuple[str, str], Settings]:
+def _arms(rates: Rates, profile: str) -> dict[tuple[str, str], Settings]:
     """Twin and what is trained of it (:data:`nbrepro.experiments.fine_tuning.Rates`) → settings."""
-    found: dict[tuple[str, str], Settings] = {}
-    for part, lrs in rates.items():
-        for (twin, (model, affine)), lr in zip(TWINS.items(), lrs, strict=True):
-            found[twin, part] = {
-                "model": model,
-                "pretrained": start,
-                "train": {"affine": affine, "both": f"{affine}+output"}.get(part, part),
-                "lr": lr,
-                "clip": "agc" if (part, affine) == ("all", "affine") else "none",
-            }
-    return found
+    arms = [(twin, part) for part in rates for twin in TWINS]
+    specs = ways(twins(profile), rates)
+    return {
+        arm: {name: getattr(spec, name) for name in _VARIED}
+        for arm, spec in zip(arms, specs, strict=True)
+    }
 
 
 def _name(twin: str, part: str) -> str:
-    numbers = {"affine": "gains and biases", "batchnorm": "γ and β"}[TWINS[twin][1]]
+    numbers = TWINS[twin]
     names = {"all": "everything", "output": "output layer", "affine": numbers}
     return f"{twin}: {names.get(part, f'{numbers}, output layer')}"
 
 
 def starts(profile: str = "quick") -> dict[str, Settings]:
     """Both twins from scratch and pre-trained, everything of them trained alike."""
-    arms = _arms(RATES, PRETRAINED[profile])
+    arms = _arms(RATES, profile)
     return {
         f"{twin}: {name}": arms[twin, "all"] | changed
         for twin in TWINS
@@ -73,7 +66,8 @@ def elsewhere(data: Mapping[str, tuple[str, str, int]], rates: Rates) -> dict[st
     """
     start, *_ = data["quick"]
     found: dict[str, Settings] = {}
-    for (twin, part), settings in _arms(rates, start).items():
+    for (twin, part), arm in _arms(rates, "quick").items():
+        settings = arm | {"pretrained": start}
         found[_name(twin, part)] = settings
         if part == "all":
             found[f"{_name(twin, part)}, from scratch"] = settings | {"pretrained": ""}
@@ -86,14 +80,9 @@ def elsewhere(data: Mapping[str, tuple[str, str, int]], rates: Rates) -> dict[st
 
 def clipped(profile: str = "quick") -> dict[str, Settings]:
     """The normalizer-free twin at a gentle and at a large rate, without AGC and with it."""
-    model, start = TWINS["without BatchNorm"][0], PRETRAINED[profile]
+    whole = _arms(RATES, profile)["without BatchNorm", "all"]
     return {
-        f"rate {rate:g}, {name}": {
-            "model": model,
-            "pretrained": start,
-            "lr": rate,
-            "clip": clip,
-        }
+        f"rate {rate:g}, {name}": whole | {"lr": rate, "clip": clip}
         for rate in (GENTLE, LARGE)
         for name, clip in (("without AGC", "none"), ("with AGC", "agc"))
     }
@@ -118,7 +107,7 @@ def by_images(twin: str, profile: str = "quick") -> dict[str, dict[int, Settings
     data = {n: (f"{whole}-few{n}", few_images.RATES) for n in few_images.IMAGES}
     found: dict[str, dict[int, Settings]] = {way: {} for way in WAYS}
     for n, (name, rates) in (data | {MANY: (whole, RATES)}).items():
-        arms = _arms(rates, PRETRAINED[profile])
+        arms = _arms(rates, profile)
         for way, part in WAYS.items():
             scratch = {"pretrained": ""} if way == SCRATCH else {}
             found[way][n] = arms[twin, part] | scratch | {"dataset": name}
@@ -181,8 +170,8 @@ def parents(evidence: Sequence["Record"], recorded: Sequence["Record"]) -> "HTML
     hashes = {r.spec.parent.hash for r in evidence if r.spec.parent is not None}
     runs = [record for record in recorded if record.spec.hash in hashes]
     rows = []
-    for twin, (model, _) in TWINS.items():
-        ends = Ends.of(runs_of(runs, {"model": model}))
+    for twin, spec in zip(TWINS, twins("quick"), strict=True):
+        ends = Ends.of(runs_of(runs, {"model": spec.model}))
         if ends.n:
             rows.append((twin, ends.n, f"{ends} %"))
     data = card(runs[0].spec.dataset) if runs else None
