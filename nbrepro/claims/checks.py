@@ -79,7 +79,7 @@ class Computed(NamedTuple):
         """``0.683 [0.681, 0.685]``, or with a form such as ``.0%`` also ``95 % [93, 97]``."""
         percent = form.endswith("%")
         mean, low, high = (
-            f"{100 * number:{form[:-1]}f}" if percent else f"{number:{form}}"
+            f"{100 * number:z{form[:-1]}f}" if percent else f"{number:z{form}}"
             for number in (self.mean, self.low, self.high)
         )
         mean += " %" if percent else ""
