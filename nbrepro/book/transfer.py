@@ -10,7 +10,7 @@ from nbrepro.book.markup import table
 from nbrepro.claims.verdicts import value
 from nbrepro.data import card
 from nbrepro.experiments import few_images
-from nbrepro.experiments.fine_tuning import GENTLE, LARGE, RATES, Rates, twins, ways
+from nbrepro.experiments.fine_tuning import GENTLE, LARGE, PRETRAINED, RATES, Rates, twins, ways
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -80,9 +80,9 @@ def elsewhere(data: Mapping[str, tuple[str, str, int]], rates: Rates) -> dict[st
 
 def clipped(profile: str = "quick") -> dict[str, Settings]:
     """The normalizer-free twin at a gentle and at a large rate, without AGC and with it."""
-    whole = _arms(RATES, profile)["without BatchNorm", "all"]
+    start = {"model": twins(profile)[0].model, "pretrained": PRETRAINED[profile]}
     return {
-        f"rate {rate:g}, {name}": whole | {"lr": rate, "clip": clip}
+        f"rate {rate:g}, {name}": start | {"lr": rate, "clip": clip}
         for rate in (GENTLE, LARGE)
         for name, clip in (("without AGC", "none"), ("with AGC", "agc"))
     }
