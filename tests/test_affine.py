@@ -1,9 +1,13 @@
 """What chapters 9 and 10 ask of the records."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from nbrepro.book import affine
-from nbrepro.records.features import Clamp, Features, Layer, Relu
+from nbrepro.records.features import Clamp, Features, Layer, Relu, write
+from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
 
 
@@ -26,6 +30,7 @@ def test_tables_average_over_seeds() -> None:
     shares = str(affine.shares_table(TWO).data)
     assert "25.0 %" in shares
     assert "0.0 %" in shares
+    assert ">5 %<" in shares, "before training a twentieth of all γ lies below 0.05"
     relus = str(affine.relus_table(TWO).data)
     assert "branch + shortcut" in relus
     assert "25 %" in relus
@@ -33,7 +38,7 @@ def test_tables_average_over_seeds() -> None:
 
 def test_mean_leaves_out_what_was_not_measured() -> None:
     assert affine.mean(TWO["BatchNorm only"], lambda one: one.lost(0.5)) == pytest.approx(10)
-    assert affine.gammas(TWO)["BatchNorm only"] == [0.001, 0.5, 0.3, 0.5]
+    assert affine.gammas(TWO)["batchnorm"] == [0.001, 0.5, 0.3, 0.5]
     assert affine.curves(TWO)["all parameters, seed 0"].accuracy(0.02) == 0.4
 
 
@@ -42,5 +47,28 @@ def test_arms_are_runs_of_the_experiment() -> None:
     from nbrepro.claims.verdicts import matches
 
     specs: list[Spec] = experiments.get("affine_parameters").specs("quick", seeds=1)
-    for name, settings in (affine.parts() | affine.starts()).items():
+    named = affine.parts() | affine.starts() | affine.weights() | affine.rates()
+    for name, settings in named.items():
         assert sum(matches(spec, settings) for spec in specs) == 1, name
+
+
+def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:
+    from nbrepro import experiments
+    from nbrepro.claims.verdicts import matches
+
+    grids = [experiments.get(name) for name in ("affine_parameters", "what_gamma_learns")]
+    specs = {spec.hash: spec for grid in grids for spec in grid.specs("quick", seeds=1)}
+    for name, settings in affine.variations().items():
+        assert sum(matches(spec, settings) for spec in specs.values()) == 1, name
+
+
+def test_a_table_of_what_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
+    specs = [Spec(model="cifar_resnet14", train="batchnorm", seed=seed) for seed in (0, 1)]
+    for spec, found in zip(specs, TWO["BatchNorm only"], strict=True):
+        write(dataclasses.replace(found, hash=spec.hash), tmp_path)
+    runs = [Record(spec, "completed", {}, [], {}) for spec in specs]
+    table = str(affine.silent_table({"both": runs, "nothing kept": []}).data)
+    assert "both (n = 2)" in table
+    assert ">25.0 %<" in table
+    assert "nothing kept" not in table

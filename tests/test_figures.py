@@ -371,11 +371,28 @@ def test_equal_parameters_puts_networks_at_what_they_train() -> None:
 def test_stored_bytes_of_each_policy() -> None:
     runs = trained("batchnorm", "all", models=("cifar_resnet14", "cifar_resnet32"))
     sizes = {("cifar_resnet14", "batchnorm"): 16_000, ("cifar_resnet32", "batchnorm"): 30_000}
-    figure = figures.stored(runs, lambda spec: sizes.get((spec.model, spec.train), 2**20))
-    assert xs(labelled(figure, "BatchNorm only")) == [16_000, 30_000]
-    assert xs(labelled(figure, "all parameters")) == [2**20]
-    assert "64 KiB" in texts(figure)
-    assert "BatchNorm only, ResNet-32, 30,000 bytes: 50.0" in figure.alt
+    figure = figures.stored(
+        {"one task": runs, "none": []}, lambda spec: sizes.get((spec.model, spec.train), 2**20)
+    )
+    assert len(figure.axes) == 1
+    assert xs(labelled(figure, "BatchNorm only")) == [16, 30]
+    assert xs(labelled(figure, "all parameters")) == [1048.576]
+    assert "100" in texts(figure)
+    assert "one task, BatchNorm only, ResNet-32, 30.0 kB: 50.0" in figure.alt
+
+
+def test_tasks_keep_their_intervals_apart() -> None:
+    """Two tasks of different difficulty are not ten runs of one."""
+    easy, hard = (
+        [
+            ended(Spec(model="cifar_resnet14", seed=seed), accuracy=mean + seed / 100)
+            for seed in (0, 1)
+        ]
+        for mean in (0.8, 0.4)
+    )
+    alt = figures.stored({"easy": easy, "hard": hard}, lambda spec: 1000).alt
+    assert "easy, all parameters, ResNet-14, 1.0 kB: 80.5 [74.1, 86.9]" in alt
+    assert "hard, all parameters, ResNet-14, 1.0 kB: 40.5 [34.1, 46.9]" in alt
 
 
 def test_a_sweep_of_k_has_a_band_for_gamma_and_beta() -> None:
@@ -385,7 +402,9 @@ def test_a_sweep_of_k_has_a_band_for_gamma_and_beta() -> None:
         for train, accuracy in (("random:1", 0.2), ("random:4", 0.3), ("batchnorm", 0.5))
         for seed in (0, 1)
     ]
-    figure = figures.k_sweep(runs)
+    faster = [run.spec.replace(lr=0.3) for run in runs if run.spec.train == "batchnorm"]
+    others = [ended(spec, accuracy=0.9) for spec in faster]
+    figure = figures.k_sweep(runs + others, {"lr": 0.1})
     line = labelled(figure, "ResNet-14, k random parameters")
     assert xs(line) == [1, 4]
     assert ys(line) == pytest.approx([21, 31])
@@ -400,10 +419,13 @@ def test_histograms_say_how_many_gamma_are_small() -> None:
     assert [text.get_text() for text in first.texts] == ["50 % with |γ| < 0.01"]
     assert [text.get_text() for text in second.texts] == ["0 % with |γ| < 0.01"]
     for axis in figure.axes:
-        (bars,) = [patch for patch in axis.patches if isinstance(patch, StepPatch)]
+        bars, before = [patch for patch in axis.patches if isinstance(patch, StepPatch)]
         counts, edges, _ = bars.get_data()
+        started, interval, _ = before.get_data()
+        assert list(interval) == [0, 1]
         assert 0 in np.asarray(edges).round(12), "no bin holds γ of both signs"
     assert sum(counts) == 3, "every γ is in a bin"
+    assert list(started) == pytest.approx([3 * (edges[1] - edges[0])])
     assert "ResNet-14: 4 γ, -0.002 to 1, 50 % with |γ| < 0.01" in figure.alt
 
 
@@ -578,9 +600,9 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         lambda: figures.survival([], ARMS),
         lambda: figures.at_equal_fit([], ARMS, 0.5),
         lambda: figures.equal_parameters(trained("all")),
-        lambda: figures.k_sweep(trained("batchnorm")),
+        lambda: figures.k_sweep(trained("batchnorm"), {}),
         lambda: figures.zeroed({"batchnorm": []}),
-        lambda: figures.stored([], lambda spec: 1),
+        lambda: figures.stored({}, lambda spec: 1),
         lambda: figures.sweep(trained("all"), {"never run": ARMS["never run"]}, by="lr"),
     ],
 )

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 #: The start and the rate that every arm has which does not say otherwise.
-USUAL = {
-    "model": "cifar_resnet14",
+RECIPE = {
     "weight_init": "kaiming_normal",
     "batchnorm_init": "uniform",
     "lr": 0.1,
     "weight_decay": 1e-4,
     "decay": "all",
 }
+USUAL = {"model": "cifar_resnet14", **RECIPE}
 AFFINE = {**USUAL, "train": "batchnorm"}
 #: Chapter 10's two ways to train a network, by readers' names.
 KINDS = {"BatchNorm only": "batchnorm", "all parameters": "all"}
@@ -90,23 +90,31 @@ def learnt(
         records: the runs; those that kept no features are left out.
         settings: of the runs, beside what is trained.
     """
-    from nbrepro.book.chapter import ledger
     from nbrepro.book.figures import runs_of
+
+    return _kept(
+        {name: runs_of(records, {**settings, "train": policy}) for name, policy in KINDS.items()}
+    )
+
+
+def _kept(runs: Mapping[str, Sequence[Record]]) -> dict[str, list[Features]]:
+    """What runs have learnt, in order of seeds; arms of which nothing was kept are left out."""
+    from nbrepro.book.chapter import ledger
 
     root = ledger().root
     found = {}
-    for name, policy in KINDS.items():
-        runs = sorted(
-            runs_of(records, {**settings, "train": policy}), key=lambda run: run.spec.seed
-        )
-        kept = [features.read(root, run.spec.hash) for run in runs]
+    for name, of_arm in runs.items():
+        kept = [
+            features.read(root, run.spec.hash)
+            for run in sorted(of_arm, key=lambda run: run.spec.seed)
+        ]
         found[name] = [one for one in kept if one is not None]
     return {name: kept for name, kept in found.items() if kept}
 
 
 def gammas(kept: Mapping[str, Sequence[Features]]) -> dict[str, list[float]]:
-    """γ of all channels and all seeds, by name."""
-    return {name: [g for one in runs for g in one.gamma] for name, runs in kept.items()}
+    """γ of all channels and all seeds, by what was trained."""
+    return {KINDS[name]: [g for one in runs for g in one.gamma] for name, runs in kept.items()}
 
 
 def curves(kept: Mapping[str, Sequence[Features]]) -> dict[str, GammaCurve]:
@@ -120,16 +128,64 @@ def mean(kept: Sequence[Features], of: Callable[[Features], float | None]) -> fl
 
 
 def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
-    """The share of channels with a γ below each of several thresholds, either way."""
-    from nbrepro.book.markup import table
+    """The share of channels with a γ below each of several thresholds, before and after training.
 
-    thresholds = (0.001, 0.01, 0.05, 0.1)
+    γ starts anywhere between 0 and 1, so that a share t lies below t before any training.
+    """
+    from nbrepro.book.markup import table
 
     def share(runs: Sequence[Features], threshold: float) -> str:
         return f"{mean(runs, lambda one: one.gamma_below(threshold)):.1f} %"
 
-    rows = [(name, *(share(runs, t) for t in thresholds)) for name, runs in kept.items()]
-    return table(("trained", *(f"|γ| < {t:g}" for t in thresholds)), rows)
+    rows = [
+        (f"{t:g}", f"{100 * t:g} %", *(share(runs, t) for runs in kept.values()))
+        for t in (0.001, 0.01, 0.05, 0.1)
+    ]
+    return table(("|γ| below", "before", *kept), rows)
+
+
+def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
+    """What is switched off, and what it is worth, by how a network was trained.
+
+    Args:
+        runs: name → runs; those that kept no features are left out.
+    """
+    from nbrepro.book.markup import table
+
+    rows = []
+    for name, found in _kept(runs).items():
+        lost = [one.lost(features.QUARTER) for one in found]
+        rows.append(
+            (
+                f"{name} (n = {len(found)})",
+                f"{mean(found, lambda one: one.gamma_below(features.OFF)):.1f} %",
+                f"{mean(found, lambda one: one.relus_off()):.0f} %",
+                f"{mean(found, lambda one: one.lost(features.QUARTER)):.1f}"
+                if any(number is not None for number in lost)
+                else "not measured",
+            )
+        )
+    return table(
+        ("trained", "γ off", "ReLUs off", "lost"),
+        rows,
+        f"γ off: |γ| < {features.OFF:g}. ReLUs off: zero at more than {100 * features.ALWAYS:g} % "
+        "of all places. Lost: points of test accuracy without the quarter of channels that has the "
+        "smallest |γ|.",
+    )
+
+
+def variations() -> dict[str, dict[str, Any]]:
+    """What chapter 10 compares: other starts, other rates, no decay; by readers' names."""
+    begun = {f"start {name}": settings for name, settings in starts().items()}
+    usual, *others = begun.items()
+    return {
+        "γ and β, as above": usual[1],
+        **dict(others),
+        "three times the rate": rates()["rate 0.3"],
+        "no weight decay": {**AFFINE, "weight_decay": 0.0},
+        "everything": {**AFFINE, "train": "all"},
+        "everything, no decay of γ and β": {**AFFINE, "train": "all", "decay": "weights"},
+    }
 
 
 def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":

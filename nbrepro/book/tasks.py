@@ -11,7 +11,11 @@ from nbrepro.experiments.many_tasks import OWN, TASKS
 from nbrepro.spec import Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from IPython.display import HTML
+
+    from nbrepro.records.ledger import Record
 
 #: What a task has of its own, by readers' names.
 NAMES = dict(
@@ -58,6 +62,13 @@ def label(task: str) -> str:
     classes = parse(f"cifar10-{task}").classes
     assert classes
     return f"classes {classes[0]} to {classes[1]}"
+
+
+def by_task(records: "Sequence[Record]") -> "dict[str, list[Record]]":
+    """The runs of each of the two tasks, by readers' names."""
+    return {
+        label(task): [run for run in records if f"-{task}" in run.spec.dataset] for task in TASKS
+    }
 
 
 def size(spec: Spec) -> int:

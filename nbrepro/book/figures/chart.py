@@ -1,7 +1,7 @@
 """The sheet of paper that every figure is drawn on, and the strokes that all of them share."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,13 +81,13 @@ def ticks(axis: "Axes", values: Sequence[float], labels: Sequence[str]) -> None:
     axis.minorticks_off()
 
 
-def powers_of_two(axis: "Axes", label: Callable[[int], str]) -> None:
+def powers_of_two(axis: "Axes") -> None:
     """A logarithmic axis that shows about five powers of two."""
     axis.set_xscale("log", base=2)
     low, high = axis.get_xlim()
     marks = [2**power for power in range(60) if low <= 2**power <= high]
     marks = marks[:: math.ceil(len(marks) / 5)]
-    ticks(axis, marks, [label(mark) for mark in marks])
+    ticks(axis, marks, [f"{mark:,}" for mark in marks])
 
 
 def powers_of_ten(axis: "Axes", which: Literal["x", "y"] = "y") -> None:

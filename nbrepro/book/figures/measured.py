@@ -294,15 +294,21 @@ def skip_gains(
 # --- BatchNorm's γ ---
 
 
-def gammas(networks: Mapping[str, Sequence[float]], below: float = 0.01, bins: int = 40) -> Chart:
-    """Histograms of BatchNorm's γ, one panel per network, counts on a log scale.
+def gammas(
+    networks: Mapping[str, Sequence[float]],
+    below: float = 0.01,
+    bins: int = 40,
+    start: tuple[float, float] = (0, 1),
+) -> Chart:
+    """Histograms of BatchNorm's γ, one panel per policy, and where γ started.
 
     The share of γ that are smaller than a threshold, either way, stands in each panel.
 
     Args:
-        networks: name → every γ of the network.
+        networks: what was trained → every γ of the networks.
         below: the threshold.
         bins: how many, over the range of all networks and zero.
+        start: between which γ was drawn, each value equally likely.
     """
     every = np.concatenate([np.asarray(values, float) for values in networks.values()])
     # Zero parts two bins, so that none holds γ of both signs.
@@ -310,22 +316,24 @@ def gammas(networks: Mapping[str, Sequence[float]], below: float = 0.01, bins: i
     edges = width * np.arange(np.floor(every.min() / width), np.floor(every.max() / width) + 2)
     told = []
     with drawing(280, len(networks)) as (chart, axes):
-        for axis, (name, values) in zip(axes, networks.items(), strict=True):
+        looks = style.of(networks)
+        for axis, look, (policy, values) in zip(axes, looks, networks.items(), strict=True):
             gamma = np.asarray(values, float)
             counts, _ = np.histogram(np.clip(gamma, edges[0], edges[-1]), edges)
-            axis.stairs(counts, edges, fill=True, color=style.METHODS["gamma"].light, alpha=0.75)
-            axis.axvspan(-below, below, color=style.METHODS["output"].light, alpha=0.5, lw=0)
+            axis.stairs(counts, edges, fill=True, color=look.light, alpha=0.75)
+            before = len(gamma) * width / (start[1] - start[0])
+            axis.stairs([before], start, color=style.INK, lw=1.4, ls="--")
+            axis.axvspan(-below, below, color=style.MUTED, alpha=0.4, lw=0)
             share = f"{100 * (np.abs(gamma) < below).mean():.0f} % with |γ| < {below:g}"
-            axis.annotate(share, (below, 1), (6, -4), xycoords=("data", "axes fraction"), va="top",
-                          textcoords="offset points")  # fmt: skip
-            powers_of_ten(axis)
-            axis.set_ylim(0.7, 4 * counts.max())
-            name_axes(axis, "γ", "number of channels", name)
+            axis.annotate(share, (0.98, 0.98), xycoords="axes fraction", ha="right", va="top")
+            axis.set_ylim(0, 1.25 * max(counts.max(), before))
+            name_axes(axis, "γ", "number of channels", trained(policy))
             told.append(
-                f"{name}: {len(gamma):,} γ, {gamma.min():.2g} to {gamma.max():.2g}, {share}"
+                f"{trained(policy)}: {len(gamma):,} γ, {gamma.min():.2g} to {gamma.max():.2g}, "
+                f"{share}"
             )
-    chart.alt = f"Histograms of γ, counts on a log scale. {said(told)}"
-    chart.note = f"coloured band: |γ| < {below:g}"
+    chart.alt = f"Histograms of γ. {said(told)}"
+    chart.note = f"dashed: before training; grey band: |γ| < {below:g}"
     return chart
 
 

@@ -21,6 +21,7 @@ from nbrepro.book.figures.chart import (
     level,
     name_axes,
     nothing,
+    powers_of_ten,
     powers_of_two,
     rows_only,
     said,
@@ -597,7 +598,7 @@ def equal_parameters(
             told += [f"the paper, {name}, {c:,} parameters: {v:g}" for c, v in theirs.items()]
         if published:
             axis.plot([], [], label=_PUBLISHED, **_hollow(style.MUTED))
-        powers_of_two(axis, "{:,}".format)
+        powers_of_two(axis)
         _chance(axis, runs)
         axis.set_ylim(bottom=0)
         name_axes(axis, "trained parameters: γ and β of every BatchNorm", _ACCURACY)
@@ -606,55 +607,52 @@ def equal_parameters(
     return chart
 
 
-def stored(records: Sequence[Record], size_of: Callable[[Spec], int]) -> Chart:
-    """Accuracy against the bytes that it takes to store the trained network, a line per policy.
+def stored(panels: Mapping[str, Sequence[Record]], size_of: Callable[[Spec], int]) -> Chart:
+    """Accuracy against the kilobytes that a network has of its own, in panels, by policy.
 
     Args:
-        records: the runs.
-        size_of: bytes of a run's network as it would be stored.
+        panels: name → runs; each panel has intervals of its own.
+        size_of: bytes that would be stored of a run's network.
     """
-    shown = ended(records)
-    if not shown:
+    shown = {name: found for name, runs in panels.items() if (found := ended(runs))}
+    every = [run for runs in shown.values() for run in runs]
+    if not every:
         return nothing()
-    arms = policies(shown)
     told = []
-    with drawing(400) as (chart, (axis,)):
-        for look, (name, arm) in zip(_looks(arms), arms.items(), strict=True):
-            sizes: dict[int, list[Record]] = {}
-            for run in runs_of(shown, arm):
-                sizes.setdefault(size_of(run.spec), []).append(run)
-            cells = {count: Ends.of(sizes[count]) for count in sorted(sizes)}
-            _line(axis, cells, look, name)
-            told += [
-                f"{name}, {network(sizes[count][0].spec.model)}, {count:,} bytes: {found}"
-                for count, found in cells.items()
-            ]
-        powers_of_two(axis, _bytes)
-        _chance(axis, shown)
-        axis.set_ylim(bottom=0)
-        name_axes(axis, "bytes to store the network", _ACCURACY)
+    with drawing(360, len(shown)) as (chart, axes):
+        for axis, (title, runs) in zip(axes, shown.items(), strict=True):
+            arms = policies(runs)
+            for look, (name, arm) in zip(_looks(arms), arms.items(), strict=True):
+                sizes: dict[float, list[Record]] = {}
+                for run in runs_of(runs, arm):
+                    sizes.setdefault(size_of(run.spec) / 1000, []).append(run)
+                cells = {size: Ends.of(sizes[size]) for size in sorted(sizes)}
+                _line(axis, cells, look, name)
+                for size, reached in cells.items():
+                    model = network(sizes[size][0].spec.model)
+                    told.append(f"{title}, {name}, {model}, {size:,.1f} kB: {reached}")
+            powers_of_ten(axis, "x")
+            _chance(axis, runs)
+            axis.set_ylim(bottom=0)
+            name_axes(axis, "kB of its own", _ACCURACY, title)
     chart.alt = f"{_ACCURACY.capitalize()} by stored bytes. {said(told)}"
-    chart.note = _note(shown, _MEAN)
+    chart.note = _note(every, _MEAN)
     return chart
 
 
-def _bytes(number: int) -> str:
-    """A power of two for readers: ``512 B``, ``64 KiB``, ``2 MiB``."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= scale:
-            return f"{number // scale} {unit}"
-    return f"{number} B"
-
-
-def k_sweep(records: Sequence[Record], band: str = "batchnorm") -> Chart:
+def k_sweep(
+    records: Sequence[Record], settings: Mapping[str, Any], band: str = "batchnorm"
+) -> Chart:
     """Accuracy against k, with k random parameters trained per channel, one line per network.
 
     Across it a band: the 95 % interval of what γ and β reach, which are two per channel.
 
     Args:
         records: the runs; those of ``random:k`` and of the band's policy are used.
+        settings: what all of them have, so that no other start or rate gets into the band.
         band: the policy of the band.
     """
+    records = runs_of(records, settings)
     used = [run for run in ended(records) if _k(run)]
     if not used:
         return nothing()

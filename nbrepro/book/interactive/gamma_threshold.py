@@ -61,7 +61,7 @@ class GammaCurve:
 
 #: The axis of |γ|: where it begins, bins per decade, the x of its ends; smaller γ share one bin.
 _SMALLEST, _PER_DECADE, _AXIS = 0.001, 8, (44.0, 392.0)
-_ARMS = ("blue", "vermilion", "green", "purple")
+_ARMS = ("blue", "slate", "green", "purple")
 
 
 def gamma_threshold(curves: Mapping[str, GammaCurve], start: float = 0.01) -> "HTML":
