@@ -414,7 +414,7 @@ def test_a_sweep_of_k_has_a_band_for_gamma_and_beta() -> None:
 
 
 def test_histograms_say_how_many_gamma_are_small() -> None:
-    figure = figures.gammas({"ResNet-14": [0.001, -0.002, 0.5, 1.0], "ResNet-56": [0.5] * 3})
+    figure = figures.gammas({"batchnorm": [0.001, -0.002, 0.5, 1.0], "all": [0.5] * 3})
     first, second = figure.axes
     assert [text.get_text() for text in first.texts] == ["50 % with |γ| < 0.01"]
     assert [text.get_text() for text in second.texts] == ["0 % with |γ| < 0.01"]
@@ -426,7 +426,7 @@ def test_histograms_say_how_many_gamma_are_small() -> None:
         assert 0 in np.asarray(edges).round(12), "no bin holds γ of both signs"
     assert sum(counts) == 3, "every γ is in a bin"
     assert list(started) == pytest.approx([3 * (edges[1] - edges[0])])
-    assert "ResNet-14: 4 γ, -0.002 to 1, 50 % with |γ| < 0.01" in figure.alt
+    assert "BatchNorm only: 4 γ, -0.002 to 1, 50 % with |γ| < 0.01" in figure.alt
 
 
 def test_accuracy_without_small_gamma_is_a_line_per_run() -> None:
