@@ -490,27 +490,6 @@ def test_small_images_by_design_are_no_row_of_their_own() -> None:
     assert row.scale == "quick: 6 epochs on cifar10-jpeg-16px"
 
 
-@pytest.mark.parametrize(
-    ("claim", "profile", "dataset", "expected"),
-    [
-        ("ACC-20", "quick", "cifar10", True),
-        ("ACC-20", "full", "cifar10-jpeg", True),
-        ("ACC-4", "full", "cifar10", True),
-        ("ACC-4", "quick", "cifar10", False),  # asks for the whole recipe
-        ("ACC-4", "full", "cifar100", False),  # and for the paper's data
-        ("ACC-19", "quick", "cifar100", True),
-        ("F2-d", "quick", "cifar10", False),  # another experiment
-        ("PAR-1", "quick", "cifar10", False),
-    ],
-)
-def test_runs_that_can_settle_a_claim(
-    claim: str, profile: str, dataset: str, expected: bool
-) -> None:
-    specs = STUDY.specs(profile, dataset, seeds=2)
-    assert any(verdicts.settles(spec, claims.get(claim)) for spec in specs) == expected
-    assert not any(verdicts.settles(s, claims.get(claim)) for s in STUDY.specs("smoke"))
-
-
 # --- published values ----------------------------------------------------------------------------
 
 

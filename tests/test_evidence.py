@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nbrepro import claims
+from nbrepro import claims, cli
 from nbrepro.book import evidence, found
 from nbrepro.book.evidence import Evidence
+from nbrepro.claims import verdicts
 from nbrepro.claims.rules import Check, Measured, Trained
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,23 @@ def test_what_makes_a_verdict_again(kind: type, command: str, bodies: dict[str, 
     assert asked
     for claim in asked:
         assert command.format(id=claim.id, rule=claim.rule) in words(bodies[claim.id])
+
+
+def test_what_makes_a_verdict_again_trains_the_runs_that_it_rests_on(
+    ours: Evidence, bodies: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    again = 0
+    for name, (verdict, *_) in ours.verdicts.items():
+        if isinstance(verdict.claim.rule, Trained) and verdict.records:
+            command = re.search(rf"nbrepro (run {name} [^\n<]+)", bodies[name])
+            assert command
+            planned = cli._planned(cli.parser().parse_args(command[1].split()))[1]
+            missing = {*verdict.records} - {p.spec.hash for p in planned}
+            rest = [r for r in ours.records if r.spec.hash in missing]
+            assert not any(verdicts.feeds(r.spec, verdict.claim) for r in rest), name
+            again += 1
+    assert again > 50
 
 
 def test_text_of_the_register_is_escaped(ours: Evidence) -> None:

@@ -570,6 +570,35 @@ def test_only_runs_of_a_profile_that_the_rule_accepts_settle_a_claim(ledger: Led
         assert bool(told) == (profile != "smoke")
 
 
+@pytest.mark.parametrize(
+    ("claim", "profile", "dataset", "expected"),
+    [
+        ("ACC-20", "quick", "cifar10", True),
+        ("ACC-20", "full", "cifar10-jpeg", True),
+        ("ACC-4", "full", "cifar10", True),
+        ("ACC-4", "quick", "cifar10", False),  # asks for the whole recipe
+        ("ACC-4", "full", "cifar100", False),  # and for the paper's data
+        ("ACC-19", "quick", "cifar100", True),
+        ("F2-d", "quick", "cifar10", False),  # another experiment
+        ("PAR-1", "quick", "cifar10", False),
+    ],
+)
+def test_runs_that_can_settle_a_claim(
+    claim: str, profile: str, dataset: str, expected: bool
+) -> None:
+    study = experiments.get("training_only_batchnorm")
+    told = sweep.settles(study.specs(profile, dataset, seeds=2), profile)
+    assert any(claim in names for names in told.values()) == expected
+    told = sweep.settles(study.specs("smoke"), profile)
+    assert not any(claim in names for names in told.values())
+
+
+def test_runs_that_start_from_a_network_trained_on_cifar10_settle_their_claim() -> None:
+    specs = experiments.get("fine_tuning_back").specs("quick", "cifar10-jpeg", seeds=1)
+    told = sweep.settles(specs, "quick")
+    assert any("FT-NF-back" in names for names in told.values())
+
+
 def test_a_run_that_two_experiments_share_is_planned_once(ledger: Ledger, quickly: Spec) -> None:
     other = quickly.replace(lr=0.2)
     one = Experiment("one", "chapter", "title", lambda _: [quickly], {"quick": 1})

@@ -30,7 +30,8 @@ from nbrepro.claims.register import Claim, as_written, get, register, texts
 from nbrepro.claims.report import report
 from nbrepro.claims.reviews import Review, Statement, reviews
 from nbrepro.claims.rules import Check, Measured, Trained
-from nbrepro.claims.verdicts import Verdict
+from nbrepro.claims.verdicts import CIFAR10, Verdict
+from nbrepro.data.cards import NOT_TREES, base, parse
 from nbrepro.records import timings
 from nbrepro.records.ledger import BENCHMARKS, RUNS, Ledger, Record, default_root
 
@@ -107,6 +108,7 @@ def body(claim: Claim, evidence: Evidence) -> str:
     """The page of a claim as HTML, for a page one folder below the top of the site."""
     rows = [(v, report([v], evidence.records)) for v in evidence.verdicts[claim.id]]
     verdict, said = rows[0]
+    used = [record for record in evidence.records if record.spec.hash in {*verdict.records}]
     sentence = found.bare(claim)
     conclusion = _conclusion(verdict, sentence)
     return str(
@@ -125,8 +127,9 @@ def body(claim: Claim, evidence: Evidence) -> str:
             rows=rows,
             arms=_by_arm,
             rule=_highlighted(_as_yaml(claim), "yaml") if claim.rule else "",
-            deviations=_deviations(claim, evidence.records, verdict),
-            commands=_commands(claim, verdict, said["runs"]),
+            deviations=_deviations(claim, used, verdict),
+            commands=_commands(claim, verdict, used),
+            folders=_folders(used),
             cost=_cost(claim, said["runs"], evidence),
             check=_described(claim),
             shared=_shared(claim, evidence),
@@ -177,12 +180,17 @@ def _highlighted(text: str, language: str) -> Markup:
 def _deviations(claim: Claim, records: Sequence[Record], verdict: Verdict) -> Markup:
     if not verdict.profile or claim.experiment is None:
         return Markup("")
-    used = [record for record in records if record.spec.hash in verdict.records]
-    return Markup(tables.deviations(used, experiments.get(claim.experiment).published).data)
+    return Markup(tables.deviations(records, experiments.get(claim.experiment).published).data)
 
 
-def _commands(claim: Claim, verdict: Verdict, runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What makes the verdict again, in a clone of the book."""
+def _commands(claim: Claim, verdict: Verdict, records: Sequence[Record]) -> list[str]:
+    """What makes the verdict again, in a clone of the book.
+
+    Args:
+        claim: the claim.
+        verdict: on it.
+        records: those that the verdict rests on.
+    """
     match claim.rule:
         case None:
             return []
@@ -193,12 +201,21 @@ def _commands(claim: Claim, verdict: Verdict, runs: Sequence[Mapping[str, Any]])
     if not isinstance(claim.rule, Trained):
         return [f"nbrepro verify {claim.id}"]
     profile = verdict.profile or claim.rule.profiles[0]
-    seeds = f" --seeds {1 + max(run['seed'] for run in runs)}" if runs else ""
+    seeds = f" --seeds {1 + max(record.spec.seed for record in records)}" if records else ""
+    data = f" --dataset {verdict.dataset}" if verdict.dataset not in ("", CIFAR10[0]) else ""
+    fetched = {base(record.spec.dataset) for record in records} or {CIFAR10[0]}
+    download = " --download" if CIFAR10[0] in fetched else ""
     where = "--results again"
     return [
-        f"nbrepro run {claim.id} --profile {profile}{seeds} --download {where}",
+        f"nbrepro run {claim.id} --profile {profile}{data}{seeds}{download} {where}",
         f"nbrepro verify {claim.id} {where}",
     ]
+
+
+def _folders(records: Sequence[Record]) -> list[str]:
+    """Data sets of these runs that a user has as folders of pictures."""
+    names = {parse(record.spec.dataset).data for record in records}
+    return sorted(names.difference(NOT_TREES))
 
 
 def _cost(claim: Claim, runs: Sequence[Mapping[str, Any]], evidence: Evidence) -> str:

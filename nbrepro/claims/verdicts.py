@@ -63,15 +63,17 @@ __all__ = [
     "comparison",
     "failed",
     "feeds",
+    "grid",
     "has",
     "interval",
     "judge",
     "judge_all",
     "label",
     "matches",
+    "needs_cifar10",
     "of_scale",
+    "replicated",
     "scales",
-    "settles",
     "value",
 ]
 
@@ -125,6 +127,7 @@ class Verdict:
         single: what the verdict would be without the correction for many questions.
         value: whether the published values agree with ours; empty if that was not asked.
         profile: of the runs it rests on.
+        dataset: what stands for CIFAR-10 in them, for ``nbrepro run --dataset``.
     """
 
     claim: Claim
@@ -136,6 +139,7 @@ class Verdict:
     single: str = ""
     value: str = ""
     profile: str = ""
+    dataset: str = ""
     values: "Mapping[str, Computed]" = field(default_factory=dict)
 
     @property
@@ -216,10 +220,11 @@ def judge_all(
 ) -> list[Verdict]:
     """The verdict on a claim at each scale that it was run at, the best first.
 
-    CIFAR-10 comes before other data; then what has two seeds or more everywhere; then the ``full``
-    profile before ``quick``, and CIFAR-10's own pixels before compressed ones. Absolute accuracies
-    and published values are CIFAR-10's: other data never decide about them. Other data are also
-    those that only bear its name, by their fingerprint (:mod:`nbrepro.records.fingerprints`).
+    CIFAR-10 comes before other data; then what has :data:`ENOUGH` seeds or more everywhere; then
+    the ``full`` profile before ``quick``, and CIFAR-10's own pixels before compressed ones.
+    Absolute accuracies and published values are CIFAR-10's: other data never decide about them.
+    Other data are also those that only bear its name, by their fingerprint
+    (:mod:`nbrepro.records.fingerprints`).
     ``smoke`` runs never count.
 
     Args:
@@ -252,24 +257,6 @@ def arms(claim: Claim) -> tuple[Arm, ...]:
 def feeds(spec: Spec, claim: Claim) -> bool:
     """Whether a claim's rule looks at runs like this one."""
     return any(arm.matches(spec) for arm in arms(claim))
-
-
-def settles(spec: Spec, claim: Claim) -> bool:
-    """Whether a run like this one can help to settle a claim.
-
-    It must be one of the experiment's, at a profile and on data that the rule takes, and of an arm
-    that it looks at.
-    """
-    if not (isinstance(claim.rule, Trained) and claim.experiment and feeds(spec, claim)):
-        return False
-    replicated = _replicated(spec)
-    return any(
-        replicated == arm.hash
-        for profile in claim.rule.profiles
-        for name in (spec.dataset, base(spec.dataset))
-        if name in CIFAR10 or not _bound(claim.rule)
-        for arm in _grid(claim.experiment, profile, name)
-    )
 
 
 def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
@@ -305,8 +292,8 @@ def of_scale(
 def _of_grid(
     records: Sequence[Record], experiment: str, profile: str, dataset: str
 ) -> list[Record]:
-    grid = {spec.hash for spec in _grid(experiment, profile, dataset)}
-    return [r for r in records if r.status != "failed" and _replicated(r.spec) in grid]
+    arms = grid(experiment, profile, dataset)
+    return [r for r in records if r.status != "failed" and replicated(r.spec) in arms]
 
 
 def _by_data(
@@ -380,14 +367,25 @@ def failed(record: Record) -> bool:
 
 
 @cache
-def _grid(experiment: str, profile: str, dataset: str) -> tuple[Spec, ...]:
+def _specs(experiment: str, profile: str, dataset: str) -> tuple[Spec, ...]:
     return tuple(experiments.get(experiment).specs(profile, dataset, seeds=1))
 
 
 @cache
-def _replicated(spec: Spec) -> str:
+def grid(experiment: str, profile: str, dataset: str) -> frozenset[str]:
+    """What an experiment's runs share with their replicates, arm by arm; see :func:`replicated`."""
+    return frozenset(spec.hash for spec in _specs(experiment, profile, dataset))
+
+
+#: Hash of a run → what its replicates have in common. By hash: a Spec is slow as a key.
+_SEED_0: dict[str, str] = {}
+
+
+def replicated(spec: Spec) -> str:
     """What the replicates of a run have in common: the hash of the one with seed 0."""
-    return spec.replace(seed=0).hash
+    if spec.hash not in _SEED_0:
+        _SEED_0[spec.hash] = spec.replace(seed=0).hash
+    return _SEED_0[spec.hash]
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -431,7 +429,7 @@ def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> li
     verdicts = [_conclude(claim, row, others) for row in rows]
     if _decided(rule, rows):
         return verdicts
-    where = " on CIFAR-10" if _bound(rule) else ""
+    where = " on CIFAR-10" if needs_cifar10(rule) else ""
     note = f"needs the {' or '.join(rule.profiles)} profile{where}"
     if set(rule.profiles) == set(DECISIVE):
         note = f"no records yet{where}" if verdicts else "no records yet"
@@ -441,7 +439,7 @@ def _judge_trained(claim: Claim, rule: Trained, records: Sequence[Record]) -> li
 def _decided(rule: Rule | None, rows: Sequence[_Row]) -> bool:
     """Whether the best row may decide: if there is one, on the data that the rule asks for."""
     assert isinstance(rule, Trained)
-    return bool(rows) and (rows[0].theirs or not _bound(rule))
+    return bool(rows) and (rows[0].theirs or not needs_cifar10(rule))
 
 
 #: The rows of a paper's claims for the records seen last: whoever judges one claim judges more.
@@ -463,7 +461,7 @@ def _rows_of_paper(paper: str, records: Sequence[Record]) -> dict[str, list[_Row
     return rows
 
 
-def _bound(rule: Trained) -> bool:
+def needs_cifar10(rule: Trained) -> bool:
     """Whether a rule asks for CIFAR-10: for its absolute accuracies or published values."""
     absolute = isinstance(rule, Level) and not rule.times_chance
     return absolute or any(arm.value for arm in rule.arms)
@@ -481,7 +479,7 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
         fed = [r for r in chosen if feeds(r.spec, claim)]
         for other, used in _by_data(fed, meant):
             theirs = _is_theirs(dataset, other)
-            if isinstance(rule, Level) and _bound(rule) and not theirs:
+            if isinstance(rule, Level) and needs_cifar10(rule) and not theirs:
                 continue
             hashes = frozenset(r.spec.hash for r in used)
             # Where every arm uses small images, both names mean them.
@@ -495,7 +493,7 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
                 case Ordered():
                     found, missing = _ordered(rule, used, valued)
                 case Level():
-                    grid = _grid(claim.experiment, profile, dataset)
+                    grid = _specs(claim.experiment, profile, dataset)
                     found, missing = _level(rule, used, grid, valued)
                 case Failures():
                     found, missing = _failures(rule, used)
@@ -673,6 +671,7 @@ def _conclude(claim: Claim, row: _Row, others: Sequence[Finding]) -> Verdict:
         single,
         agreement,
         row.profile,
+        row.dataset,
     )
 
 

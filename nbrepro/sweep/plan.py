@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbrepro import claims, experiments
+from nbrepro import claims
 from nbrepro.claims import Claim
 from nbrepro.data.cards import card
 from nbrepro.experiments import Experiment
@@ -82,27 +82,38 @@ def _arm(item: Planned) -> Spec:
 def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
     """The claims whose rules look at runs of this profile, by the runs' hashes.
 
-    A rule looks at the runs of its claim's experiment, at the profiles it accepts.
+    A rule looks at the runs of its claim's experiment, at the profiles that it accepts, and on
+    CIFAR-10 alone if it asks for absolute accuracies.
     """
     from nbrepro.claims import verdicts
-    from nbrepro.data import base
+    from nbrepro.claims.rules import Trained
 
-    arms = {spec: spec.replace(seed=0) for spec in specs}
-    datasets = {base(spec.dataset) for spec in arms}
-    found: dict[str, list[str]] = {spec.hash: [] for spec in arms}
-    grids: dict[str, set[Spec]] = {}
+    specs = list(specs)
+    data = {spec.hash: _data(spec) for spec in specs}
+    found: dict[str, list[str]] = {run: [] for run in data}
     for claim in claims.register().values():
-        if claim.experiment is None or profile not in accepted(claim):
+        rule = claim.rule
+        if not isinstance(rule, Trained) or profile not in rule.profiles:
             continue
-        if claim.experiment not in grids:
-            experiment = experiments.get(claim.experiment)
-            grids[claim.experiment] = {
-                arm for dataset in datasets for arm in experiment.specs(profile, dataset, seeds=1)
-            }
-        for spec, arm in arms.items():
-            if arm in grids[claim.experiment] and verdicts.feeds(spec, claim):
+        assert claim.experiment is not None
+        grids = [verdicts.grid(claim.experiment, profile, d) for d in set().union(*data.values())]
+        arms = frozenset().union(*grids)
+        anywhere = not verdicts.needs_cifar10(rule)
+        for spec in specs:
+            if (
+                verdicts.replicated(spec) in arms
+                and verdicts.feeds(spec, claim)
+                and (anywhere or not data[spec.hash].isdisjoint(verdicts.CIFAR10))
+            ):
                 found[spec.hash].append(claim.id)
     return found
+
+
+def _data(spec: Spec) -> set[str]:
+    """The data sets that a run is trained on, before it and in it."""
+    from nbrepro.data import base
+
+    return {base(one.dataset) for one in (spec, spec.parent) if one}
 
 
 def accepted(claim: Claim) -> tuple[str, ...]:
