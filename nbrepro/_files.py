@@ -10,7 +10,7 @@ from typing import IO
 
 def cache_folder() -> Path:
     """Where what can be computed again is kept: ``$NBREPRO_CACHE`` or below ``~/.cache``."""
-    return Path(os.environ.get("NBREPRO_CACHE", Path.home() / ".cache" / "nbrepro"))
+    return Path(os.environ.get("NBREPRO_CACHE") or Path.home() / ".cache" / "nbrepro")
 
 
 @contextlib.contextmanager

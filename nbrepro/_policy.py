@@ -28,11 +28,14 @@ def parse(train: str) -> Policy:
     """Read a policy.
 
     Raises:
+        TypeError: for what is no text.
         ValueError: for an unknown group, a k that is not a positive whole number, or weights drawn
             twice.
     """
+    if not isinstance(train, str):
+        raise TypeError(f"train is {train!r}; expected text, such as 'batchnorm+output'")
     groups, drawn, k = set(), "", 0
-    for part in train.split("+"):
+    for part in map(str.strip, train.split("+")):
         kind, colon, text = part.partition(":")
         if kind not in DRAWN or not colon:
             known = [*GROUPS, *(f"{kind}:k" for kind in DRAWN)]

@@ -101,8 +101,8 @@ def clip_grads_(
 
     Raises:
         TypeError: for parameters without names, and for sparse, complex or sharded gradients.
-        ValueError: for an entry of ``exclude`` that matches no name, an unknown rule, or numbers
-            out of range.
+        ValueError: for a generator that was used before, an entry of ``exclude`` that matches no
+            name, an unknown rule, or numbers out of range.
     """
     return _checked(named_parameters, clipping, eps, exclude, units)()
 
@@ -301,6 +301,11 @@ def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]
         named = False
     if not named or isinstance(named_parameters, Mapping):
         raise TypeError("expected (name, parameter) pairs, such as model.named_parameters()")
+    if not pairs and isinstance(named_parameters, Iterator):
+        raise ValueError(
+            "there are no parameters; a generator gives them only once, so pass "
+            "model.named_parameters() anew, or a list of it"
+        )
     if len(parameters) < len(pairs):
         raise ValueError("two parameters have the same name; give each a name of its own")
     if len(set(map(id, parameters.values()))) < len(pairs):
@@ -309,8 +314,12 @@ def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]
 
 
 def check_numbers(clipping: float, eps: float) -> None:
-    """Raise ValueError for a number that is out of range."""
-    if not (0 < clipping < math.inf and 0 <= eps < math.inf):
+    """Raise TypeError for what is no number, ValueError for one that is out of range."""
+    try:
+        possible = 0 < clipping < math.inf and 0 <= eps < math.inf
+    except TypeError:
+        raise TypeError(f"clipping is {clipping!r} and eps is {eps!r}; expected numbers") from None
+    if not possible:
         raise ValueError(
             f"clipping is {clipping} and eps is {eps}; expected a number above 0, such as 0.01, "
             "and one of at least 0, such as 1e-3"

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nbrepro import __version__
 from nbrepro._suggest import unknown
-from nbrepro.sweep import SweepOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,6 +67,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from nbrepro.experiments import PROFILES
+    from nbrepro.sweep import SweepOptions
 
     top = _Parser(
         prog="nbrepro",
@@ -205,6 +205,7 @@ def _answer(arguments: Sequence[str] | None) -> int:
 def _mendable() -> tuple[type[Exception], ...]:
     """Errors that a user can mend. Modules that were not loaded cannot have raised theirs."""
     of_modules = [("nbrepro.data", "DataError"), ("nbrepro.book.build", "BookError")]
+    of_modules.append(("nbrepro.experiments.experiment", "BrokenExperiment"))
     loaded = [getattr(sys.modules[m], name) for m, name in of_modules if m in sys.modules]
     return (ValueError, TypeError, OSError, *loaded)
 
@@ -247,7 +248,13 @@ def _planned(
         settled = sweep.settles([p.spec for p in planned], options.profile)
         planned = [p for p in planned if claim.id in settled[p.spec.hash]]
         if not planned:
-            wanted = " or ".join(f"--profile {name}" for name in sweep.accepted(claim))
+            accepted = sweep.accepted(claim)
+            if options.profile in accepted:
+                raise ValueError(
+                    f"runs on {options.dataset!r} do not count for {claim.id}; take "
+                    "--dataset cifar10, or a whole data set of your own"
+                )
+            wanted = " or ".join(f"--profile {name}" for name in accepted)
             raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
     if options.command == "run":
         ledger.check_writable()
@@ -257,13 +264,15 @@ def _planned(
 
 def _run(options: argparse.Namespace) -> int:
     from nbrepro import sweep
+    from nbrepro.sweep import SweepOptions
 
     ledger, planned, _, _ = _planned(options)
     todo = [p for p in planned if p.missing]
     named = [field.name for field in dataclasses.fields(SweepOptions) if field.metadata]
     given = {name: getattr(options, name) for name in named}
     with contextlib.closing(sweep.run(planned, SweepOptions(ledger=ledger, **given))) as records:
-        print(f"{len(planned)} runs, {len(planned) - len(todo)} recorded, {len(todo)} to do")
+        done = len(planned) - len(todo)
+        print(f"{len(planned)} runs, {done} recorded, {len(todo)} to do", flush=True)
         for record in records:
             if record.status == "failed":
                 last = (record.error or "").strip().splitlines()[-1:]
@@ -291,7 +300,7 @@ def _status(options: argparse.Namespace) -> None:
     head, rows = _rows(planned, options)
     table = _table(
         f"{options.profile} on {on}" + ", most informative first" * (head != ("experiment",)),
-        *head, "runs recorded", "to do", "estimated cost", "would settle",
+        *head, "runs recorded", "to do", "estimated cost", "bears on",
     )  # fmt: skip
     open_claims = sweep.unsettled(records)
     settles = sweep.settles([p.spec for p in planned], options.profile)
@@ -310,6 +319,8 @@ def _status(options: argparse.Namespace) -> None:
     _print(table)
     if head == ("experiment",):
         print("The arms of one: nbrepro status NAME")
+    for other, number in _elsewhere(options, ledger).items():
+        print(f"On {other} {number} runs are recorded: --dataset {other}")
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
     more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
@@ -317,6 +328,23 @@ def _status(options: argparse.Namespace) -> None:
         print(f"note: {remark}", file=sys.stderr)
     for entry in damaged:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
+
+
+def _elsewhere(options: argparse.Namespace, ledger: "Ledger") -> dict[str, int]:
+    """The other form of CIFAR-10, and how many of the runs are recorded on it, if any are."""
+    from nbrepro import experiments, sweep
+    from nbrepro.claims.verdicts import CIFAR10
+
+    if options.profile == "smoke" or options.name not in experiments.names():
+        return {}
+    chosen = experiments.select(options.name)
+    plans = {
+        other: sweep.plan(chosen, options.profile, ledger, dataset=other, seeds=options.seeds)
+        for other in CIFAR10
+        if other != options.dataset
+    }
+    recorded = {other: sum(not p.missing for p in plan) for other, plan in plans.items()}
+    return {other: number for other, number in recorded.items() if number}
 
 
 def _rows(

@@ -12,6 +12,7 @@ Groups (arXiv 2003.00152, Table 1 counts them the same way):
 ``other``        every parameter that is in none of the groups above
 ``all``          everything
 ``random:k``     k weights of every output channel of every convolution, drawn without replacement
+                 (of every input channel, where the convolution is transposed)
 ``scattered:k``  as many weights of every convolution, drawn from the layer as a whole
 ===============  ==================================================================================
 

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, get_args, get_origin, get_type_hints
 
 from nbrepro import _policy, models
@@ -151,10 +151,9 @@ class Spec:
             TypeError: for a value of the wrong type, such as the text ``"1e-3"`` for a rate.
             ValueError: for an unknown name or a number out of range.
         """
-        hints = get_type_hints(Spec)
-        for field in dataclasses.fields(self):
-            value = _typed(field.name, getattr(self, field.name), hints[field.name])
-            object.__setattr__(self, field.name, value)
+        for name, hint in _hints().items():
+            value = _typed(name, getattr(self, name), hint)
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "train", _policy.canonical(self.train))
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
         unclipped = sorted(set(self.unclipped), key=lambda name: (name not in UNCLIPPED, name))
@@ -194,8 +193,10 @@ class Spec:
         known = models.options(self.model)
         for name in self.model_options():
             if name not in known:
+                asked = "skip_init" if name == "skip_gain" and not self.skip_init else name
                 raise ValueError(
-                    f"{name} is set, but {self.model} has no such option; it has {', '.join(known)}"
+                    f"{asked} is set, but {self.model} has no such option; it has "
+                    f"{', '.join(known) or 'none'}"
                 )
         for name, unread, cause in (
             ("clipping", self.clip == "none", "clip"),
@@ -345,6 +346,13 @@ def _check_folder(name: str, setting: str = "dataset") -> None:
         )
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    """Name of a setting → its type."""
+    hints = get_type_hints(Spec)
+    return {name: hints[name] for name in _DEFAULTS}
+
+
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """``value`` as ``hint`` (int → float and list → tuple are the only conversions)."""
     if get_origin(hint) is tuple:
@@ -356,7 +364,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if hint is float and value == 0:
         value = 0.0  # -0.0 is the same setting
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {hint.__name__}")
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected {hint.__name__}")
     if hint is float and not math.isfinite(value):
         raise ValueError(f"{name} is {value}; expected a finite number")
     return value

@@ -330,6 +330,29 @@ def test_what_was_clipped_can_be_printed() -> None:
     assert repr(agc.clip_grads_([])) == "Clipped(0.0% of 0 units; most: none)"
 
 
+def test_a_generator_that_was_used_before_is_not_taken_for_nothing_to_clip() -> None:
+    model = nn.Linear(2, 3)
+    model(torch.ones(1, 2)).sum().backward()
+    once = model.named_parameters()
+    assert len(agc.clip_grads_(once)) == 2
+    with pytest.raises(ValueError, match="only once"):
+        agc.clip_grads_(once)
+
+
+@pytest.mark.parametrize("number", ["0.01", None, [0.01]])
+def test_what_is_no_number_is_named(number: Any) -> None:
+    with pytest.raises(TypeError, match=r"clipping is .* expected numbers"):
+        agc.clip_grads_([], clipping=number)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"), [(None, "got None"), ([torch.ones(1)], "got a Tensor")]
+)
+def test_an_exclusion_that_is_no_list_of_names(entries: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        agc.clip_grads_([], exclude=entries)
+
+
 @pytest.mark.parametrize("rule", agc.UNITS)
 def test_a_unit_is_clipped_if_its_ratio_is_above_lambda(rule: str) -> None:
     named = parameters(dtype=torch.float64)

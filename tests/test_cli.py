@@ -297,3 +297,27 @@ def test_help_does_not_load_torch() -> None:
     code = "import sys; from nbrepro import cli; cli.main([]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_case_does_not_hide_the_right_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", "acc-20") == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'ACC-20'?" in said
+    assert len(said) < 200, "not all ids"
+
+
+def test_data_that_do_not_count_are_named_and_not_the_profile(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("status", "ACC-19", "--dataset", "digits") == 2
+    assert "runs on 'digits' do not count for ACC-19" in capsys.readouterr().err
+
+
+def test_an_empty_address_of_a_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("run", "depth", "--scheduler", "") == 2
+    assert "address is empty" in capsys.readouterr().err
+
+
+def test_status_says_where_else_runs_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status", "many_tasks") == 0
+    assert "On cifar10-jpeg 40 runs are recorded" in capsys.readouterr().out

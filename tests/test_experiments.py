@@ -68,5 +68,5 @@ def test_modules_are_found_and_not_listed(package: ModuleType) -> None:
 def test_an_unfit_module_names_its_file(package: ModuleType, text: str, message: str) -> None:
     _write(package, "a.py", GOOD.format(name="first", chapter="04_a"))
     _write(package, "c.py", text)
-    with pytest.raises(ImportError, match=message):
+    with pytest.raises(experiments.BrokenExperiment, match=message):
         experiments.find(package)

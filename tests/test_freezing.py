@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -522,3 +523,15 @@ for _ in range(2):
 assert registered() == [1, 1], registered()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("train", [None, 3, ["batchnorm"]])
+def test_a_policy_is_text(train: Any) -> None:
+    with pytest.raises(TypeError, match="expected text, such as"):
+        freeze(models.create("cifar_resnet8"), train)
+
+
+def test_a_policy_may_have_spaces() -> None:
+    model = models.create("cifar_resnet8")
+    spaced = freeze(model, "batchnorm + output").names
+    assert spaced == freeze(model, "batchnorm+output").names

@@ -341,6 +341,12 @@ def test_folder_where_a_record_should_be(ledger: Ledger) -> None:
     assert files(ledger) == []
 
 
+def test_what_could_not_be_read_again_is_not_written(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="done"):
+        ledger.write(make(status="done"))
+    assert files(ledger) == []
+
+
 # --- the earlier schema and layout ----------------------------------------------------------------
 
 

@@ -541,3 +541,9 @@ def test_depths_must_follow_the_familys_rule() -> None:
         family.parse("net6")
     with pytest.raises(ValueError, match=r"unknown model 'net': write net<depth>\."):
         family.parse("net")
+
+
+@pytest.mark.parametrize("classes", [0, -3])
+def test_a_network_has_an_output(classes: int) -> None:
+    with pytest.raises(ValueError, match=r"num_classes is .* at least 1"):
+        models.create("cifar_resnet8", num_classes=classes)

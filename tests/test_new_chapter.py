@@ -16,7 +16,7 @@ from nbrepro import cli
 from nbrepro.book import build, new_chapter
 
 ROOT = Path(__file__).resolve().parent.parent
-NAME, WORDS = "97_gamma_alone", "gamma_alone"
+NAME, WORDS = "97_only_in_this_test", "only_in_this_test"
 LAST = [page for page in build.pages(ROOT) if page[:2].isdigit()][-1]
 
 

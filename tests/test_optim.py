@@ -381,6 +381,20 @@ def test_at_a_constant_rate_lars_is_that_of_timm() -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_lars_takes_a_closure() -> None:
+    weight = torch.ones(2, 2, requires_grad=True)
+    optimizer = LARS([weight], 1.0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 4
+    assert (weight < 1).all()
+
+
 def test_lars_ignores_the_size_of_a_gradient() -> None:
     models = net(), net()
     for model, scale in zip(models, (1.0, 1000.0), strict=True):

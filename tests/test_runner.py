@@ -579,6 +579,7 @@ def test_only_runs_of_a_profile_that_the_rule_accepts_settle_a_claim(ledger: Led
         ("ACC-4", "quick", "cifar10", False),  # asks for the whole recipe
         ("ACC-4", "full", "cifar100", False),  # and for the paper's data
         ("ACC-19", "quick", "cifar100", True),
+        ("ACC-19", "quick", "digits", False),  # they prove the code, and nothing else
         ("F2-d", "quick", "cifar10", False),  # another experiment
         ("PAR-1", "quick", "cifar10", False),
     ],

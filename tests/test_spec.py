@@ -183,7 +183,7 @@ def test_every_setting_is_part_of_the_identity() -> None:
         ),
         ({"dropout": 0.1}, "dropout is set, but cifar_resnet14 has no such option"),
         ({"model": "cifar_nf_resnet20", "weight_init": "binary"}, "weight_init is set"),
-        ({"skip_init": False}, "skip_gain is set, but cifar_resnet14"),
+        ({"skip_init": False}, "skip_init is set, but cifar_resnet14"),
         ({"schedule": "cosine", "milestones": [0.5]}, r"milestones is \(0.5,\), which nothing"),
         ({"weight_decay": 0, "decay": "weights"}, "decay is 'weights', which nothing reads"),
     ],

@@ -245,9 +245,8 @@ def _kept(name: str) -> Path:
 SOURCES = (
     *("claims/checks.py", "claims/statistics.py", "claims/tables.py"),
     *("claims/*/*.py", "claims/*/tables.yaml"),
-    *("agc.py", "layers.py", "probes.py", "models/*.py", "optim/*.py", "data/augment.py"),
-    *("data/batches.py", "data/datasets.py", "data/preprocess.py", "freezing.py", "spec.py"),
-    "train/schedule.py",
+    *("agc.py", "layers.py", "probes.py", "models/*.py", "optim/*.py", "data/*.py"),
+    *("_policy.py", "freezing.py", "spec.py", "train/schedule.py"),
 )
 
 

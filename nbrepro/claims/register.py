@@ -96,7 +96,10 @@ class Claim:
                 raise ValueError("experiment is missing; the rule looks at its runs")
             choose("experiment", self.experiment, experiments.REGISTRY)
         elif self.experiment is not None:
-            raise ValueError("experiment is set, but no rule looks at its runs; leave it out")
+            raise ValueError(
+                f"experiment is {self.experiment}, and no rule says how its runs decide; write a "
+                "rule, or leave the experiment out"
+            )
         if self.rule is None and self.needs is None:
             raise ValueError(
                 "needs is missing: without a rule it says what a test would take (data, hours, "

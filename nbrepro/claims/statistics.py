@@ -12,7 +12,6 @@ import numpy as np
 from scipy import special
 
 ALPHA = 0.05
-CONFIDENCE = 1 - ALPHA
 #: Differences below this are rounding errors of the mean.
 _ROUNDING = 1e-12
 #: More seeds than anybody will run.

@@ -44,7 +44,7 @@ from nbrepro.claims.rules import (
 )
 from nbrepro.claims.statistics import interval
 from nbrepro.claims.tables import printed
-from nbrepro.data.cards import base, card, parse
+from nbrepro.data.cards import EMBEDDED, base, card, parse
 from nbrepro.records import fingerprints
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
@@ -263,10 +263,11 @@ def scales(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """Profiles and data sets that can carry a verdict, the best first.
 
     Some of the classes of a data set are no data set of their own: an arm that wants a part of the
-    classes names it.
+    classes names it. The embedded digits prove the code; they carry no verdict.
     """
     names = {str(parse(r.spec.dataset)._replace(classes=None)) for r in records}
     names |= {base(name) for name in names}
+    names.discard(EMBEDDED)
     for theirs in (True, False):
         for profile in DECISIVE:
             for name in sorted(names, key=lambda name: (not card(name).original, name)):
@@ -292,8 +293,27 @@ def of_scale(
 def _of_grid(
     records: Sequence[Record], experiment: str, profile: str, dataset: str
 ) -> list[Record]:
-    arms = grid(experiment, profile, dataset)
-    return [r for r in records if r.status != "failed" and replicated(r.spec) in arms]
+    by_arm = _by_arm(records)
+    places = sorted(p for arm in grid(experiment, profile, dataset) for p in by_arm.get(arm, ()))
+    return [records[place] for place in places if records[place].status != "failed"]
+
+
+#: The records seen last, and where among them the runs of an arm are: every claim asks again.
+_PLACES: list[tuple[tuple[Record, ...], dict[str, list[int]]]] = []
+
+
+def _by_arm(records: Sequence[Record]) -> Mapping[str, list[int]]:
+    if _PLACES and _same(_PLACES[0][0], records):
+        return _PLACES[0][1]
+    places: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        places.setdefault(replicated(record.spec), []).append(place)
+    _PLACES[:] = [(tuple(records), places)]
+    return places
+
+
+def _same(seen: Sequence[Record], records: Sequence[Record]) -> bool:
+    return len(seen) == len(records) and all(map(is_, seen, records))
 
 
 def _by_data(
@@ -450,7 +470,7 @@ def _rows_of_paper(paper: str, records: Sequence[Record]) -> dict[str, list[_Row
     """The rows of all claims of a paper that training decides: what is corrected together."""
     if paper in _HELD:
         seen, rows = _HELD[paper]
-        if len(seen) == len(records) and all(map(is_, seen, records)):
+        if _same(seen, records):
             return rows
     rows = {
         claim.id: _rows(claim, claim.rule, records)

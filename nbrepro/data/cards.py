@@ -25,8 +25,11 @@ SMALL_SHARE = 5
 #: What follows in the name if the small form keeps every test image.
 ALL_TEST = "-alltest"
 
+#: The data set that is part of the installation. It proves the code, and no claim of a paper.
+EMBEDDED = "digits"
+
 #: The data sets that are no folder trees.
-NOT_TREES = ("digits", "cifar10", "cifar100")
+NOT_TREES = (EMBEDDED, "cifar10", "cifar100")
 
 _NAME = re.compile(
     r"(?P<data>.*?)(?:@(?P<side>[1-9]\d*))?"

@@ -63,7 +63,7 @@ _KNOWN_TREES = {
 
 def default_root() -> Path:
     """The folder of the data sets: ``$NBREPRO_DATA`` or ``./data``."""
-    return Path(os.environ.get("NBREPRO_DATA", "data"))
+    return Path(os.environ.get("NBREPRO_DATA") or "data")
 
 
 def read(name: str, root: Path, side: int | None = None) -> tuple[list[str], Part, Part]:

@@ -6,9 +6,9 @@ from importlib import import_module
 from types import ModuleType
 
 from nbrepro._suggest import unknown
-from nbrepro.experiments.experiment import PROFILES, Experiment
+from nbrepro.experiments.experiment import PROFILES, BrokenExperiment, Experiment
 
-__all__ = ["PROFILES", "REGISTRY", "Experiment", "find", "get", "select"]
+__all__ = ["PROFILES", "REGISTRY", "BrokenExperiment", "Experiment", "find", "get", "select"]
 
 
 def find(package: ModuleType) -> dict[str, Experiment]:
@@ -18,7 +18,7 @@ def find(package: ModuleType) -> dict[str, Experiment]:
     skipped.
 
     Raises:
-        ImportError: for a module that cannot be imported or has no ``EXPERIMENT``, or if two
+        BrokenExperiment: for a module that cannot be imported or has no ``EXPERIMENT``, or if two
             experiments have the same name; it names the file.
     """
     files: dict[str, str] = {}
@@ -30,15 +30,15 @@ def find(package: ModuleType) -> dict[str, Experiment]:
         try:
             module = import_module(f"{package.__name__}.{info.name}")
         except Exception as error:  # a module may raise anything
-            raise ImportError(f"{file} cannot be imported: {error}") from error
+            raise BrokenExperiment(f"{file} cannot be imported: {error}") from error
         experiment = getattr(module, "EXPERIMENT", None)
         if not isinstance(experiment, Experiment):
-            raise ImportError(
+            raise BrokenExperiment(
                 f"{file} has no EXPERIMENT = Experiment(...); if it is not an experiment, begin "
                 "its name with an underscore"
             )
         if experiment.name in files:
-            raise ImportError(
+            raise BrokenExperiment(
                 f"{file} and {files[experiment.name]} both have an experiment called "
                 f"{experiment.name!r}; rename one"
             )

@@ -15,6 +15,10 @@ STANDARD = "cifar10"
 PROFILES = ("smoke", "quick", "full")
 
 
+class BrokenExperiment(ImportError):
+    """A module of experiments that cannot be used; the message names its file and what to do."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A declarative grid of runs that feeds the claims of one chapter.

@@ -89,6 +89,8 @@ def create(name: str, num_classes: int = 10, **options: object) -> "nn.Module":
         ValueError: for an unknown name, an impossible size or a bad option.
     """
     module, family = _find(name)
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
     for option in options:
         choose(f"option of {name}", option, family.options_of(name))
     model: nn.Module = import_module(f"nbrepro.models.{module}").build(name, num_classes, **options)

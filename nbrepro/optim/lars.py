@@ -1,6 +1,6 @@
 """Layer-wise adaptive rate scaling, an alternative to AGC (2102.06171, section 4)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,8 +50,19 @@ class LARS(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all parameters that have a gradient."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move all parameters that have a gradient.
+
+        Args:
+            closure: computes the loss and its gradients once more, as torch's optimizers allow.
+
+        Returns:
+            What the closure returns, or ``None`` without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
@@ -67,6 +78,7 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, change)
             torch._foreach_sub_(weights, velocities)
+        return loss
 
     @staticmethod
     def _rates(

@@ -329,14 +329,17 @@ class Ledger:
 
         Raises:
             OSError: if the ledger cannot be written; nothing that was there is lost.
-            ValueError: if a record of a later schema is there.
+            ValueError: if a record of a later schema is there, or this one is none that could be
+                read again.
         """
         path = self.path(record.spec)
         present = self.find(record.spec)
         if present is not None and present.status != "failed":
             return path
+        text = record.to_json()
+        Record.from_json(text)  # what could not be read again must not look as if it were kept
         with replacing(path) as file:
-            file.write(record.to_json().encode())
+            file.write(text.encode())
         return path
 
 
@@ -363,7 +366,7 @@ def default_root(start: Path | None = None) -> Path:
     ``_toc.yml`` and ``results``; a notebook in ``book/`` finds the same ledger as a command at the
     top level.
     """
-    if "NBREPRO_RESULTS" in os.environ:
+    if os.environ.get("NBREPRO_RESULTS"):
         return Path(os.environ["NBREPRO_RESULTS"])
     here = start or Path.cwd()
     for folder in (here, *here.parents):

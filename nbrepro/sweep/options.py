@@ -87,6 +87,10 @@ class SweepOptions:
         """
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
+        if self.scheduler == "":
+            raise ValueError(
+                "the scheduler's address is empty; expected one such as tcp://host:8786"
+            )
         if self.workers is not None and self.scheduler is not None:
             raise ValueError(
                 "a running scheduler has its own workers; leave the number of workers out"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nbrepro import claims
 from nbrepro.claims import Claim
-from nbrepro.data.cards import card
+from nbrepro.data.cards import EMBEDDED, card
 from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
@@ -90,13 +90,14 @@ def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
 
     specs = list(specs)
     data = {spec.hash: _data(spec) for spec in specs}
+    names = set().union(*data.values()) - {EMBEDDED}
     found: dict[str, list[str]] = {run: [] for run in data}
     for claim in claims.register().values():
         rule = claim.rule
         if not isinstance(rule, Trained) or profile not in rule.profiles:
             continue
         assert claim.experiment is not None
-        grids = [verdicts.grid(claim.experiment, profile, d) for d in set().union(*data.values())]
+        grids = [verdicts.grid(claim.experiment, profile, name) for name in sorted(names)]
         arms = frozenset().union(*grids)
         anywhere = not verdicts.needs_cifar10(rule)
         for spec in specs:

@@ -111,7 +111,7 @@ def clip(model: nn.Module, spec: Spec) -> Tensor:
     clipped = agc.clip_grads_(
         network.named_parameters(), spec.clipping, exclude=spec.unclipped, units=units
     )
-    return agc.share(clipped)
+    return agc.share(clipped).to(next(network.parameters()).device)  # nothing lies on the CPU
 
 
 @torch.no_grad()
