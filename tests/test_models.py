@@ -501,7 +501,7 @@ def test_every_option_reaches_the_network() -> None:
 def test_options_of_a_twin_are_its_own() -> None:
     assert "skip_gain" in models.options("cifar_nf_resnet20")
     assert "skip_gain" not in models.options("bn_cifar_nf_resnet20")
-    with pytest.raises(ValueError, match="skip_gain is set, but bn_nf_resnet50 has no such option"):
+    with pytest.raises(ValueError, match="skip_init is set, but bn_nf_resnet50 has no such option"):
         Spec(model="bn_nf_resnet50", skip_init=False)
 
 

@@ -98,7 +98,7 @@ def test_placeholders_are_filled_in(clone: Path) -> None:
     new_chapter.write(NAME, root=clone)
     document = nbformat.read(clone / "book" / f"{NAME}.ipynb", as_version=4)
     nbformat.validate(document)
-    assert document.cells[0].source.startswith("# Gamma alone\n")
+    assert document.cells[0].source.startswith("# Only in this test\n")
     register = yaml.safe_load((clone / "nbrepro/claims/nfnets/claims.yaml").read_text("utf-8"))
     claim = register["claims"][-1]
     assert (claim["id"], claim["chapter"], claim["experiment"]) == ("C97-1", NAME, WORDS)

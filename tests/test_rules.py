@@ -461,7 +461,7 @@ def test_a_claim_may_live_on_any_page() -> None:
         # experiments and chapters
         (entry(experiment="training_only_batchnom"), "did you mean 'training_only_batchnorm'?"),
         (entry(experiment=None), "experiment is missing; the rule looks at its runs"),
-        (entry(rule=None), "experiment is set, but no rule looks at its runs"),
+        (entry(rule=None), "and no rule says how its runs decide"),
         (entry(chapter="sped"), "unknown chapter 'sped'; did you mean 'speed'?"),
         # bounds
         (entry(rule=ordered(between=[0.2, 0.1])), "low comes first"),
