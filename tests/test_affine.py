@@ -33,6 +33,7 @@ def test_tables_average_over_seeds() -> None:
     assert ">5 %<" in shares, "before training a twentieth of all γ lies below 0.05"
     relus = str(affine.relus_table(TWO).data)
     assert "branch + shortcut" in relus
+    assert "stem" in relus
     assert "25 %" in relus
 
 
@@ -72,3 +73,14 @@ def test_a_table_of_what_is_switched_off(tmp_path: Path, monkeypatch: pytest.Mon
     assert "both (n = 2)" in table
     assert ">25.0 %<" in table
     assert "nothing kept" not in table
+
+
+def test_a_relu_is_named_by_its_place() -> None:
+    from nbrepro import models
+
+    model = models.create("cifar_resnet8")
+    names = [name for name, _ in model.named_modules() if name.endswith("bn1")]
+    assert [affine._behind(name) for name in names] == [
+        f"block {number}, inside" for number in (1, 2, 3)
+    ]
+    assert affine._behind("bn") == "stem"

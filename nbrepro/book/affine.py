@@ -3,6 +3,7 @@
 Figures are made by :mod:`nbrepro.book.figures`, sentences by :mod:`nbrepro.book.found`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -198,13 +199,21 @@ def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     }
     rows = []
     for place, of_seeds in enumerate(relus[names[0]]):
-        after = of_seeds[0].after or "branch + shortcut"
+        behind = _behind(of_seeds[0].after)
         shares = [
             100 * fmean(x > features.ALWAYS for relu in relus[name][place] for x in relu.off)
             for name in names
         ]
-        rows.append((str(place + 1), after, *(f"{share:.0f} %" for share in shares)))
+        rows.append((str(place + 1), behind, *(f"{share:.0f} %" for share in shares)))
     return table(("ReLU", "behind", *names), rows)
+
+
+def _behind(layer: str) -> str:
+    """What a ReLU stands behind, for readers: ``blocks.0.bn1`` → ``block 1, inside``."""
+    if not layer:
+        return "branch + shortcut"
+    block = re.match(r"blocks\.(\d+)\.", layer)
+    return f"block {int(block[1]) + 1}, inside" if block else "stem"
 
 
 def sizes_table(records: Sequence[Record]) -> "HTML":
