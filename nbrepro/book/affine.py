@@ -158,9 +158,9 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
         lost = [one.lost(features.QUARTER) for one in found]
         rows.append(
             (
-                f"{name} (n = {len(found)})",
-                f"{mean(found, lambda one: one.gamma_below(features.OFF)):.1f} %",
-                f"{mean(found, lambda one: one.relus_off()):.0f} %",
+                f"{name} (n\u00a0=\u00a0{len(found)})",
+                f"{mean(found, lambda one: one.gamma_below(features.OFF)):.1f}\u00a0%",
+                f"{mean(found, lambda one: one.relus_off()):.0f}\u00a0%",
                 f"{mean(found, lambda one: one.lost(features.QUARTER)):.1f}"
                 if any(number is not None for number in lost)
                 else "not measured",
