@@ -204,8 +204,11 @@ def _answer(arguments: Sequence[str] | None) -> int:
 
 def _mendable() -> tuple[type[Exception], ...]:
     """Errors that a user can mend. Modules that were not loaded cannot have raised theirs."""
-    of_modules = [("nbrepro.data", "DataError"), ("nbrepro.book.build", "BookError")]
-    of_modules.append(("nbrepro.experiments.experiment", "BrokenExperiment"))
+    of_modules = [
+        ("nbrepro.data", "DataError"),
+        ("nbrepro.book.build", "BookError"),
+        ("nbrepro.experiments.experiment", "BrokenExperiment"),
+    ]
     loaded = [getattr(sys.modules[m], name) for m, name in of_modules if m in sys.modules]
     return (ValueError, TypeError, OSError, *loaded)
 
