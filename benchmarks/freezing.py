@@ -8,7 +8,6 @@ have the core. All take turns, and ratios are taken round by round.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -38,14 +37,6 @@ def step(spec: Spec, precision: str, batch: Batch) -> Callable[[], object]:
     return partial(train_step, model, optimizer, batch, spec, spec.lr, autocast=autocast)
 
 
-def seconds(work: Callable[[], object], times: int) -> float:
-    """Seconds that the process computes for so many steps."""
-    start = time.process_time()
-    for _ in range(times):
-        work()
-    return time.process_time() - start
-
-
 @_malloc.kept()  # as in `nbrepro run`
 def main() -> None:
     """Measure, print, and store the record."""
@@ -68,7 +59,9 @@ def main() -> None:
     rows = {}
     for model in given.models:
         turns = {
-            policy: partial(seconds, step(Spec(model=model, train=policy), precision, batch), 2)
+            policy: partial(
+                timings.computed, step(Spec(model=model, train=policy), precision, batch), 2
+            )
             for policy in POLICIES
         }
         timings.rounds(turns, 1)  # to warm up

@@ -11,7 +11,6 @@ round. First it checks that the forms of one network compute the same.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -71,14 +70,6 @@ def inference(run: Callable[[Tensor], Tensor], images: Tensor) -> None:
     """A forward pass that keeps nothing."""
     with torch.inference_mode():
         run(images)
-
-
-def seconds(work: Callable[[], None], times: int) -> float:
-    """Seconds that the process computes for so many calls."""
-    start = time.process_time()
-    for _ in range(times):
-        work()
-    return time.process_time() - start
 
 
 def variants(depth: int, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
@@ -150,7 +141,7 @@ def main() -> None:
     work = variants(given.depth, images, labels)
     if not given.smoke:
         work |= compiled(given.depth, images, labels)
-    turns = {name: partial(seconds, one, 2) for name, one in work.items()}
+    turns = {name: partial(timings.computed, one, 2) for name, one in work.items()}
     timings.rounds(turns, 1)  # to warm up
     times = timings.rounds(turns, given.rounds)
     rows = {}

@@ -322,7 +322,7 @@ def _status(options: argparse.Namespace) -> None:
     _print(table)
     if head == ("experiment",):
         print("The arms of one: nbrepro status NAME")
-    for other, number in _elsewhere(options, ledger).items():
+    for other, number in _elsewhere(options, records).items():
         print(f"On {other} {number} runs are recorded: --dataset {other}")
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
     more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
@@ -333,21 +333,23 @@ def _status(options: argparse.Namespace) -> None:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
 
 
-def _elsewhere(options: argparse.Namespace, ledger: "Ledger") -> dict[str, int]:
+def _elsewhere(options: argparse.Namespace, records: "Sequence[Record]") -> dict[str, int]:
     """The other form of CIFAR-10, and how many of the runs are recorded on it, if any are."""
-    from nbrepro import experiments, sweep
+    from nbrepro import experiments
     from nbrepro.claims.verdicts import CIFAR10
 
     if options.profile == "smoke" or options.name not in experiments.names():
         return {}
-    chosen = experiments.select(options.name)
-    plans = {
-        other: sweep.plan(chosen, options.profile, ledger, dataset=other, seeds=options.seeds)
-        for other in CIFAR10
-        if other != options.dataset
-    }
-    recorded = {other: sum(not p.missing for p in plan) for other, plan in plans.items()}
-    return {other: number for other, number in recorded.items() if number}
+    recorded = {record.spec.hash for record in records}
+    found = {}
+    for other in CIFAR10:
+        if other != options.dataset:
+            grids = [
+                experiment.specs(options.profile, other, options.seeds)
+                for experiment in experiments.select(options.name)
+            ]
+            found[other] = len(recorded & {spec.hash for grid in grids for spec in grid})
+    return {other: number for other, number in found.items() if number}
 
 
 def _rows(

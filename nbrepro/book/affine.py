@@ -155,15 +155,13 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
 
     rows = []
     for name, found in _kept(runs).items():
-        lost = [one.lost(features.QUARTER) for one in found]
+        lost = [loss for one in found if (loss := one.lost(features.QUARTER)) is not None]
         rows.append(
             (
                 f"{name} (n\u00a0=\u00a0{len(found)})",
                 f"{mean(found, lambda one: one.gamma_below(features.OFF)):.1f}\u00a0%",
                 f"{mean(found, lambda one: one.relus_off()):.0f}\u00a0%",
-                f"{mean(found, lambda one: one.lost(features.QUARTER)):.1f}"
-                if any(number is not None for number in lost)
-                else "not measured",
+                f"{100 * fmean(lost):.1f}" if lost else "not measured",
             )
         )
     return table(
@@ -177,11 +175,10 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
 
 def variations() -> dict[str, dict[str, Any]]:
     """What chapter 10 compares: other starts, other rates, no decay; by readers' names."""
-    begun = {f"start {name}": settings for name, settings in starts().items()}
-    usual, *others = begun.items()
+    others = {f"start {name}": arm for name, arm in starts().items() if arm != AFFINE}
     return {
-        "γ and β, as above": usual[1],
-        **dict(others),
+        "γ and β, as above": AFFINE,
+        **others,
         "three times the rate": rates()["rate 0.3"],
         "no weight decay": {**AFFINE, "weight_decay": 0.0},
         "everything": {**AFFINE, "train": "all"},

@@ -513,8 +513,8 @@ def _rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[_Row]:
                 case Ordered():
                     found, missing = _ordered(rule, used, valued)
                 case Level():
-                    grid = _specs(claim.experiment, profile, dataset)
-                    found, missing = _level(rule, used, grid, valued)
+                    specs = _specs(claim.experiment, profile, dataset)
+                    found, missing = _level(rule, used, specs, valued)
                 case Failures():
                     found, missing = _failures(rule, used)
             if found:

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class Benchmark:
     def stem(self) -> str:
         """Name of its file, without ending."""
         return _stem(self.name, self.hardware)
+
+
+def computed(work: Callable[[], object], times: int) -> float:
+    """Seconds that this process computes for so many calls, whoever else has the core."""
+    start = time.process_time()
+    for _ in range(times):
+        work()
+    return time.process_time() - start
 
 
 def rounds(

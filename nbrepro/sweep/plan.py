@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nbrepro import claims
 from nbrepro.claims import Claim
-from nbrepro.data.cards import EMBEDDED, card
+from nbrepro.data.cards import EMBEDDED, base, card
 from nbrepro.experiments import Experiment
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
@@ -112,8 +112,6 @@ def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
 
 def _data(spec: Spec) -> set[str]:
     """The data sets that a run is trained on, before it and in it."""
-    from nbrepro.data import base
-
     return {base(one.dataset) for one in (spec, spec.parent) if one}
 
 
