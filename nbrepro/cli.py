@@ -336,7 +336,7 @@ def _status(options: argparse.Namespace) -> None:
 def _elsewhere(options: argparse.Namespace, records: "Sequence[Record]") -> dict[str, int]:
     """The other form of CIFAR-10, and how many of the runs are recorded on it, if any are."""
     from nbrepro import experiments
-    from nbrepro.claims.verdicts import CIFAR10
+    from nbrepro.claims.scales import CIFAR10
 
     if options.profile == "smoke" or options.name not in experiments.names():
         return {}

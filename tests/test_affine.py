@@ -45,7 +45,7 @@ def test_mean_leaves_out_what_was_not_measured() -> None:
 
 def test_arms_are_runs_of_the_experiment() -> None:
     from nbrepro import experiments
-    from nbrepro.claims.verdicts import matches
+    from nbrepro.claims.rules import matches
 
     specs: list[Spec] = experiments.get("affine_parameters").specs("quick", seeds=1)
     named = affine.parts() | affine.starts() | affine.weights() | affine.rates()
@@ -55,7 +55,7 @@ def test_arms_are_runs_of_the_experiment() -> None:
 
 def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:
     from nbrepro import experiments
-    from nbrepro.claims.verdicts import matches
+    from nbrepro.claims.rules import matches
 
     grids = [experiments.get(name) for name in ("affine_parameters", "what_gamma_learns")]
     specs = {spec.hash: spec for grid in grids for spec in grid.specs("quick", seeds=1)}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nbrepro import claims, experiments
-from nbrepro.claims import SEEN, Claim, Quoted, checks, verdicts
-from nbrepro.claims.labels import network
+from nbrepro.claims import SEEN, Claim, Quoted, checks, outcomes, scales, verdicts
+from nbrepro.claims.labels import comparison, label, network
 from nbrepro.claims.rules import (
     Arm,
     Bounds,
@@ -28,11 +28,8 @@ from nbrepro.claims.verdicts import (
     TONE,
     VERDICTS,
     Verdict,
-    arms,
-    comparison,
     judge,
     judge_all,
-    label,
 )
 from nbrepro.data import card
 from nbrepro.records import timings
@@ -140,14 +137,14 @@ def test_every_arm_of_a_rule_is_run_by_some_profile(claim: Claim) -> None:
     experiment = experiments.get(claim.experiment)
     for profile in claim.rule.profiles:
         specs = experiment.specs(profile, seeds=1)
-        for arm in arms(claim):
+        for arm in claim.arms:
             found = [spec for spec in specs if arm.matches(spec)]
             if not isinstance(claim.rule, Level):
                 assert len(found) <= 1, "a seed must mean one run of an arm"
             if profile == "quick" and arm.called:
                 assert len(found) == 1, "an arm that has a name is one arm of the grid"
     every = [spec for profile in claim.rule.profiles for spec in experiment.specs(profile)]
-    for arm in arms(claim):
+    for arm in claim.arms:
         assert any(arm.matches(spec) for spec in every), arm
 
 
@@ -445,10 +442,10 @@ def test_runs_on_different_data_of_one_name_are_never_pooled() -> None:
     assert second.scale == (
         "quick: 8 epochs on cifar10-jpeg, not the data meant by that name (fingerprint other)"
     )
-    quick = verdicts.of_scale([*falling, *rising], "training_only_batchnorm", "quick", "cifar10")
+    quick = scales.of_scale([*falling, *rising], "training_only_batchnorm", "quick", "cifar10")
     assert quick == []
     for found in ([*falling, *rising], [*rising, *falling]):
-        counted = verdicts.of_scale(found, "training_only_batchnorm", "quick", "cifar10-jpeg")
+        counted = scales.of_scale(found, "training_only_batchnorm", "quick", "cifar10-jpeg")
         assert counted == rising, "pages draw what counts"
 
 
@@ -478,12 +475,12 @@ def test_small_images_by_design_are_no_row_of_their_own() -> None:
     spec = next(
         s
         for s in experiments.get(claim.experiment).specs("quick", "cifar10-jpeg", seeds=1)
-        if arms(claim)[0].matches(s)
+        if claim.arms[0].matches(s)
     )
     other = next(
         s
         for s in experiments.get(claim.experiment).specs("quick", "cifar10-jpeg", seeds=1)
-        if arms(claim)[1].matches(s)
+        if claim.arms[1].matches(s)
     )
     found = [record(s.replace(seed=i), 0.4 + i / 100) for s in (spec, other) for i in range(3)]
     (row,) = judge_all(claim, found)
@@ -582,7 +579,7 @@ def test_diverged_runs_are_failures_whatever_accuracy_they_ended_at() -> None:
 )
 def test_failed(dataset: str, accuracy: float, status: str, expected: bool) -> None:
     spec = Spec(model="cifar_resnet14", dataset=dataset)
-    assert verdicts.failed(record(spec, accuracy, status)) == expected
+    assert outcomes.failed(record(spec, accuracy, status)) == expected
 
 
 def test_weakest_finding_speaks_for_the_claim() -> None:
@@ -602,7 +599,7 @@ def clipped(
     assert chosen.experiment
     grid = experiments.get(chosen.experiment).specs(profile, seeds=1)
     found = []
-    for arm, accuracies in zip(arms(chosen)[:2], (low, high), strict=False):
+    for arm, accuracies in zip(chosen.arms[:2], (low, high), strict=False):
         spec = next(spec for spec in grid if arm.matches(spec))
         found += [record(spec.replace(seed=seed), a) for seed, a in enumerate(accuracies)]
     return judge(chosen, found)

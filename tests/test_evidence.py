@@ -13,7 +13,6 @@ import pytest
 from nbrepro import claims, cli
 from nbrepro.book import evidence, found
 from nbrepro.book.evidence import Evidence
-from nbrepro.claims import verdicts
 from nbrepro.claims.rules import Check, Measured, Trained
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +123,7 @@ def test_what_makes_a_verdict_again_trains_the_runs_that_it_rests_on(
             planned = cli._planned(cli.parser().parse_args(command[1].split()))[1]
             missing = {*verdict.records} - {p.spec.hash for p in planned}
             rest = [r for r in ours.records if r.spec.hash in missing]
-            assert not any(verdicts.feeds(r.spec, verdict.claim) for r in rest), name
+            assert not any(verdict.claim.feeds_on(r.spec) for r in rest), name
             again += 1
     assert again > 50
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from nbrepro import experiments, models
 from nbrepro.book import regularization
 from nbrepro.claims.nfnets import smoothness
+from nbrepro.claims.outcomes import at_equal_fit, has, value
 from nbrepro.claims.rules import FITTED, matches
-from nbrepro.claims.verdicts import at_equal_fit, has, value
 from nbrepro.experiments import largest_rates
 from nbrepro.layers import GhostBatchNorm2d
 from nbrepro.records.ledger import Record

@@ -10,7 +10,7 @@ import torch
 from nbrepro import experiments
 from nbrepro.book import tasks
 from nbrepro.book.chapter import Chapter
-from nbrepro.claims import checks, verdicts
+from nbrepro.claims import checks, scales
 from nbrepro.claims.bn_only import tasks as module
 from nbrepro.claims.bn_only.tasks import own
 from nbrepro.claims.rules import matches
@@ -147,7 +147,7 @@ def test_a_task_is_no_data_set_for_the_claims_of_other_experiments() -> None:
         Record(Spec(model="cifar_resnet14", dataset=name), "completed", {}, [], {})
         for name in names
     ]
-    found = {name for _, name in verdicts.scales(records)}
+    found = {name for _, name in scales.scales(records)}
     assert found == {
         "cifar10-jpeg-16px", "cifar10-jpeg", "tiny-imagenet-50@16", "cifar10",
     }  # fmt: skip

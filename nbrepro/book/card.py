@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from nbrepro.book.clipping import AGC, NONE
 from nbrepro.book.figures import outcomes
 from nbrepro.book.figures.runs import Ends, ends, runs_of, scale_of
-from nbrepro.claims.findings import Finding, Run, compare
+from nbrepro.claims.findings import Finding, compare
 from nbrepro.claims.labels import network
+from nbrepro.claims.outcomes import failed, outcome
 from nbrepro.claims.rules import Bounds
-from nbrepro.claims.verdicts import failed, value
 from nbrepro.data.cards import parse
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
 
@@ -298,11 +298,7 @@ def clipped_shares(records: "Sequence[Record]") -> str:
 
 def compared(low: "Iterable[Record]", high: "Iterable[Record]") -> Finding:
     """Is the second arm better? Pair by pair; failures are counted where there are any."""
-    first, second = (
-        [Run(r.spec.seed, value(r, "test_accuracy"), failed(r)) for r in side]
-        for side in (low, high)
-    )
-    return compare("", first, second, Bounds(0, math.inf))
+    return compare("", [*map(outcome, low)], [*map(outcome, high)], Bounds(0, math.inf))
 
 
 def _against(finding: Finding, what: str) -> str:

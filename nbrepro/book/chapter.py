@@ -89,12 +89,12 @@ class Chapter:
             ValueError: for an unknown experiment.
         """
         from nbrepro import experiments
-        from nbrepro.claims import verdicts
+        from nbrepro.claims.scales import of_scale, scales
 
         records = recorded()
         found = [
-            verdicts.of_scale(records, one.name, tier, dataset)
-            for tier, dataset in verdicts.scales(records)
+            of_scale(records, one.name, tier, dataset)
+            for tier, dataset in scales(records)
             if profile in (None, tier)
             for one in experiments.select(experiment or self.name)
         ]
@@ -218,15 +218,14 @@ def recorded(experiment: str | None = None) -> "list[Record]":
         FileNotFoundError: if there is no ledger.
         RuntimeError: if any record is damaged: a page must not be drawn from half the evidence.
     """
-    from nbrepro.claims import verdicts
+    from nbrepro.claims.scales import of_scale, scales
 
     records, damaged = ledger().scan()
     if damaged:
         raise RuntimeError("damaged records in the ledger:\n" + "\n".join(map(str, damaged)))
     if experiment is None:
         return records
-    scales = list(verdicts.scales(records))
-    found = (r for scale in scales for r in verdicts.of_scale(records, experiment, *scale))
+    found = (r for scale in scales(records) for r in of_scale(records, experiment, *scale))
     return list({r.spec.hash: r for r in found}.values())  # a run may belong to several scales
 
 

@@ -18,7 +18,7 @@ from nbrepro import agc, data, models
 from nbrepro.book.figures import runs_of
 from nbrepro.book.found import against
 from nbrepro.book.markup import table
-from nbrepro.claims.verdicts import failed
+from nbrepro.claims.outcomes import failed
 from nbrepro.experiments.adamw import RATES as ADAMW_RATES
 from nbrepro.experiments.adaptive_gradient_clipping import FREE, LAMBDAS, PARTS, THRESHOLDS
 from nbrepro.experiments.batch_sizes import LAMBDAS as BEST

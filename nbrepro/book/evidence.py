@@ -30,7 +30,8 @@ from nbrepro.claims.register import Claim, as_written, get, register, texts
 from nbrepro.claims.report import report
 from nbrepro.claims.reviews import Review, Statement, reviews
 from nbrepro.claims.rules import Check, Measured, Trained
-from nbrepro.claims.verdicts import CIFAR10, Verdict
+from nbrepro.claims.scales import CIFAR10
+from nbrepro.claims.verdicts import Verdict
 from nbrepro.data.cards import NOT_TREES, base, parse
 from nbrepro.records import timings
 from nbrepro.records.ledger import BENCHMARKS, RUNS, Ledger, Record, default_root

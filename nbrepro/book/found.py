@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
 from nbrepro.book.markup import address, render
-from nbrepro.claims.findings import Finding, Run, compare
+from nbrepro.claims.findings import Finding, compare
+from nbrepro.claims.outcomes import outcome
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
-from nbrepro.claims.verdicts import failed, value
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -108,10 +108,7 @@ def against(
         first: settings of one arm.
         second: of the other; a positive difference says that the first is better.
     """
-    high, low = (
-        [Run(r.spec.seed, value(r, "test_accuracy"), failed(r)) for r in runs_of(records, settings)]
-        for settings in (first, second)
-    )
+    high, low = (list(map(outcome, runs_of(records, arm))) for arm in (first, second))
     if not (high and low):
         return "no records yet"
     return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"

@@ -1,7 +1,7 @@
 """Tables of verdicts, reviews and records, as HTML that also reads well without our style sheet.
 
 A number is rounded and put into words once, here or in
-:class:`~nbrepro.claims.verdicts.Finding`, and never read back out of a text.
+:class:`~nbrepro.claims.findings.Finding`, and never read back out of a text.
 """
 
 import math

@@ -7,7 +7,7 @@ from nbrepro.book.figures import by_number, runs_of
 from nbrepro.book.figures.runs import Ends
 from nbrepro.book.found import against
 from nbrepro.book.markup import table
-from nbrepro.claims.verdicts import value
+from nbrepro.claims.outcomes import value
 from nbrepro.data import card
 from nbrepro.experiments import few_images
 from nbrepro.experiments.fine_tuning import GENTLE, LARGE, PRETRAINED, RATES, Rates, twins, ways

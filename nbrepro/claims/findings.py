@@ -1,6 +1,6 @@
 """One question put to runs, and its answer: an effect or a count, a p value, yes, no or open.
 
-Which runs and which questions is the business of :mod:`nbrepro.claims.verdicts`.
+Which runs and which questions is the business of :mod:`nbrepro.claims.questions`.
 """
 
 import math

@@ -1,6 +1,7 @@
-"""What a reader is told: names of networks and of what is trained."""
+"""What a reader is told: names of networks, of what is trained, and of the arms of a rule."""
 
 from nbrepro import models
+from nbrepro.claims.rules import Arm
 
 #: What is trained, in the order of every legend.
 TRAINED = {"batchnorm": "BatchNorm only", "output": "output layer only", "all": "all parameters"}
@@ -36,3 +37,26 @@ def network(model: str) -> str:
         ValueError: for an unknown model.
     """
     return models.label(model)
+
+
+def label(arm: Arm) -> str:
+    """A reader's name for an arm, such as ``ResNet-14 ×2, BatchNorm only``."""
+    if arm.called:
+        return arm.called
+    words = []
+    if "model" in arm.settings:
+        words.append(network(arm.settings["model"]))
+    if "train" in arm.settings:
+        words.append(trained(arm.settings["train"]))
+    return ", ".join(words)
+
+
+def comparison(high: Arm, low: Arm) -> str:
+    """A reader's name for a pair, what both share said once: ``A over B (BatchNorm only)``."""
+    if high.called or low.called:
+        return f"{label(high)} over {label(low)}"
+    shared = {k: v for k, v in high.settings.items() if low.settings.get(k) == v}
+    ours, theirs = (
+        Arm({k: v for k, v in arm.settings.items() if k not in shared}) for arm in (high, low)
+    )
+    return f"{label(ours)} over {label(theirs)}" + (f" ({label(Arm(shared))})" if shared else "")

@@ -124,6 +124,15 @@ class Claim:
         """
         return self.rule.evidence if self.rule else "cited"
 
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms that its rule looks at; none if it needs no run."""
+        return self.rule.arms if isinstance(self.rule, Trained) else ()
+
+    def feeds_on(self, spec: Spec) -> bool:
+        """Whether its rule looks at runs like this one."""
+        return any(arm.matches(spec) for arm in self.arms)
+
 
 @dataclass(frozen=True)
 class _Document:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbrepro.claims import arithmetic, verdicts
-from nbrepro.claims.labels import network
+from nbrepro.claims import arithmetic, outcomes
+from nbrepro.claims.findings import Finding
+from nbrepro.claims.labels import comparison, label, network
 from nbrepro.claims.register import Claim
 from nbrepro.claims.rules import (
     METRICS,
@@ -25,7 +26,7 @@ from nbrepro.claims.rules import (
     Trained,
 )
 from nbrepro.claims.tables import printed
-from nbrepro.claims.verdicts import Finding, Verdict, comparison, label
+from nbrepro.claims.verdicts import Verdict
 from nbrepro.records.ledger import Record
 
 
@@ -218,10 +219,10 @@ def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
     return {
         "arm": " = ".join(named),
         "seed": record.spec.seed,
-        "value": verdicts.value(record, metric) if verdicts.has(record, metric) else None,
-        "accuracy": verdicts.value(record, "test_accuracy"),
+        "value": outcomes.value(record, metric) if outcomes.has(record, metric) else None,
+        "accuracy": outcomes.value(record, "test_accuracy"),
         "status": record.status,
-        "failed": verdicts.failed(record),
+        "failed": outcomes.failed(record),
         "data": record.spec.dataset,
         **{name: record.provenance.get(name) for name in _PROVENANCE},
         "file": f"runs/{record.spec.hash}.json",

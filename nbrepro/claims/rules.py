@@ -279,7 +279,7 @@ class Level:
 class Failures:
     """Does the first arm of each pair fail more often than the second; do arms survive?
 
-    What fails: :func:`nbrepro.claims.verdicts.failed`. Fisher's exact test for pairs, the exact
+    What fails: :func:`nbrepro.claims.outcomes.failed`. Fisher's exact test for pairs, the exact
     binomial test for survival, both one-sided at 5 % and with at least five seeds per arm.
 
     Attributes:

@@ -85,7 +85,8 @@ def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
     A rule looks at the runs of its claim's experiment, at the profiles that it accepts, and on
     CIFAR-10 alone if it asks for absolute accuracies.
     """
-    from nbrepro.claims import verdicts
+    from nbrepro.claims import scales
+    from nbrepro.claims.questions import needs_cifar10
     from nbrepro.claims.rules import Trained
 
     specs = list(specs)
@@ -97,14 +98,14 @@ def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
         if not isinstance(rule, Trained) or profile not in rule.profiles:
             continue
         assert claim.experiment is not None
-        grids = [verdicts.grid(claim.experiment, profile, name) for name in sorted(names)]
+        grids = [scales.grid(claim.experiment, profile, name) for name in sorted(names)]
         arms = frozenset().union(*grids)
-        anywhere = not verdicts.needs_cifar10(rule)
+        anywhere = not needs_cifar10(rule)
         for spec in specs:
             if (
-                verdicts.replicated(spec) in arms
-                and verdicts.feeds(spec, claim)
-                and (anywhere or not data[spec.hash].isdisjoint(verdicts.CIFAR10))
+                scales.replicated(spec) in arms
+                and claim.feeds_on(spec)
+                and (anywhere or not data[spec.hash].isdisjoint(scales.CIFAR10))
             ):
                 found[spec.hash].append(claim.id)
     return found

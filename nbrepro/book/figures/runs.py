@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from nbrepro.claims import statistics, verdicts
+from nbrepro.claims import outcomes, statistics
 from nbrepro.claims.labels import TRAINED, network, trained
 from nbrepro.claims.rules import matches
 from nbrepro.claims.tables import printed
@@ -32,7 +32,7 @@ def runs_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Reco
 
 def survived(record: Record) -> bool:
     """Whether a run trained, by the same rule as in verdicts."""
-    return not verdicts.failed(record)
+    return not outcomes.failed(record)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Ends:
         """The ends of these runs."""
         sides: dict[bool, list[float]] = {True: [], False: []}
         for run in runs:
-            sides[survived(run)].append(100 * verdicts.value(run, "test_accuracy"))
+            sides[survived(run)].append(100 * outcomes.value(run, "test_accuracy"))
         return cls(tuple(sides[True]), tuple(sides[False]))
 
     @property
@@ -137,7 +137,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         depth, width = size(record.spec.model)
         failed = record.status == "failed"
-        found = {k: math.nan if failed else verdicts.value(record, m) for k, m in metrics.items()}
+        found = {k: math.nan if failed else outcomes.value(record, m) for k, m in metrics.items()}
         rows.append(
             {
                 **record.spec.to_dict(),
