@@ -23,6 +23,7 @@ from nbrepro._suggest import unknown
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from nbrepro.claims import Claim
     from nbrepro.records.ledger import Damaged, Ledger, Record
     from nbrepro.spec import Spec
     from nbrepro.sweep import Planned
@@ -254,8 +255,8 @@ def _planned(
             accepted = sweep.accepted(claim)
             if options.profile in accepted:
                 raise ValueError(
-                    f"runs on {options.dataset!r} do not count for {claim.id}; take "
-                    "--dataset cifar10, or a whole data set of your own"
+                    f"runs on {options.dataset!r} do not count for {claim.id}; take --dataset "
+                    f"{_counted(claim)}"
                 )
             wanted = " or ".join(f"--profile {name}" for name in accepted)
             raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
@@ -263,6 +264,17 @@ def _planned(
         ledger.check_writable()
     records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
     return ledger, sweep.most_informative(planned, records, options.profile), records, damaged
+
+
+def _counted(claim: "Claim") -> str:
+    """The data sets whose runs count for a claim, for a message."""
+    from nbrepro.claims.questions import needs_cifar10
+    from nbrepro.claims.rules import Trained
+    from nbrepro.claims.scales import CIFAR10
+
+    if isinstance(claim.rule, Trained) and needs_cifar10(claim.rule):
+        return " or ".join(CIFAR10)
+    return f"{CIFAR10[0]}, or a whole data set of your own"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -296,6 +308,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> None:
     from nbrepro import sweep
+    from nbrepro.data.cards import card
     from nbrepro.records.fingerprints import remarks
 
     ledger, planned, records, damaged = _planned(options)
@@ -327,6 +340,12 @@ def _status(options: argparse.Namespace) -> None:
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
     more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
+    if on != "digits" and card(on).classes is None and not any(p.record for p in planned):
+        print(
+            f"note: nothing is known of a data set called {on!r}; to run on it, put a folder of "
+            "that name below the data root",
+            file=sys.stderr,
+        )
     for remark in remarks(records):
         print(f"note: {remark}", file=sys.stderr)
     for entry in damaged:

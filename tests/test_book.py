@@ -107,6 +107,12 @@ def stored(root: Path) -> set[str]:
     return {p.stem for p in (root / "book").glob("*.ipynb") if '"stream"' in p.read_text()}
 
 
+def test_a_page_that_the_contents_lack_is_named(small_book: Path) -> None:
+    notebook(small_book / "book" / "three.ipynb", "n = 1", "print(n)")
+    with pytest.raises(build.BookError, match=r"book/three\.ipynb is not in _toc\.yml"):
+        build.build(root=small_book, update=["three"])
+
+
 def test_update_stores_the_outputs_of_the_named_notebooks_alone(small_book: Path) -> None:
     lines: list[str] = []
     build.build(root=small_book, update=["two"], say=lines.append)

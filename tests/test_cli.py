@@ -78,6 +78,14 @@ def test_misspelt_commands_and_options(
         (["run", "all", "--profile", "quick", "--dataset", "/a/b"], "the name of a folder, not a"),
         (["status", "all", "--profile", "quick", "--dataset", "../b"], "the name of a folder, not"),
         (["run", "all", "--profile", "quick", "--dataset", "nowhere"], "nowhere"),
+        (
+            ["status", "ACC-20", "--dataset", "cifar11"],
+            "do not count for ACC-20; take --dataset cifar10 or cifar10-jpeg",
+        ),
+        (
+            ["status", "ACC-10", "--dataset", "digits"],
+            "do not count for ACC-10; take --dataset cifar10, or a whole data set of your own",
+        ),
     ],
 )
 def test_wrong_names_end_with_one_line_that_helps(
@@ -95,6 +103,17 @@ def test_wrong_names_end_with_one_line_that_helps(
     assert "Traceback" not in error
     assert error.count("\n") == 0
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_status_says_what_data_nobody_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    for dataset, said in (("cifar11", True), ("cifar10", False), ("tiny-imagenet-50@32", False)):
+        arguments = ("--dataset", dataset, "--results", str(tmp_path / "results"))
+        assert run("status", "training_only_batchnorm", *arguments) == 0
+        note = f"nothing is known of a data set called {dataset!r}"
+        assert (note in capsys.readouterr().err) == said
 
 
 def test_run_then_run_again_then_status_then_verify(

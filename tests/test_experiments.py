@@ -3,10 +3,12 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from nbrepro import experiments
+from nbrepro.spec import Spec
 
 GOOD = """
 from nbrepro.experiments.experiment import Experiment
@@ -70,3 +72,21 @@ def test_an_unfit_module_names_its_file(package: ModuleType, text: str, message:
     _write(package, "c.py", text)
     with pytest.raises(experiments.BrokenExperiment, match=message):
         experiments.find(package)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"modle": "cifar_resnet14"},
+            "'slip' cannot list its quick runs: .*'modle'",
+        ),
+        ({"model": "cifar_resnt14"}, "'slip' cannot list its quick runs: .*cifar_resnet14"),
+    ],
+)
+def test_a_slip_in_an_arm_names_the_experiment(settings: dict[str, Any], message: str) -> None:
+    slip = experiments.Experiment(
+        "slip", "04_a", "A slip", lambda _: [Spec(**settings)], {"quick": 1}
+    )
+    with pytest.raises(experiments.BrokenExperiment, match=message):
+        slip.specs("quick")

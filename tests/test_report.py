@@ -40,6 +40,17 @@ def test_a_report_names_rule_runs_and_both_answers(capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out) == [found]
 
 
+def test_runs_are_listed_by_network_and_with_what_is_asked_of_them() -> None:
+    records, _ = Ledger(ROOT / "results").scan()
+    of_several = report(verdicts.judge_all(claims.get("ACC-19"), records), records)
+    arms = {run["arm"] for run in of_several["runs"]}
+    assert {"ResNet-14, BatchNorm only", "ResNet-32, BatchNorm only"} <= arms
+    lost = report(verdicts.judge_all(claims.get("GB-6"), records), records)
+    first = lost["runs"][0]
+    value, accuracy = (100 * first[name] for name in ("value", "accuracy"))
+    assert f"{lost['metric']} {value:.2f} %, accuracy {accuracy:.2f} %" in "\n".join(lines(lost))
+
+
 def test_runs_on_other_data_of_the_same_name_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,8 +141,8 @@ def build(
         say: called with each line about what is done.
 
     Raises:
-        BookError: if a chapter fails, the build has warnings or misses a page, or another build is
-            under way here.
+        BookError: if a chapter fails or is not in the contents, the build has warnings or misses a
+            page, or another build is under way here.
         ValueError: for an unknown profile or notebook, or ``update`` at another profile than
             ``smoke``.
     """
@@ -153,6 +153,9 @@ def build(
         raise ValueError("only outputs of the smoke profile are stored in book/")
     root = (root or find_root()).resolve()
     notebooks = {name: p for name in pages(root) if (p := root / f"book/{name}.ipynb").exists()}
+    for name in update or ():
+        if name not in notebooks and (root / f"book/{name}.ipynb").exists():
+            raise BookError(f"book/{name}.ipynb is not in _toc.yml; add it to the contents there")
     chosen = [choose("notebook", name, notebooks) for name in update or notebooks]
     with _alone(root):
         _execute_all([notebooks[name] for name in chosen], profile, root, update is not None, say)

@@ -190,12 +190,11 @@ def _level(
     missing = []
     for arm in rule.arms:
         for model in dict.fromkeys(spec.model for spec in grid if arm.matches(spec)):
-            concrete = replace(arm, settings={**arm.settings, "model": model})
-            runs = recalled(concrete)
+            runs = recalled(arm.of(model))
             if not runs:
                 missing.append(network(model))
                 continue
-            name = f"all networks, {label(arm)}" if together else label(concrete)
+            name = f"all networks, {label(arm)}" if together else label(arm.of(model))
             name += _of(rule.metric)
             groups.setdefault(name, (arm, []))[1].extend(runs)
     found = []

@@ -215,7 +215,10 @@ def _name(arm: Arm, arms: Sequence[Arm]) -> str:
 def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
     assert isinstance(rule, Trained)
     metric = _metric(rule)
-    named = dict.fromkeys(_name(arm, rule.arms) for arm in rule.arms if arm.matches(record.spec))
+    arms = rule.arms
+    if isinstance(rule, Level):  # asks the same of several networks
+        arms = tuple(arm.of(record.spec.model) for arm in arms if arm.matches(record.spec))
+    named = dict.fromkeys(_name(arm, arms) for arm in arms if arm.matches(record.spec))
     return {
         "arm": " = ".join(named),
         "seed": record.spec.seed,
@@ -242,8 +245,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     text += [f"  rule: {asked}" for asked in report["rule"]]
     for run in report["runs"]:
         ended = run["status"] + (", counts as failed" if run["failed"] else "")
-        accuracy = f"{100 * run['accuracy']:.2f} %"
-        text.append(f"  run: {run['arm']}, seed {run['seed']}: {accuracy}, {ended}, {run['file']}")
+        measured = f"{100 * run['accuracy']:.2f} %"
+        if run["value"] is not None and report["metric"] != METRICS["test_accuracy"]:
+            measured = f"{report['metric']} {100 * run['value']:.2f} %, accuracy {measured}"
+        text.append(f"  run: {run['arm']}, seed {run['seed']}: {measured}, {ended}, {run['file']}")
     for found in report["findings"]:
         alone = found["uncorrected"]
         by_itself = "" if alone == found["answer"] else f" ({alone} by itself)"

@@ -116,6 +116,10 @@ class Arm:
         """Whether a run has all settings of this arm."""
         return matches(spec, self.settings)
 
+    def of(self, model: str) -> "Arm":
+        """The part of this arm that is one network's."""
+        return dataclasses.replace(self, settings={**self.settings, "model": model})
+
 
 @dataclass(frozen=True)
 class Pair:

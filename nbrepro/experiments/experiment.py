@@ -16,7 +16,7 @@ PROFILES = ("smoke", "quick", "full")
 
 
 class BrokenExperiment(ImportError):
-    """A module of experiments that cannot be used; the message names its file and what to do."""
+    """An experiment that cannot be used; the message names it, or its file, and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,18 @@ class Experiment:
 
         Raises:
             ValueError: for an unknown profile or fewer than one seed.
+            BrokenExperiment: if the experiment cannot say what its arms are.
         """
         choose("profile", profile, PROFILES)
         replicates = self.seeds[profile] if seeds is None else seeds
         if replicates < 1:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
-        arms = self.arms(profile)
+        try:
+            arms = self.arms(profile)
+        except (TypeError, ValueError) as error:
+            raise BrokenExperiment(
+                f"the experiment {self.name!r} cannot list its {profile} runs: {error}"
+            ) from error
         if dataset is not None and profile != "smoke":
             moved = (_moved(arm, dataset) for arm in arms)
             arms = [arm for arm in moved if arm is not None]
