@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from nbrepro import experiments
 from nbrepro.book import affine
+from nbrepro.claims.rules import matches
 from nbrepro.records.features import Clamp, Features, Layer, Relu, write
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
@@ -44,19 +46,20 @@ def test_mean_leaves_out_what_was_not_measured() -> None:
 
 
 def test_arms_are_runs_of_the_experiment() -> None:
-    from nbrepro import experiments
-    from nbrepro.claims.rules import matches
-
     specs: list[Spec] = experiments.get("affine_parameters").specs("quick", seeds=1)
     named = affine.parts() | affine.starts() | affine.weights() | affine.rates()
     for name, settings in named.items():
         assert sum(matches(spec, settings) for spec in specs) == 1, name
 
 
-def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:
-    from nbrepro import experiments
-    from nbrepro.claims.rules import matches
+def test_other_networks_are_runs_of_their_experiment() -> None:
+    specs = experiments.get("other_networks").specs("quick", seeds=1)
+    for name, settings in affine.others().items():
+        assert sum(matches(spec, settings) for spec in specs) == 1, name
+    assert len(specs) == len(affine.others())
 
+
+def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:
     grids = [experiments.get(name) for name in ("affine_parameters", "what_gamma_learns")]
     specs = {spec.hash: spec for grid in grids for spec in grid.specs("quick", seeds=1)}
     for name, settings in affine.variations().items():

@@ -77,6 +77,22 @@ def rates() -> dict[str, dict[str, Any]]:
     return _varied("lr", {f"rate {rate:g}": rate for rate in (0.03, 0.1, 0.3)})
 
 
+def others() -> dict[str, dict[str, Any]]:
+    """What is trained in a network without BatchNorm, its twin and a plain one."""
+    without, twin, plain = (
+        {**RECIPE, "model": model}
+        for model in ("cifar_nf_resnet14", "bn_cifar_nf_resnet14", "cifar_vgg11")
+    )
+    return {
+        "without BatchNorm: gains and biases": {**without, "train": "affine+output"},
+        "BatchNorm twin: γ and β": {**twin, "train": "batchnorm+output"},
+        "without BatchNorm: two random weights": {**without, "train": "random:2+output"},
+        "VGG-11: γ and β": {**plain, "train": "batchnorm"},
+        "VGG-11: two random weights": {**plain, "train": "random:2"},
+        "VGG-11: output layer": {**plain, "train": "output"},
+    }
+
+
 def _varied(setting: str, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """γ and β trained, with another value of one setting."""
     return {name: {**AFFINE, setting: value} for name, value in named.items()}
