@@ -27,6 +27,11 @@ RECIPE = {
 }
 USUAL = {"model": "cifar_resnet14", **RECIPE}
 AFFINE = {**USUAL, "train": "batchnorm"}
+#: What two columns of its tables mean.
+_MEANT = (
+    f"ReLUs off: zero at more than {100 * features.ALWAYS:g} % of all places. Lost: points of test "
+    "accuracy without the quarter of channels that has the smallest |γ|."
+)
 #: Chapter 10's two ways to train a network, by readers' names.
 KINDS = {"BatchNorm only": "batchnorm", "all parameters": "all"}
 
@@ -180,13 +185,7 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
                 f"{100 * fmean(lost):.1f}" if lost else "not measured",
             )
         )
-    return table(
-        ("trained", "γ off", "ReLUs off", "lost"),
-        rows,
-        f"γ off: |γ| < {features.OFF:g}. ReLUs off: zero at more than {100 * features.ALWAYS:g} % "
-        "of all places. Lost: points of test accuracy without the quarter of channels that has the "
-        "smallest |γ|.",
-    )
+    return table(("trained", f"|γ| < {features.OFF:g}", "ReLUs off", "lost"), rows, _MEANT)
 
 
 def variations() -> dict[str, dict[str, Any]]:
@@ -230,24 +229,28 @@ def _behind(layer: str) -> str:
 
 
 def sizes_table(records: Sequence[Record]) -> "HTML":
-    """Median |γ| and the share of small ones, by network and by what is trained."""
+    """How small γ is, and what small ones are worth, by network and by what is trained."""
     from statistics import median
 
     from nbrepro.book.markup import table
 
-    rows = []
-    for model in dict.fromkeys(record.spec.model for record in records):
-        for name, runs in learnt(records, {**USUAL, "model": model}).items():
-            middle = fmean(median(abs(g) for g in one.gamma) for one in runs)
-            rows.append(
-                (
-                    network(model),
-                    name,
-                    str(len(runs)),
-                    f"{middle:.2f}",
-                    f"{mean(runs, lambda one: one.gamma_below(features.OFF)):.1f} %",
-                    f"{mean(runs, lambda one: one.relus_off()):.0f} %",
-                )
-            )
-    head = ("network", "trained", "seeds", "median |γ|", "|γ| < 0.01", "ReLUs always off")
-    return table(head, rows)
+    def row(name: str, runs: Sequence[Features]) -> tuple[str, ...]:
+        middle = fmean(median(abs(g) for g in one.gamma) for one in runs)
+        below = (
+            mean(runs, lambda one, t=t: one.gamma_below(t)) for t in (features.OFF, features.SMALL)
+        )
+        return (
+            f"{name} (n\u00a0=\u00a0{len(runs)})",
+            f"{middle:.2f}",
+            *(f"{share:.1f}\u00a0%" for share in below),
+            f"{mean(runs, lambda one: one.relus_off()):.0f}\u00a0%",
+            f"{mean(runs, lambda one: one.lost(features.QUARTER)):.1f}",
+        )
+
+    rows = [
+        row(f"{network(model)}, {name}", runs)
+        for model in dict.fromkeys(record.spec.model for record in records)
+        for name, runs in learnt(records, {**USUAL, "model": model}).items()
+    ]
+    small = (f"|γ| < {below:g}" for below in (features.OFF, features.SMALL))
+    return table(("trained", "median |γ|", *small, "ReLUs off", "lost"), rows, _MEANT)
