@@ -30,9 +30,9 @@ TWO = {
 
 def test_tables_average_over_seeds() -> None:
     shares = str(affine.shares_table(TWO).data)
-    assert "25.0 %" in shares
-    assert "0.0 %" in shares
-    assert ">5 %<" in shares, "before training a twentieth of all γ lies below 0.05"
+    assert "25.0\u00a0%" in shares
+    assert "0.0\u00a0%" in shares
+    assert ">5\u00a0%<" in shares, "before training a twentieth of all γ lies below 0.05"
     relus = str(affine.relus_table(TWO).data)
     assert "branch + shortcut" in relus
     assert "stem" in relus

@@ -901,6 +901,15 @@ def test_the_printed_counts_are_right() -> None:
     assert "all 52 printed counts agree" in result.note
 
 
+def test_one_printed_count_of_the_imagenet_networks_is_a_slip() -> None:
+    result = judge(claims.get("PAR-1-imagenet"), [])
+    assert result.verdict == "counts differ"
+    slip = "19 of 20 printed counts agree; ImageNet ResNet-101 all: 44,549,160, printed 44.6M"
+    assert result.note.startswith(slip)
+    outputs = result.values["ImageNet ResNet-50 output"]
+    assert outputs.mean == 2_049_000  # of a thousand classes
+
+
 @pytest.mark.parametrize(
     ("group", "text"),
     [

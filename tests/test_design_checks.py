@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from nbrepro import claims, freezing, layers
-from nbrepro.claims.bn_only import setup
+from nbrepro.claims.bn_only import imagenet, setup
 from nbrepro.claims.checks import compute_one
 from nbrepro.claims.nfnets import design
 from nbrepro.claims.rules import Check
-from nbrepro.data import augment, batches, preprocess
+from nbrepro.data import augment, batches, files, preprocess
 from nbrepro.models import cifar_resnet, initializers
 from nbrepro.optim import groups
 
@@ -55,6 +55,11 @@ WRONG: list[tuple[str, Any, str, Any, set[str]]] = [
     ),
     ("deep_family", setup, "blueprint", lambda _: BLUEPRINT("cifar_resnet14"), {"wrong"}),
     ("wide_family", setup, "blueprint", lambda _: BLUEPRINT("cifar_resnet14"), {"wrong"}),
+    ("imagenet_family", setup, "blueprint", lambda _: BLUEPRINT("resnet18"), {"wrong"}),
+    ("vgg_family", setup, "blueprint", lambda _: BLUEPRINT("cifar_vgg11"), {"wrong"}),
+    ("imagenet_rates", imagenet, "learning_rate", lambda *_: 0.4, {"error"}),
+    ("imagenet_crops", files, "RATIO", (3 / 4, 4 / 3), {"least_ratio", "greatest_ratio"}),
+    ("imagenet_crops", files, "AREA", (0.08, 1.0), {"least_area"}),
     (
         "batchnorm_before_activation",
         cifar_resnet.BasicBlock,

@@ -149,6 +149,11 @@ def mean(kept: Sequence[Features], of: Callable[[Features], float | None]) -> fl
     return 100 * fmean(number for one in kept if (number := of(one)) is not None)
 
 
+def _below(kept: Sequence[Features], threshold: float) -> str:
+    """The share of channels with a smaller |γ|, for readers."""
+    return f"{mean(kept, lambda one: one.gamma_below(threshold)):.1f}\u00a0%"
+
+
 def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     """The share of channels with a γ below each of several thresholds, before and after training.
 
@@ -156,11 +161,8 @@ def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     """
     from nbrepro.book.markup import table
 
-    def share(runs: Sequence[Features], threshold: float) -> str:
-        return f"{mean(runs, lambda one: one.gamma_below(threshold)):.1f} %"
-
     rows = [
-        (f"{t:g}", f"{100 * t:g} %", *(share(runs, t) for runs in kept.values()))
+        (f"{t:g}", f"{100 * t:g}\u00a0%", *(_below(runs, t) for runs in kept.values()))
         for t in (0.001, 0.01, 0.05, 0.1)
     ]
     return table(("|γ| below", "before", *kept), rows)
@@ -180,7 +182,7 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
         rows.append(
             (
                 f"{name} (n\u00a0=\u00a0{len(found)})",
-                f"{mean(found, lambda one: one.gamma_below(features.OFF)):.1f}\u00a0%",
+                _below(found, features.OFF),
                 f"{mean(found, lambda one: one.relus_off()):.0f}\u00a0%",
                 f"{100 * fmean(lost):.1f}" if lost else "not measured",
             )
@@ -236,13 +238,11 @@ def sizes_table(records: Sequence[Record]) -> "HTML":
 
     def row(name: str, runs: Sequence[Features]) -> tuple[str, ...]:
         middle = fmean(median(abs(g) for g in one.gamma) for one in runs)
-        below = (
-            mean(runs, lambda one, t=t: one.gamma_below(t)) for t in (features.OFF, features.SMALL)
-        )
         return (
             f"{name} (n\u00a0=\u00a0{len(runs)})",
             f"{middle:.2f}",
-            *(f"{share:.1f}\u00a0%" for share in below),
+            _below(runs, features.OFF),
+            _below(runs, features.SMALL),
             f"{mean(runs, lambda one: one.relus_off()):.0f}\u00a0%",
             f"{mean(runs, lambda one: one.lost(features.QUARTER)):.1f}",
         )

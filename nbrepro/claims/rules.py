@@ -325,11 +325,13 @@ class Counts:
     Attributes:
         table: of the paper's printed tables (:mod:`nbrepro.claims.tables`); a row per network, its
             columns groups of :func:`nbrepro.freezing.count`.
+        classes: that they tell apart.
     """
 
     evidence: ClassVar[Evidence] = "counted"
 
     table: str
+    classes: int = 10
 
 
 @dataclass(frozen=True)

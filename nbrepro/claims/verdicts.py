@@ -319,13 +319,14 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
     wrong, values = [], {}
     for model, row in printed(claim.paper.folder)[rule.table].rows.items():
         with torch.device("meta"):
-            counts = freezing.count(models.create(model))
+            counts = freezing.count(models.create(model, rule.classes))
         for group, text in row.items():
             name = f"{network(model)} {group}"
             values[name] = Computed.of([counts[group]])
             if not _prints_as(counts[group], text):
                 wrong.append(f"{name}: {counts[group]:,}, printed {text}")
-    note = "; ".join(wrong) or f"all {len(values)} printed counts agree; built, not run"
+    agree = f"{len(values) - len(wrong)} of {len(values)}" if wrong else f"all {len(values)}"
+    note = "; ".join([f"{agree} printed counts agree", *wrong, "built, not run"])
     verdict = _without_training(claim, "no" if wrong else "yes")
     return Verdict(claim, verdict, note=note, values=values)
 
