@@ -684,8 +684,11 @@ def test_cifar_is_fetched_again(
 
 def test_cifar_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR100, "url", (tmp_path / "nowhere.tar.gz").as_uri())
-    with pytest.raises(DataError, match="cifar100: torchvision could not read or fetch it below"):
+    with pytest.raises(
+        DataError, match="cifar100: torchvision could not read or fetch it below"
+    ) as told:
         data.load("cifar100", tmp_path, download=True)
+    assert "put cifar-100-python/ there yourself" in str(told.value)
 
 
 # --- cards and small forms ---------------------------------------------------------------------

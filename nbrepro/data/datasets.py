@@ -295,8 +295,8 @@ def _cifar(name: str, root: Path, download: bool) -> Dataset:
         parts = [source(root, train=train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         raise DataError(
-            f"{name}: torchvision could not read or fetch it below {root}: {error}. Without a network, "
-            f"put {source.base_folder}/ there yourself; it is what {source.filename} holds"
+            f"{name}: torchvision could not read or fetch it below {root}: {error}. Without a "
+            f"network, put {source.base_folder}/ there yourself; it is in {source.filename}"
         ) from error
     train, test = ((part.data, np.asarray(part.targets)) for part in parts)
     return _dataset(name, list(parts[0].classes), train, test)
