@@ -69,6 +69,7 @@ NOTED = {
     "cheating_others": ("move the answer by 0",),
     "cheating_class": ("in mixed batches",),
     "sorted_batches": ("in evaluation",),
+    "signal_padding": ("variance of 0.36", "squared mean of 2.0"),
     "statistics_noise": ("theory 0.50", "theory 0.063"),
     "frozen_statistics": ("with 0 parameters changed", "mode 0 lost", "BatchNorm 0 ("),
     "synchronized_devices": ("ten batches", "SyncBatchNorm expected input tensor to be on GPU"),

@@ -35,14 +35,14 @@ def _signal_of(seed: int, **options: Any) -> list[BlockSignal]:
         return signal_propagation(_net(**options), torch.randn(8, 3, 8, 8))
 
 
-def _net(classes: int = 10, **options: Any) -> NFResNet:
+def _net(classes: int = 10, *, padding_mode: str = "circular", **options: Any) -> NFResNet:
     return NFResNet(
         (_BLOCKS,) * _STAGES,
         (_CHANNELS,) * _STAGES,
         classes,
         stem_channels=_CHANNELS,
         images="cifar",
-        padding_mode="circular",
+        padding_mode=padding_mode,
         **options,
     )
 
@@ -185,6 +185,35 @@ def signal_scaled_ws() -> Outcome:
             f"squared mean over variance at most {{shift_{key}:.3f}}"
         )
     return Outcome(values, f"{_SIZE}; {'; '.join(found)}")
+
+
+@check_over(seeds=10)
+def signal_padding() -> Outcome:
+    """What zero padding, and the stem for ImageNet, do to a signal of variance 1 and mean 0.
+
+    The mean branch variance in the second stage, with maps of 4×4 pixels, by how convolutions are
+    padded (theory 1); and, per channel, variance and squared mean of 64×64 noise behind the 7×7
+    convolution and the max pooling (theory 1 and 0).
+    """
+    branch = {}
+    for mode in ("circular", "zeros"):
+        rows = _signal(alpha=1.0, skip_gain=None, fold=False, padding_mode=mode)
+        branch[mode] = _branch([row for row in rows if row["stage"] == 2])
+    stem = NFResNet((1,), (64,), 10, stem_channels=64, images="imagenet").stem
+    with torch.no_grad():
+        variance, shift = torch.var_mean(stem(torch.randn(8, 3, 64, 64)), dim=(0, 2, 3))
+    return Outcome(
+        {
+            "circular": branch["circular"],
+            "zeros": branch["zeros"],
+            "variance_behind_stem": float(variance.mean()),
+            "squared_mean_behind_stem": float(shift.square().mean()),
+        },
+        f"{_SIZE}, α = 1: mean branch variance in the second stage {{circular:.3f}} with circular "
+        "padding and {zeros:.3f} with zeros (theory 1); behind the stem for ImageNet a variance of "
+        "{variance_behind_stem:.2f} and a squared mean of {squared_mean_behind_stem:.2f} (theory 1 "
+        "and 0)",
+    )
 
 
 @check_over(seeds=10)
