@@ -27,11 +27,6 @@ RECIPE = {
 }
 USUAL = {"model": "cifar_resnet14", **RECIPE}
 AFFINE = {**USUAL, "train": "batchnorm"}
-#: What two columns of its tables mean.
-_MEANT = (
-    f"ReLUs off: zero at more than {100 * features.ALWAYS:g} % of all places. Lost: points of test "
-    "accuracy without the quarter of channels that has the smallest |γ|."
-)
 #: Chapter 10's two ways to train a network, by readers' names.
 KINDS = {"BatchNorm only": "batchnorm", "all parameters": "all"}
 
@@ -95,6 +90,17 @@ def others() -> dict[str, dict[str, Any]]:
         "VGG-11: γ and β": {**plain, "train": "batchnorm"},
         "VGG-11: two random weights": {**plain, "train": "random:2"},
         "VGG-11: output layer": {**plain, "train": "output"},
+    }
+
+
+def sizes(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The runs of every network with the usual recipe, by network and by what is trained."""
+    from nbrepro.book.figures import runs_of
+
+    return {
+        f"{network(model)}, {name}": runs_of(records, {**USUAL, "model": model, "train": policy})
+        for model in dict.fromkeys(record.spec.model for record in records)
+        for name, policy in KINDS.items()
     }
 
 
@@ -169,25 +175,33 @@ def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
 
 
 def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
-    """What is switched off, and what it is worth, by how a network was trained.
+    """How small γ is, what is switched off and what it is worth, by how a network was trained.
 
     Args:
         runs: name → runs; those that kept no features are left out.
     """
+    from statistics import median
+
     from nbrepro.book.markup import table
 
-    rows = []
-    for name, found in _kept(runs).items():
-        lost = [loss for one in found if (loss := one.lost(features.QUARTER)) is not None]
-        rows.append(
-            (
-                f"{name} (n\u00a0=\u00a0{len(found)})",
-                _below(found, features.OFF),
-                f"{mean(found, lambda one: one.relus_off()):.0f}\u00a0%",
-                f"{100 * fmean(lost):.1f}" if lost else "not measured",
-            )
+    def row(name: str, kept: Sequence[Features]) -> tuple[str, ...]:
+        lost = [loss for one in kept if (loss := one.lost(features.QUARTER)) is not None]
+        return (
+            f"{name} (n\u00a0=\u00a0{len(kept)})",
+            f"{fmean(median(abs(g) for g in one.gamma) for one in kept):.2f}",
+            _below(kept, features.OFF),
+            _below(kept, features.SMALL),
+            f"{mean(kept, lambda one: one.relus_off()):.0f}\u00a0%",
+            f"{100 * fmean(lost):.1f}" if lost else "not measured",
         )
-    return table(("trained", f"|γ| < {features.OFF:g}", "ReLUs off", "lost"), rows, _MEANT)
+
+    small = (f"|γ| < {below:g}" for below in (features.OFF, features.SMALL))
+    return table(
+        ("trained", "median |γ|", *small, "ReLUs off", "lost"),
+        [row(name, kept) for name, kept in _kept(runs).items()],
+        f"ReLUs off: zero at more than {100 * features.ALWAYS:g} % of all places. Lost: points of "
+        "test accuracy without the quarter of channels that has the smallest |γ|.",
+    )
 
 
 def variations() -> dict[str, dict[str, Any]]:
@@ -228,29 +242,3 @@ def _behind(layer: str) -> str:
         return "branch + shortcut"
     block = re.match(r"blocks\.(\d+)\.", layer)
     return f"block {int(block[1]) + 1}, inside" if block else "stem"
-
-
-def sizes_table(records: Sequence[Record]) -> "HTML":
-    """How small γ is, and what small ones are worth, by network and by what is trained."""
-    from statistics import median
-
-    from nbrepro.book.markup import table
-
-    def row(name: str, runs: Sequence[Features]) -> tuple[str, ...]:
-        middle = fmean(median(abs(g) for g in one.gamma) for one in runs)
-        return (
-            f"{name} (n\u00a0=\u00a0{len(runs)})",
-            f"{middle:.2f}",
-            _below(runs, features.OFF),
-            _below(runs, features.SMALL),
-            f"{mean(runs, lambda one: one.relus_off()):.0f}\u00a0%",
-            f"{mean(runs, lambda one: one.lost(features.QUARTER)):.1f}",
-        )
-
-    rows = [
-        row(f"{network(model)}, {name}", runs)
-        for model in dict.fromkeys(record.spec.model for record in records)
-        for name, runs in learnt(records, {**USUAL, "model": model}).items()
-    ]
-    small = (f"|γ| < {below:g}" for below in (features.OFF, features.SMALL))
-    return table(("trained", "median |γ|", *small, "ReLUs off", "lost"), rows, _MEANT)
