@@ -84,9 +84,12 @@ def others() -> dict[str, dict[str, Any]]:
         for model in ("cifar_nf_resnet14", "bn_cifar_nf_resnet14", "cifar_vgg11")
     )
     return {
-        "without BatchNorm: gains and biases": {**without, "train": "affine+output"},
         "BatchNorm twin: γ and β": {**twin, "train": "batchnorm+output"},
+        "BatchNorm twin: two random weights": {**twin, "train": "random:2+output"},
+        "BatchNorm twin: output layer": {**twin, "train": "output"},
+        "without BatchNorm: gains and biases": {**without, "train": "affine+output"},
         "without BatchNorm: two random weights": {**without, "train": "random:2+output"},
+        "without BatchNorm: output layer": {**without, "train": "output"},
         "VGG-11: γ and β": {**plain, "train": "batchnorm"},
         "VGG-11: two random weights": {**plain, "train": "random:2"},
         "VGG-11: output layer": {**plain, "train": "output"},

@@ -19,11 +19,16 @@ def _arms(profile: str) -> list[Spec]:
         without = affine.replace(model="cifar_nf_resnet8", skip_init=False)
         return [without.replace(train="affine+output")]
     without = affine.replace(model="cifar_nf_resnet14", skip_init=False)
+    twin = affine.replace(model="bn_cifar_nf_resnet14")
     plain = affine.replace(model="cifar_vgg11")
     return [
         without.replace(train="affine+output"),
-        affine.replace(model="bn_cifar_nf_resnet14", train="batchnorm+output"),
+        twin.replace(train="batchnorm+output"),
         without.replace(train="random:2+output"),
+        # what the output layer reaches by itself, and random weights with BatchNorm
+        without.replace(train="output"),
+        twin.replace(train="output"),
+        twin.replace(train="random:2+output"),
         *(plain.replace(train=train) for train in ("batchnorm", "random:2", "output")),
     ]
 
