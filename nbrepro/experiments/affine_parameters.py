@@ -51,6 +51,7 @@ def _arms(profile: str) -> list[Spec]:
         *(affine.replace(train=part) for part in PARTS),
         *(affine.replace(train=more) for more in RANDOM[1:]),
         *(affine.replace(batchnorm_init=start) for start in BATCHNORM_STARTS),
+        affine.replace(train=f"{RANDOM[0]}+output"),
         affine.replace(train="all"),
         affine.replace(train=FROZEN),
         *(affine.replace(weight_init=start) for start in WEIGHT_STARTS),
