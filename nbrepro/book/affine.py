@@ -43,6 +43,7 @@ def parts() -> dict[str, dict[str, Any]]:
         "shortcuts only": "shortcut",
         "output layer and shortcuts": "output+shortcut",
         "γ, β and output layer": "batchnorm+output",
+        "two random weights and output layer": "random:2+output",
         "γ, β, output layer and shortcuts": "batchnorm+output+shortcut",
         "all but γ and β": "output+shortcut+other",
         "everything": "all",
