@@ -160,8 +160,8 @@ def mean(kept: Sequence[Features], of: Callable[[Features], float | None]) -> fl
 
 
 def _below(kept: Sequence[Features], threshold: float) -> str:
-    """The share of channels with a smaller |γ|, for readers."""
-    return f"{mean(kept, lambda one: one.gamma_below(threshold)):.1f}\u00a0%"
+    """The share of channels with a smaller |γ|, in percent, for readers."""
+    return f"{mean(kept, lambda one: one.gamma_below(threshold)):.1f}"
 
 
 def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
@@ -172,7 +172,7 @@ def shares_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     from nbrepro.book.markup import table
 
     rows = [
-        (f"{t:g}", f"{100 * t:g}\u00a0%", *(_below(runs, t) for runs in kept.values()))
+        (f"{t:g}", f"{100 * t:g}\u00a0%", *(f"{_below(runs, t)}\u00a0%" for runs in kept.values()))
         for t in (0.001, 0.01, 0.05, 0.1)
     ]
     return table(("|γ| below", "before", *kept), rows)
@@ -195,13 +195,13 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
             f"{fmean(median(abs(g) for g in one.gamma) for one in kept):.2f}",
             _below(kept, features.OFF),
             _below(kept, features.SMALL),
-            f"{mean(kept, lambda one: one.relus_off()):.0f}\u00a0%",
+            f"{mean(kept, lambda one: one.relus_off()):.0f}",
             f"{100 * fmean(lost):.1f}" if lost else "not measured",
         )
 
-    small = (f"|γ| < {below:g}" for below in (features.OFF, features.SMALL))
+    small = (f"|γ| < {below:g}, %" for below in (features.OFF, features.SMALL))
     return table(
-        ("trained", "median |γ|", *small, "ReLUs off", "lost"),
+        ("trained", "median |γ|", *small, "ReLUs off, %", "lost"),
         [row(name, kept) for name, kept in _kept(runs).items()],
         f"ReLUs off: zero at more than {100 * features.ALWAYS:g} % of all places. Lost: points of "
         "test accuracy without the quarter of channels that has the smallest |γ|.",
