@@ -340,7 +340,7 @@ def _status(options: argparse.Namespace) -> None:
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
     more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
     print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
-    if on != "digits" and card(on).classes is None and not any(p.record for p in planned):
+    if card(on).classes is None and not any(p.record for p in planned):
         print(
             f"note: nothing is known of a data set called {on!r}; to run on it, put a folder of "
             "that name below the data root",

@@ -5,7 +5,7 @@ Figures are made by :mod:`nbrepro.book.figures`, sentences by :mod:`nbrepro.book
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.interactive import GammaCurve
@@ -99,13 +99,18 @@ def others() -> dict[str, dict[str, Any]]:
 
 def sizes(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The runs of every network with the usual recipe, by network and by what is trained."""
+    return {
+        f"{network(model)}, {name}": runs
+        for model in dict.fromkeys(record.spec.model for record in records)
+        for name, runs in _by_kind(records, {**USUAL, "model": model}).items()
+    }
+
+
+def _by_kind(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[str, list[Record]]:
+    """The runs with these settings by what is trained, see :data:`KINDS`."""
     from nbrepro.book.figures import runs_of
 
-    return {
-        f"{network(model)}, {name}": runs_of(records, {**USUAL, "model": model, "train": policy})
-        for model in dict.fromkeys(record.spec.model for record in records)
-        for name, policy in KINDS.items()
-    }
+    return {name: runs_of(records, {**settings, "train": policy}) for name, policy in KINDS.items()}
 
 
 def _varied(setting: str, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -122,11 +127,7 @@ def learnt(
         records: the runs; those that kept no features are left out.
         settings: of the runs, beside what is trained.
     """
-    from nbrepro.book.figures import runs_of
-
-    return _kept(
-        {name: runs_of(records, {**settings, "train": policy}) for name, policy in KINDS.items()}
-    )
+    return _kept(_by_kind(records, settings))
 
 
 def _kept(runs: Mapping[str, Sequence[Record]]) -> dict[str, list[Features]]:
@@ -184,8 +185,6 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
     Args:
         runs: name → runs; those that kept no features are left out.
     """
-    from statistics import median
-
     from nbrepro.book.markup import table
 
     def row(name: str, kept: Sequence[Features]) -> tuple[str, ...]:

@@ -217,7 +217,7 @@ def _run(rule: Rule | None, record: Record) -> dict[str, Any]:
     metric = _metric(rule)
     arms = rule.arms
     if isinstance(rule, Level):  # asks the same of several networks
-        arms = tuple(arm.of(record.spec.model) for arm in arms if arm.matches(record.spec))
+        arms = tuple(arm.of(record.spec.model) for arm in arms)
     named = dict.fromkeys(_name(arm, arms) for arm in arms if arm.matches(record.spec))
     return {
         "arm": " = ".join(named),

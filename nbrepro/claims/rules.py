@@ -117,8 +117,8 @@ class Arm:
         return matches(spec, self.settings)
 
     def of(self, model: str) -> "Arm":
-        """The part of this arm that is one network's."""
-        return dataclasses.replace(self, settings={**self.settings, "model": model})
+        """The part of this arm that is one network's; itself, if it names a network."""
+        return dataclasses.replace(self, settings={"model": model, **self.settings})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from nbrepro.claims import findings
 from nbrepro.claims.findings import Agreement, Answer, Finding
 from nbrepro.claims.labels import network
 from nbrepro.claims.outcomes import failed
-from nbrepro.claims.questions import ENOUGH, Row, decides, needs_cifar10, rows, rows_of_paper
+from nbrepro.claims.questions import Row, decides, needs_cifar10, rows, rows_of_paper
 from nbrepro.claims.register import Claim, register
 from nbrepro.claims.rules import (
     DECISIVE,
@@ -44,7 +44,7 @@ from nbrepro.records.timings import Benchmark
 if TYPE_CHECKING:
     from nbrepro.claims.checks import Computed, Summary
 
-__all__ = ["ENOUGH", "TONE", "VERDICTS", "Verdict", "judge", "judge_all"]
+__all__ = ["TONE", "VERDICTS", "Verdict", "judge", "judge_all"]
 
 #: Every verdict, with what it says of the claim, in the order of a list: what surprises leads.
 TONE = {
@@ -158,8 +158,9 @@ def judge_all(
 ) -> list[Verdict]:
     """The verdict on a claim at each scale that it was run at, the best first.
 
-    CIFAR-10 comes before other data; then what has :data:`ENOUGH` seeds or more everywhere; then
-    the ``full`` profile before ``quick``, and CIFAR-10's own pixels before compressed ones.
+    CIFAR-10 comes before other data; then what has :data:`~nbrepro.claims.questions.ENOUGH` seeds
+    or more everywhere; then the ``full`` profile before ``quick``, and CIFAR-10's own pixels before
+    compressed ones.
     Absolute accuracies and published values are CIFAR-10's: other data never decide about them.
     Other data are also those that only bear its name, by their fingerprint
     (:mod:`nbrepro.records.fingerprints`).

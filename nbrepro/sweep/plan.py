@@ -62,21 +62,18 @@ def most_informative(
     First one run of every arm that feeds a claim without any evidence, then what has fewest
     replicates, then the order of the grid.
     """
+    from nbrepro.claims.scales import replicated
+
     untold = set(unsettled(records, ("not run",)))
     settled = settles([item.spec for item in planned], profile)
-    seeds = Counter(_arm(item) for item in planned if not item.missing)
+    seeds = Counter(replicated(item.spec) for item in planned if not item.missing)
     ranked = []
     for item in planned:
-        replicates = seeds[_arm(item)]
+        replicates = seeds[replicated(item.spec)]
         told = untold.isdisjoint(settled[item.spec.hash]) or replicates > 0
         ranked.append((told, replicates, item))
-        seeds[_arm(item)] += item.missing
+        seeds[replicated(item.spec)] += item.missing
     return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])]
-
-
-def _arm(item: Planned) -> Spec:
-    """What replicates have in common."""
-    return item.spec.replace(seed=0)
 
 
 def settles(specs: Iterable[Spec], profile: str) -> dict[str, list[str]]:
