@@ -204,6 +204,23 @@ def test_cells_hold_at_most_fifteen_lines_of_code(path: Path) -> None:
             assert len([line for line in cell.source.splitlines() if line.strip()]) <= 15, cell.id
 
 
+#: Characters of code that fit beside the contents of a page on a desktop.
+COLUMN = 77
+
+
+@pytest.mark.parametrize(
+    "path", [*NOTEBOOKS, ROOT / "templates" / "chapter.ipynb"], ids=lambda p: p.stem
+)
+def test_code_that_is_shown_and_what_it_prints_fit_the_column(path: Path) -> None:
+    hidden = {"remove-input", "hide-input", "remove-cell", "hide-cell"}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code" or hidden & set(cell.metadata.get("tags", [])):
+            continue
+        printed = "".join(o.text for o in cell.outputs if o.output_type == "stream")
+        for line in (cell.source + "\n" + printed).splitlines():
+            assert len(line) <= COLUMN, (cell.id, line)
+
+
 def test_the_links_to_the_top_level_configuration_resolve() -> None:
     for name in ("_config.yml", "_toc.yml"):
         assert (ROOT / "book" / name).resolve() == ROOT / name

@@ -385,3 +385,14 @@ def test_rows_that_do_not_fit_the_head_are_an_error() -> None:
     assert text(page).split() == ["a", "b", "1", "2", "±1", "<note>"] or "12 ±1" in text(page)
     with pytest.raises(ValueError, match="shorter"):
         markup.table(("a", "b"), [(1,)])
+
+
+def test_the_source_on_a_page_has_the_summary_of_its_docstring_alone() -> None:
+    from nbrepro.models import nfnet
+    from nbrepro.train import step
+
+    shown = chapter.source(step.train_step).data
+    assert '"""Train on one batch: forward, loss, backward, clipping, update."""\n' in shown
+    assert "Args:" not in shown
+    assert shown.endswith(".double()\n")
+    assert chapter.source(nfnet.Block.forward).data.startswith("def forward(")

@@ -316,6 +316,17 @@ def test_level_of_all_runs_together_before_training() -> None:
     assert verdict("ACC-7", records(by_depth(0.48), untrained=0.2)).verdict == "contradicted"
 
 
+def test_networks_before_training_count_once_however_long_they_were_trained_then() -> None:
+    claim = claims.get("ACC-7")
+    quick = records(QUICK, untrained=0.102)
+    (only,) = judge_all(claim, quick + records(by_depth(0.48), "full", untrained=0.102))
+    assert (only.profile, only.findings[0].n) == ("quick", (12,))
+    # all of these and ResNet-218
+    (only,) = judge_all(claim, quick + records(RISING, "full", untrained=0.102))
+    assert (only.profile, only.findings[0].n) == ("full", (15,))
+    assert len(judge_all(claims.get("ACC-19"), quick + records(RISING, "full"))) == 2
+
+
 @pytest.mark.parametrize("claim", ["ACC-7", "ACC-19"])
 def test_level_over_fewer_networks_than_the_profile_has(claim: str) -> None:
     every = {key: around(0.5) for key in FULL if key[1] == "batchnorm"}
@@ -324,6 +335,19 @@ def test_level_over_fewer_networks_than_the_profile_has(claim: str) -> None:
     result = verdict(claim, records(every, "full"))
     assert result.verdict == "reproduced at reduced scale"
     assert result.note == "not run: ResNet-14 ×8"
+
+
+def test_what_clamping_costs_is_a_difference_and_so_in_points() -> None:
+    spec = experiments.get("what_gamma_learns").specs("quick", seeds=1)[0]
+    costs = (0.001, 0.002, 0.003)
+    found = [
+        dataclasses.replace(
+            record(spec.replace(seed=seed), 0.3), metrics={"test_accuracy": 0.3, "clamp_loss": cost}
+        )
+        for seed, cost in enumerate(costs)
+    ]
+    (finding,) = verdict("GB-7", found).findings
+    assert finding.numbers == "+0.2 points [-0.0, +0.4]"
 
 
 # --- which records count -------------------------------------------------------------------------

@@ -4,9 +4,11 @@ What a reader sees of them is made by :mod:`nbrepro.book.tables` and :mod:`nbrep
 Importing this module does not import torch, so a misspelt parameter is reported at once.
 """
 
+import ast
 import inspect
 import os
 import tempfile
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -262,7 +264,16 @@ def _judged(claims: "Iterable[Claim]") -> "list[list[Verdict]]":
 
 
 def source(thing: Any) -> "Code":
-    """The library's own text of a function or class, for display."""
+    """The library's own text of a function or class, for display: of its docstring the summary."""
     from IPython.display import Code
 
-    return Code(inspect.getsource(thing), language="python")
+    text = textwrap.dedent(inspect.getsource(thing))
+    (definition,) = ast.parse(text).body
+    assert isinstance(definition, ast.FunctionDef | ast.ClassDef)
+    if docstring := ast.get_docstring(definition):
+        node = definition.body[0]
+        lines = text.splitlines()
+        summary, *_ = docstring.splitlines()
+        lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + f'"""{summary}"""']
+        text = "\n".join(lines) + "\n"
+    return Code(text, language="python")

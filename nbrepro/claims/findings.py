@@ -22,6 +22,7 @@ PAIRED = "Student, paired by seed"
 
 Answer: TypeAlias = Literal["yes", "no", "open"]
 Agreement: TypeAlias = Literal["consistent", "differs", "open"]
+Unit: TypeAlias = Literal["points", "%", "×"]
 
 
 class Run(NamedTuple):
@@ -70,7 +71,7 @@ class Finding:
     low: float
     high: float
     single: Answer
-    unit: Literal["points", "%", "×"]
+    unit: Unit
     test: str = ""
     p: float = math.nan
     corrected: float = math.nan
@@ -228,13 +229,17 @@ def gain(
 
 
 def level(
-    label: str, runs: Sequence[Run], bounds: Bounds, published: Bounds | None = None
+    label: str,
+    runs: Sequence[Run],
+    bounds: Bounds,
+    published: Bounds | None = None,
+    unit: Unit = "%",
 ) -> Finding:
     """Does the mean accuracy lie within the bounds? Open if some runs fail and others do not."""
     if len({run.failed for run in runs}) > 1:
         return _valued(_counts(label, (runs,)), published)
     estimate = statistics.mean([run.accuracy for run in runs])
-    finding = _student(label, (len(runs),), estimate, bounds, "%", "Student")
+    finding = _student(label, (len(runs),), estimate, bounds, unit, "Student")
     return _valued(replace(finding, arms=_kept(runs)), published)
 
 
@@ -313,7 +318,7 @@ def _student(
     n: tuple[int, ...],
     estimate: Estimate,
     bounds: Bounds,
-    unit: Literal["points", "%"],
+    unit: Unit,
     test: str,
 ) -> Finding:
     low, high = estimate.interval

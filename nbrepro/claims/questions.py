@@ -113,8 +113,7 @@ def rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Row]:
     """What a claim's rule finds at each scale, the best first (:attr:`Row.rank`)."""
     assert claim.experiment is not None
     stands_in = experiments.get(claim.experiment).stands_in
-    found: list[Row] = []
-    seen = set()
+    found: list[tuple[frozenset[str], Row]] = []
     meant = fingerprints.meant(records)
     for profile, dataset in scales(records):
         if profile not in rule.profiles:
@@ -125,11 +124,10 @@ def rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Row]:
             theirs = _is_theirs(dataset, other)
             if isinstance(rule, Level) and needs_cifar10(rule) and not theirs:
                 continue
-            hashes = frozenset(r.spec.hash for r in used)
+            asked = frozenset(_asked(rule, r.spec) for r in used)
             # Where every arm uses small images, both names mean them.
-            if not used or hashes in seen:
+            if not used or any(asked == others for others, _ in found):
                 continue
-            seen.add(hashes)
             valued = profile == "full" and theirs and not stands_in
             match rule:
                 case Ordered():
@@ -141,8 +139,17 @@ def rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Row]:
                     answers, missing = _failures(rule, used)
             if answers:
                 apart = len(fed) - len(used)
-                found.append(Row(profile, dataset, other, answers, missing, used, apart))
-    return sorted(found, key=lambda row: row.rank)
+                row = Row(profile, dataset, other, answers, missing, used, apart)
+                found.append((asked, row))
+    # A scale that asks nothing but what another asks as well is no further evidence.
+    own = [row for asked, row in found if not any(asked < others for others, _ in found)]
+    return sorted(own, key=lambda row: row.rank)
+
+
+def _asked(rule: Trained, spec: Spec) -> str:
+    """What makes a run's answer its own: before training, how long it was trained does not."""
+    untrained = isinstance(rule, Level) and rule.metric == "untrained_accuracy"
+    return (spec.replace(epochs=1) if untrained else spec).hash
 
 
 # --- the three kinds of rules: findings, and what was not run -------------------------------------
@@ -205,7 +212,9 @@ def _level(
         if rule.times_chance and chance is not None:
             bounds = Bounds(rule.times_chance.low * chance, rule.times_chance.high * chance)
         if bounds:
-            found.append(replace(findings.level(name, runs, bounds, published), names=(name,)))
+            unit: findings.Unit = "points" if rule.metric == "clamp_loss" else "%"
+            answer = findings.level(name, runs, bounds, published, unit)
+            found.append(replace(answer, names=(name,)))
     return found, missing
 
 
