@@ -66,6 +66,23 @@ def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:
         assert sum(matches(spec, settings) for spec in specs.values()) == 1, name
 
 
+def test_how_well_beta_is_read_alone_and_in_units_of_gamma(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
+    spec = Spec(model="cifar_resnet14", train="batchnorm")
+    # β / |γ| = -4, -1, 0, 2 puts the shares in order; β = -0.4, -1, 0, 0.2 does not
+    layer = Layer("bn", (0.1, -1.0, 1.0, 0.1), (-0.4, -1.0, 0.0, 0.2))
+    off = (1.0, 0.8, 0.5, 0.1)
+    write(Features(spec.hash, (layer,), (Relu("bn", off), Relu("", off[::-1])), ()), tmp_path)
+    runs = {"one": [Record(spec, "completed", {}, [], {})], "nothing kept": []}
+    table = str(affine.readings_table(runs).data)
+    assert "one (n\u00a0=\u00a01)" in table
+    assert ">0.80<" in table
+    assert ">1.00<" in table
+    assert "nothing kept" not in table
+
+
 def test_a_table_of_what_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBREPRO_RESULTS", str(tmp_path))
     specs = [Spec(model="cifar_resnet14", train="batchnorm", seed=seed) for seed in (0, 1)]

@@ -34,6 +34,18 @@ def test_shares() -> None:
     assert FOUR.metrics().keys() == {"gamma_off", "gamma_small", "relu_off", "clamp_loss"}
 
 
+def test_channels_are_those_with_a_relu_right_behind_batchnorm() -> None:
+    assert FOUR.channels == (
+        (0.005, 0.0, 0.5),
+        (-0.05, 1.0, 0.995),
+        (0.5, -1.0, 0.2),
+        (1.0, 0.5, 0.1),
+    )
+    assert [channel.ratio for channel in FOUR.channels] == [0, 20, -2, 0.5]
+    assert features.Channel(0.0, 0.0, 1.0).ratio == 0
+    assert features.Channel(0.0, -1.0, 1.0).ratio < -1e300
+
+
 def test_file_round_trip_and_damage(tmp_path: Path) -> None:
     path = features.write(FOUR, tmp_path)
     assert features.read(tmp_path, FOUR.hash) == FOUR

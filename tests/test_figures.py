@@ -20,7 +20,7 @@ from nbrepro.book.figures.measured import slower
 from nbrepro.claims import register
 from nbrepro.claims.nfnets.smoothness import Along
 from nbrepro.claims.tables import printed
-from nbrepro.records.features import Clamp, Features
+from nbrepro.records.features import Channel, Clamp, Features
 from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
@@ -439,6 +439,15 @@ def test_accuracy_without_small_gamma_is_a_line_per_run() -> None:
     assert "BatchNorm only, run 1: 0 % zero: 60.0, 25 % zero: 50.0" in figure.alt
 
 
+def test_relus_stand_against_beta_and_against_beta_in_units_of_gamma() -> None:
+    figure = figures.closed([Channel(-0.1, -1.0, 1.0), Channel(1.0, 0.0, 0.4)])
+    alone, both = marked(figure, "o")
+    assert (xs(alone), ys(alone)) == ([-1, 0], [100, 40])
+    assert (xs(both), ys(both)) == ([-4, 0], [100, 40])
+    assert "40 to 100 %, of 2 channels" in figure.alt
+    assert "5.0 points from the curve" in figure.alt
+
+
 # --- timings ---
 
 
@@ -569,6 +578,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.skip_bounds({"ours": [1e-5, 1e-4]}),
         figures.skip_gains(table, table, [0.1, 1.0]),
         figures.gammas({"ResNet-14": [0.5, 1.0]}),
+        figures.closed([Channel(0.5, -1.0, 1.0), Channel(1.0, 0.0, 0.5)]),
         figures.along_gradient([0.1, 0.2], {"BatchNorm": Along(1.0, [0.9, 1.2], [0.1, 0.3])}),
         figures.overshooting({"rate 2.2": [1.0, -1.2, 1.44]}),
         figures.at_equal_fit(fitting(), {"BatchNorm": {"model": "bn_cifar_nf_resnet8"}}, 0.5),

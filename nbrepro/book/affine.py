@@ -239,6 +239,37 @@ def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
     return table(("ReLU", "behind", *names), rows)
 
 
+def readings_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
+    """How well β tells at how many places a ReLU is zero, by itself and in units of γ.
+
+    Args:
+        runs: name → runs in which β is trained; those that kept no features are left out.
+    """
+    from nbrepro.book.markup import table
+
+    def row(name: str, kept: Sequence[Features]) -> tuple[str, ...]:
+        ranks = zip(*map(_ranks, kept), strict=True)
+        return (f"{name} (n\u00a0=\u00a0{len(kept)})", *(f"{fmean(rank):.2f}" for rank in ranks))
+
+    return table(
+        ("trained", "β alone", "β / |γ|"),
+        [row(name, kept) for name, kept in _kept(runs).items()],
+        "Rank correlation, over channels with a ReLU right behind BatchNorm, between how far below "
+        "zero the column's number lies and the share of places where the ReLU is zero; 1: the "
+        "number puts all channels in the right order. Mean over seeds.",
+    )
+
+
+def _ranks(one: Features) -> tuple[float, float]:
+    """Rank correlations of −β and of −β/|γ| with the share of zeros behind the ReLU."""
+    from scipy.stats import spearmanr
+
+    off = [channel.off for channel in one.channels]
+    by_beta = spearmanr([-channel.beta for channel in one.channels], off).statistic
+    by_both = spearmanr([-channel.ratio for channel in one.channels], off).statistic
+    return float(by_beta), float(by_both)
+
+
 def _behind(layer: str) -> str:
     """What a ReLU stands behind, for readers: ``blocks.0.bn1`` → ``block 1, inside``."""
     if not layer:

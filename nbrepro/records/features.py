@@ -5,9 +5,11 @@ the accuracy that is left when small γ are set to zero. Chapters about them nee
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nbrepro._files import replacing
 from nbrepro.records.ledger import FEATURES, _digest
@@ -44,6 +46,24 @@ class Relu:
     off: tuple[float, ...]
 
 
+class Channel(NamedTuple):
+    """A channel whose ReLU stands right behind its BatchNorm layer.
+
+    Attributes:
+        gamma: its γ; ``beta`` likewise.
+        off: at which share of test images and places its ReLU is zero.
+    """
+
+    gamma: float
+    beta: float
+    off: float
+
+    @property
+    def ratio(self) -> float:
+        """β / |γ|: how far the middle of what the ReLU gets lies from zero, in deviations."""
+        return self.beta / max(abs(self.gamma), sys.float_info.min)
+
+
 @dataclass(frozen=True)
 class Clamp:
     """The test accuracy when every γ with ``|γ| < threshold`` is zero, a ``share`` of all."""
@@ -78,6 +98,19 @@ class Features:
     def beta(self) -> tuple[float, ...]:
         """β of all channels."""
         return tuple(b for layer in self.layers for b in layer.beta)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """All channels with a ReLU right behind BatchNorm, in the order of the forward pass."""
+        layers = {layer.name: layer for layer in self.layers}
+        return tuple(
+            Channel(*channel)
+            for relu in self.relus
+            if relu.after
+            for channel in zip(
+                layers[relu.after].gamma, layers[relu.after].beta, relu.off, strict=True
+            )
+        )
 
     def gamma_below(self, threshold: float) -> float:
         """The share of channels with ``|γ| < threshold``."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
 from nbrepro.book import style
 from nbrepro.book.figures.chart import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nbrepro.claims.nfnets.smoothness import Along
-    from nbrepro.records.features import Features
+    from nbrepro.records.features import Channel, Features
     from nbrepro.records.timings import Benchmark
 
 #: Of what is no method: shares as squares of one colour, ratios of timings as bars.
@@ -363,6 +364,36 @@ def zeroed(runs: Mapping[str, Sequence["Features"]]) -> Chart:
     chart.alt = f"Test accuracy in percent by share of γ set to zero. {said(told)}"
     n = {len(found) for found in runs.values()}
     chart.note = f"one line per seed, n = {' or '.join(map(str, sorted(n)))}"
+    return chart
+
+
+def closed(channels: Sequence["Channel"], reach: float = 4) -> Chart:
+    """At how many places a ReLU behind BatchNorm is zero: against β, and against β in units of γ.
+
+    Where what BatchNorm scales is normally distributed, the share is Φ(−β/|γ|), which is drawn in.
+
+    Args:
+        channels: of one trained network.
+        reach: how much of the second axis is shown, either way; what lies beyond stands at its end.
+    """
+    off = 100 * np.array([channel.off for channel in channels])
+    beta = np.array([channel.beta for channel in channels])
+    ratio = np.array([channel.ratio for channel in channels])
+    look = style.METHODS["batchnorm"]
+    with drawing(300, 2) as (chart, axes):
+        shown = {"β": beta, "β / |γ|": ratio.clip(-reach, reach)}
+        for axis, (name, values) in zip(axes, shown.items(), strict=True):
+            axis.plot(values, off, look.marker, color=look.light, ms=5, alpha=0.45, mew=0)
+            name_axes(axis, name, "zero behind the ReLU, % of places")
+        path = np.linspace(-reach, reach, 81)
+        axes[1].plot(path, 100 * special.ndtr(-path), color=style.INK, lw=1.4, ls="--")
+    apart = np.abs(100 * special.ndtr(-ratio) - off).mean()
+    chart.alt = (
+        f"Share of places where the ReLU is zero, {off.min():.0f} to {off.max():.0f} %, of "
+        f"{len(off)} channels with β from {beta.min():.2g} to {beta.max():.2g}. Against β / |γ| "
+        f"they lie {apart:.1f} points from the curve on average."
+    )
+    chart.note = f"a dot per channel; dashed: normally distributed; beyond ±{reach:g}: at the end"
     return chart
 
 
