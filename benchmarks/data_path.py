@@ -24,7 +24,7 @@ from torchvision import transforms
 from nbrepro import _malloc, data
 from nbrepro.data.batches import epoch_draws
 from nbrepro.records import timings
-from nbrepro.train import loop
+from nbrepro.train import assembly
 from nbrepro.train.device import accelerator_for
 
 BATCH = 128
@@ -35,7 +35,7 @@ NORMALIZED = [transforms.ToTensor(), transforms.Normalize(data.MEAN, data.STD)]
 
 def augmented(side: int) -> list[torch.nn.Module]:
     """The peer's random transforms."""
-    return [transforms.RandomCrop(side, padding=loop.PAD), transforms.RandomHorizontalFlip()]
+    return [transforms.RandomCrop(side, padding=assembly.PAD), transforms.RandomHorizontalFlip()]
 
 
 def peer(images: Tensor, pipeline: Callable[[Image.Image], Tensor]) -> Tensor:
@@ -46,7 +46,7 @@ def peer(images: Tensor, pipeline: Callable[[Image.Image], Tensor]) -> Tensor:
 def drawn(seed: int, count: int, side: int) -> tuple[Tensor, Tensor]:
     """Offsets ``[B, 2]`` and flips ``[B]`` that the peer draws for ``count`` images."""
     torch.manual_seed(seed)
-    padded = Image.new("RGB", (side + 2 * loop.PAD,) * 2)
+    padded = Image.new("RGB", (side + 2 * assembly.PAD,) * 2)
     offsets, flips = [], []
     for _ in range(count):
         row, column, _, _ = transforms.RandomCrop.get_params(padded, (side, side))
@@ -112,12 +112,12 @@ def main() -> None:
         dataset = noise()
 
     side = dataset.train_images.shape[1]
-    batches = data.Batches(dataset.train_images, dataset.train_labels, loop.PAD, device)
+    batches = data.Batches(dataset.train_images, dataset.train_labels, assembly.PAD, device)
     plain = data.Batches(dataset.train_images, dataset.train_labels, 0, device)
     difference = check(dataset, batches, plain)
 
     def ours(random_transforms: bool) -> None:
-        draws = epoch_draws(0, 0, given.images, loop.PAD if random_transforms else 0)
+        draws = epoch_draws(0, 0, given.images, assembly.PAD if random_transforms else 0)
         draws = {name: rows.to(device) for name, rows in draws.items()}
         source = batches if random_transforms else plain
         for start in range(0, given.images, BATCH):

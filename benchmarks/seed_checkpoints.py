@@ -18,7 +18,7 @@ from safetensors.torch import save
 from nbrepro import freezing
 from nbrepro.records import timings
 from nbrepro.spec import Spec
-from nbrepro.train import loop, seed_checkpoint
+from nbrepro.train import assembly, seed_checkpoint
 
 MODELS = ("cifar_resnet14", "cifar_resnet56", "cifar_resnet110", "cifar_resnet866",
           "cifar_resnet14x32")  # fmt: skip
@@ -31,7 +31,7 @@ def measure(name: str, folder: Path) -> dict[str, float | int]:
         SystemExit: if the network rebuilt from the file is not the one stored.
     """
     spec = Spec(model=name, train="batchnorm")
-    model = loop.initial_model(spec, 10).eval()
+    model = assembly.initial_model(spec, 10).eval()
     small = seed_checkpoint.save(model, spec, folder / name)
     whole = len(save({k: v.contiguous() for k, v in model.state_dict().items()}))
     rebuilt = seed_checkpoint.load(folder / name)[0].state_dict()

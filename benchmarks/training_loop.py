@@ -31,7 +31,7 @@ from nbrepro.claims.labels import network
 from nbrepro.freezing import freeze
 from nbrepro.records import timings
 from nbrepro.spec import Spec
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.train.device import accelerator_for
 
 
@@ -58,7 +58,7 @@ class Pictures(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
     """Seconds of the second epoch of the plain loop, evaluation left out."""
-    model = loop.initial_model(spec, 10).to(device)
+    model = assembly.initial_model(spec, 10).to(device)
     freeze(model, spec.train)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trainable, spec.lr, spec.momentum, weight_decay=spec.weight_decay)
@@ -80,7 +80,7 @@ def plain(spec: Spec, dataset: data.Dataset, device: str) -> float:
 def ours(spec: Spec, dataset: data.Dataset, device: str, eager: bool) -> float:
     """Seconds of the second epoch of :func:`nbrepro.train.loop.train`, evaluation left out."""
     accelerator = accelerator_for(device)
-    run, _ = loop.assemble(spec, dataset, accelerator)
+    run, _ = assembly.assemble(spec, dataset, accelerator)
     driver = loop.captured(run) if device == "cuda" and not eager else loop.Eager(run)
     for epoch in range(2):
         start = time.perf_counter()

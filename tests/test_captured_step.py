@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from nbrepro import data
 from nbrepro.spec import Spec
-from nbrepro.train import device, loop
+from nbrepro.train import assembly, device, loop
 from nbrepro.train.cuda_graph import Captured
 from nbrepro.train.device import accelerator_for
 from nbrepro.train.loop import Eager
@@ -33,7 +33,7 @@ SPEC = Spec(model="cifar_resnet8", dataset="digits", epochs=2, batch_size=500, p
 def trained(spec: Spec, driver: Callable[[Run], Eager | Captured]) -> tuple[nn.Module, list[Any]]:
     """The network that a driver leaves, as a user gets it, and everything measured on the way."""
     accelerator = accelerator_for("cpu")
-    run, finished = loop.assemble(spec, data.load("digits"), accelerator)
+    run, finished = assembly.assemble(spec, data.load("digits"), accelerator)
     driven = driver(run)
     rows = [loop.evaluate(driven, accelerator)]
     for epoch in range(spec.epochs):
@@ -76,7 +76,7 @@ def test_a_tensor_step_never_waits_for_the_device() -> None:
     spec = SPEC.replace(
         model="cifar_nf_resnet8", clip="agc", ema=0.999, mixup=0.2, cutmix=1.0, randaugment=5.0
     )
-    run, _ = loop.assemble(spec, data.load("digits"), accelerator_for("cpu"))
+    run, _ = assembly.assemble(spec, data.load("digits"), accelerator_for("cpu"))
     driver = Captured(run)
     driver.begin(run.draws(0), 0)
     run.model.train()
@@ -132,7 +132,7 @@ def test_a_recorded_step_stays_on_the_device(
         prepare=lambda *parts: parts,
         backward=lambda loss: loss.backward(),
     )
-    run, _ = loop.assemble(SPEC.replace(**changes), data.load("digits"), accelerator)
+    run, _ = assembly.assemble(SPEC.replace(**changes), data.load("digits"), accelerator)
     driver = Captured(run)
     run.model.train()
     driver.train_on(500)  # as a warm-up does, for what is made once
@@ -165,7 +165,7 @@ def test_a_finished_network_is_what_pytorch_would_have_left() -> None:
     """Frozen weights as drawn, in float32, and the batches counted."""
     spec = SPEC.replace(train="batchnorm", precision="bfloat16")
     result = loop.train(spec, data.load("digits"), device="cpu")
-    drawn = loop.initial_model(spec, 10)
+    drawn = assembly.initial_model(spec, 10)
     name = "conv.weight"
     assert torch.equal(result.model.get_parameter(name), drawn.get_parameter(name))
     assert int(result.model.get_buffer("bn.num_batches_tracked")) == 6
@@ -211,7 +211,7 @@ def test_a_step_that_cannot_be_captured_is_run_eagerly(
 
     without_cuda.setattr(torch.cuda, "graph", refuse)
     without_cuda.setattr(loop, "Captured", Recorded)
-    run, _ = loop.assemble(SPEC, data.load("digits"), accelerator_for("cpu"))
+    run, _ = assembly.assemble(SPEC, data.load("digits"), accelerator_for("cpu"))
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     driver = loop.captured(run)
     assert driver.name == "eager"

@@ -32,7 +32,7 @@ from nbrepro._files import replacing
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
 from nbrepro.sweep import Planned, SweepOptions
-from nbrepro.train import loop, seed_checkpoint
+from nbrepro.train import assembly, loop, seed_checkpoint
 from nbrepro.train.checkpoint import State
 
 BYTES = (0, 1, 1000, 2000)  # of a longer record
@@ -120,7 +120,7 @@ import json, resource, signal, sys
 from pathlib import Path
 import torch
 from nbrepro import data
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.spec import Spec
 
 def after_an_epoch():
@@ -246,9 +246,9 @@ def test_no_room_for_a_checkpoint(
 def test_no_room_for_a_seed_checkpoint(tmp_path: Path, spec: Spec) -> None:
     spec = spec.replace(train="batchnorm")
     path = tmp_path / "network.safetensors"
-    seed_checkpoint.save(loop.initial_model(spec, 10), spec, path)
+    seed_checkpoint.save(assembly.initial_model(spec, 10), spec, path)
     before = path.read_bytes()
-    changed = loop.initial_model(spec, 10)
+    changed = assembly.initial_model(spec, 10)
     with torch.no_grad():
         changed.get_parameter("bn.weight").add_(1)
     with room(len(before) - 1), pytest.raises(OSError, match="too large"):

@@ -14,7 +14,7 @@ from nbrepro.data import Dataset
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import PRETRAINING, Spec
 from nbrepro.sweep import Left, SweepOptions, run_one
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.train.checkpoint import digest
 
 FIRST, SECOND = "digits-classes0to4", "digits-classes5to9"
@@ -121,7 +121,7 @@ def test_all_but_the_output_layer_comes_from_the_parent(
     second: Dataset, start: dict[str, Tensor]
 ) -> None:
     begun = loop.train(SPEC.replace(epochs=0), second, start=start, device="cpu").model.state_dict()
-    drawn = loop.initial_model(SPEC, 5).state_dict()
+    drawn = assembly.initial_model(SPEC, 5).state_dict()
     new = {name for name, tensor in begun.items() if not tensor.equal(start[name])}
     assert new == {"fc.weight", "fc.bias"}
     assert all(begun[name].equal(drawn[name]) for name in new)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nbrepro import data
 from nbrepro.spec import Spec
-from nbrepro.train import loop, seed_checkpoint
+from nbrepro.train import assembly, loop, seed_checkpoint
 
 SPEC = Spec(
     model="cifar_resnet8",
@@ -39,14 +39,14 @@ def test_rebuilt_bit_for_bit(policy: str, tmp_path: Path) -> None:
 def test_much_smaller_than_the_network(tmp_path: Path) -> None:
     """ResNet-110: 8,288 trained numbers and as many running statistics, against 1.73 million."""
     spec = SPEC.replace(model="cifar_resnet110")
-    model = loop.initial_model(spec, 10)
+    model = assembly.initial_model(spec, 10)
     small = seed_checkpoint.save(model, spec, tmp_path / "seed.safetensors")
     torch.save(model.state_dict(), tmp_path / "whole.pt")
     assert 4 * 2 * 8288 < small < (tmp_path / "whole.pt").stat().st_size / 50
 
 
 def test_a_frozen_weight_that_moved_is_refused(tmp_path: Path) -> None:
-    model = loop.initial_model(SPEC, 10)
+    model = assembly.initial_model(SPEC, 10)
     with torch.no_grad():
         model.get_parameter("blocks.1.conv2.weight")[0, 0, 0, 0] += 1e-6
     with pytest.raises(seed_checkpoint.CheckpointError, match=r"blocks\.1\.conv2\.weight"):
@@ -56,8 +56,8 @@ def test_a_frozen_weight_that_moved_is_refused(tmp_path: Path) -> None:
 
 def test_another_draw_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.safetensors"
-    seed_checkpoint.save(loop.initial_model(SPEC, 10), SPEC, path)
-    other = loop.initial_model(SPEC.replace(seed=4), 10)  # what another build might draw
+    seed_checkpoint.save(assembly.initial_model(SPEC, 10), SPEC, path)
+    other = assembly.initial_model(SPEC.replace(seed=4), 10)  # what another build might draw
     monkeypatch.setattr(seed_checkpoint, "initial_model", lambda *_: other)
     with pytest.raises(seed_checkpoint.CheckpointError, match="draws other frozen weights"):
         seed_checkpoint.load(path)
@@ -66,7 +66,7 @@ def test_another_draw_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stored") / "network.safetensors"
-    seed_checkpoint.save(loop.initial_model(SPEC, 10), SPEC, path)
+    seed_checkpoint.save(assembly.initial_model(SPEC, 10), SPEC, path)
     return path
 
 
@@ -93,7 +93,7 @@ def test_a_flipped_weight_is_named_as_damage(stored: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 7, 200, 2000])
 def test_a_truncated_file_is_refused(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    seed_checkpoint.save(loop.initial_model(SPEC, 10), SPEC, path)
+    seed_checkpoint.save(assembly.initial_model(SPEC, 10), SPEC, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(seed_checkpoint.CheckpointError, match="cannot be read"):
         seed_checkpoint.load(path)

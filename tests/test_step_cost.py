@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbrepro import data
 from nbrepro.spec import Spec
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.train.device import accelerator_for
 
 NO_WORK = {
@@ -54,7 +54,7 @@ def one_step(model: str, train: str) -> tuple[Counter[str], int]:
             model=model, train=train, dataset="digits", batch_size=8, epochs=1, precision="float32"
         )
         accelerator = accelerator_for("cpu")
-        run, _ = loop.assemble(spec, part, accelerator)
+        run, _ = assembly.assemble(spec, part, accelerator)
         with Operations() as operations:
             loop.train_epoch(loop.Eager(run), accelerator, 0)
         seen.append(operations)

@@ -18,7 +18,7 @@ from nbrepro.data import card, cards
 from nbrepro.experiments import many_classes
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
-from nbrepro.train.loop import initial_model
+from nbrepro.train.assembly import initial_model
 
 
 def test_bytes_that_a_task_adds() -> None:

@@ -17,7 +17,7 @@ from nbrepro import models
 from nbrepro.data import MEAN, STD, Batches, Dataset
 from nbrepro.data.batches import epoch_draws
 from nbrepro.spec import Spec
-from nbrepro.train import loop
+from nbrepro.train import assembly
 from nbrepro.train.loop import Interrupted, Result, train
 from nbrepro.train.schedule import learning_rate
 from nbrepro.train.step import train_step
@@ -115,7 +115,7 @@ def test_strong_augmentation_leaves_order_and_crops_alone() -> None:
 def test_draws_leave_the_callers_generator_alone() -> None:
     before = torch.get_rng_state()
     epoch_draws(0, 0, 10, 4, mixup=0.2, cutmix=1.0, randaugment=5.0)
-    loop.initial_model(PAPER, 10)
+    assembly.initial_model(PAPER, 10)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -220,7 +220,7 @@ def test_a_step_stands_alone(spec: Spec, few_digits: Dataset) -> None:
     spec = spec.replace(train="all", label_smoothing=0.1)
     batches = Batches(few_digits.train_images, few_digits.train_labels)
     batch = batches.batch({"order": torch.arange(32)})
-    ours, theirs = (loop.initial_model(spec, 10) for _ in range(2))
+    ours, theirs = (assembly.initial_model(spec, 10) for _ in range(2))
     first, second = (torch.optim.SGD(m.parameters(), 1.0, 0.9) for m in (ours, theirs))
     measured = train_step(ours, first, batch, spec, 0.1)
 
@@ -330,7 +330,7 @@ def test_the_short_last_batch_is_trained_on(spec: Spec, few_digits: Dataset) -> 
 @pytest.mark.parametrize("policy", ["batchnorm", "output", "shortcut+gamma", "random:2"])
 def test_only_what_is_trained_moves(spec: Spec, few_digits: Dataset, policy: str) -> None:
     spec = spec.replace(train=policy, weight_decay=0.1)
-    start = loop.initial_model(spec, 10)
+    start = assembly.initial_model(spec, 10)
     end = train(spec, few_digits, device="cpu").model
     moved = {
         name: int((p != start.get_parameter(name)).sum()) for name, p in end.named_parameters()
@@ -388,7 +388,7 @@ def test_no_epochs_evaluates_the_untrained_network(spec: Spec, few_digits: Datas
     assert result.features is not None
     assert set(result.metrics) == tested | set(result.features.metrics())
     assert result.how["images_per_second"] is None
-    assert_same_weights(result.model, loop.initial_model(spec, 10))
+    assert_same_weights(result.model, assembly.initial_model(spec, 10))
 
 
 # --- divergence and refusals ----------------------------------------------------------------------
@@ -666,7 +666,7 @@ import torch
 from torch import nn
 
 from nbrepro import data, models
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.spec import Spec
 
 SPEC = Spec(

@@ -27,7 +27,7 @@ from nbrepro.data.batches import epoch_draws
 from nbrepro.optim import sam
 from nbrepro.records.ledger import Ledger
 from nbrepro.spec import Spec
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.train.device import mask_seed
 from nbrepro.train.loop import Result
 from nbrepro.train.schedule import learning_rate
@@ -66,7 +66,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from nbrepro import data
-from nbrepro.train import loop
+from nbrepro.train import assembly, loop
 from nbrepro.spec import Spec
 
 torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def test_without_batchnorm_two_processes_equal_one(two: Reports, one: dict[str, 
     """Up to the order of sums; training moved the weights thousands of times as far."""
     model = one["NF"].model
     alone = parameters(model, model.state_dict())
-    start = parameters(model, loop.initial_model(NF, 10).state_dict())
+    start = parameters(model, assembly.initial_model(NF, 10).state_dict())
     assert distance(alone, start) > 0.05
     for report in two["NF"]:
         assert distance(parameters(model, report["state"]), alone) < 1e-5
@@ -174,7 +174,7 @@ def by_halves(spec: Spec, dataset: Dataset) -> nn.Module:
     """
     before = torch.get_rng_state()
     masks = [torch.manual_seed(mask_seed(spec.seed, 0, half)).get_state() for half in range(2)]
-    model = loop.initial_model(spec, 10).to(memory_format=torch.channels_last)
+    model = assembly.initial_model(spec, 10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True
     )
@@ -270,7 +270,7 @@ def test_what_is_recorded_is_that_of_the_network_kept(
     two: Reports, digits: Dataset, name: str
 ) -> None:
     """Every test image counts once, whoever looked at it."""
-    model = loop.initial_model(SPECS[name], 10).eval()
+    model = assembly.initial_model(SPECS[name], 10).eval()
     model.load_state_dict(two[name][0]["state"])
     images, labels = Batches(digits.test_images, digits.test_labels)(torch.arange(360))
     logits = model(images)

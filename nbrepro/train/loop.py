@@ -27,25 +27,21 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nbrepro import freezing, models
-from nbrepro.data import Batches, Dataset, FileBatches, FileDataset
+from nbrepro.data import Dataset, FileDataset
 from nbrepro.data.batches import Draws
-from nbrepro.optim import EMA, LARS, parameter_groups
 from nbrepro.records.features import Features
 from nbrepro.records.provenance import device_name
 from nbrepro.spec import Spec
 from nbrepro.train import checkpoint as checkpoints
 from nbrepro.train import features
-from nbrepro.train.checkpoint import State, Sums
+from nbrepro.train.assembly import assemble
+from nbrepro.train.checkpoint import State
 from nbrepro.train.cuda_graph import Captured
-from nbrepro.train.device import accelerator_for, mask_seed, place, resolved, seeded, watched
+from nbrepro.train.device import accelerator_for, mask_seed, resolved, seeded, watched
 from nbrepro.train.run import EVALUATION_BATCH, Run
 from nbrepro.train.schedule import learning_rate
 
 log = logging.getLogger("nbrepro")
-
-#: Pixels of border that crops may move into.
-PAD = 4
 
 
 class Interrupted(Exception):
@@ -74,21 +70,6 @@ class Result:
     how: dict[str, Any]
     model: nn.Module = field(repr=False)
     features: Features | None = field(default=None, repr=False)
-
-
-def initial_model(spec: Spec, num_classes: int) -> nn.Module:
-    """The network as it is before training; a function of the spec's seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        return models.create(spec.model, num_classes, **spec.model_options())
-
-
-def take_over(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load everything but the output layer ``fc``, which stays as it is, from another network."""
-    own = model.state_dict()
-    taken = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
-    own.update(taken)  # in place: it carries metadata, which tells BatchNorm its version
-    model.load_state_dict(own)
 
 
 def train(
@@ -254,58 +235,6 @@ def _result(state: State, how: dict[str, Any], learnt: Features | None, model: n
     return Result(status, metrics, state.curve, how, model, learnt)
 
 
-def assemble(
-    spec: Spec,
-    dataset: Dataset | FileDataset,
-    accelerator: Accelerator,
-    precision: str | None = None,
-    start: Mapping[str, Tensor] | None = None,
-) -> tuple[Run, Callable[[int], nn.Module]]:
-    """Put network, optimizer and data on the device.
-
-    Args:
-        spec: the run.
-        dataset: the data.
-        accelerator: owns the device and the processes.
-        precision: ``float32`` or ``bfloat16``; by default what the spec's is on this device.
-        start: weights to begin with, for :func:`take_over`.
-
-    Returns:
-        The run, and a function that returns its network as the user gets it, see
-        :func:`nbrepro.train.device.place`.
-    """
-    device, classes = accelerator.device, len(dataset.classes)
-    bfloat16 = (precision or resolved(spec.precision, device)) == "bfloat16"
-    model = initial_model(spec, classes)
-    if start is not None:
-        take_over(model, start)
-    freezing.freeze(model, spec.train, seed=spec.seed, statistics=spec.statistics)
-    model, finished = place(model, device, bfloat16=bfloat16)
-    prepared, optimizer = accelerator.prepare(model, _optimizer(spec, model))
-    average = EMA(model, spec.ema) if spec.ema else None
-    part = (accelerator.process_index, accelerator.num_processes)
-    pad = PAD if spec.augmentation == "crop-flip" else 0
-    options: Any = {"classes": classes, "magnitude": spec.randaugment, "part": part}
-    if isinstance(dataset, FileDataset):
-        training: Batches = FileBatches(
-            dataset.train_images, dataset.train_labels, device, **options
-        )
-        test: Batches = FileBatches(dataset.test_images, dataset.test_labels, device, part=part)
-    else:
-        training = Batches(dataset.train_images, dataset.train_labels, pad, device, **options)
-        test = Batches(dataset.test_images, dataset.test_labels, 0, device, part=part)
-    run = Run(
-        spec=spec,
-        state=State(model, optimizer, average, Sums(device)),
-        model=prepared,
-        training=training,
-        test=test,
-        autocast=torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
-        backward=accelerator.backward,
-    )
-    return run, finished
-
-
 class Eager:
     """The driver that launches every step from Python: the reference."""
 
@@ -430,20 +359,3 @@ def _agree(done: int, precision: str, accelerator: Accelerator) -> None:
             "the processes would compute in different precisions, because not all of their "
             "devices have bfloat16; name one in the spec instead of auto"
         )
-
-
-def _optimizer(spec: Spec, model: nn.Module) -> torch.optim.Optimizer:
-    """The spec's optimizer of the trainable parameters."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[Any] = [{"params": trainable, "weight_decay": spec.weight_decay}]
-    if spec.decay == "weights":
-        groups = parameter_groups(model, spec.weight_decay)
-    if spec.optimizer == "lars":
-        scalars = spec.scalar_lr / spec.lr if spec.scalar_lr and spec.lr else 1.0
-        return LARS(groups, lr=spec.lr, momentum=spec.momentum, scalars=scalars)
-    if spec.optimizer == "adamw":
-        on_gpu = trainable[0].is_cuda  # where the step may be recorded
-        betas = (spec.momentum, 0.999)
-        return torch.optim.AdamW(groups, spec.lr, betas, fused=True, capturable=on_gpu)
-    nesterov = spec.optimizer == "nesterov"
-    return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=nesterov, fused=True)

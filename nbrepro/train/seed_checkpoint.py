@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nbrepro import freezing
 from nbrepro._files import replacing
 from nbrepro.spec import Spec
-from nbrepro.train.loop import initial_model
+from nbrepro.train.assembly import initial_model
 
 _FORMAT = "nbrepro seed checkpoint 2"
 #: Stands for the file's digest where the digest is taken.

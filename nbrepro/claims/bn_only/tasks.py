@@ -10,7 +10,7 @@ _OWN = "batchnorm+output"
 
 
 def _draw(classes: int) -> nn.Module:
-    """As :func:`nbrepro.train.loop.initial_model` does, which brings all of training along."""
+    """As :func:`nbrepro.train.assembly.initial_model` does, which brings all of training along."""
     with seeded(3):
         return models.create("cifar_resnet14", classes)
 
