@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from scipy import special
 
 from nbrepro.book import style
@@ -384,6 +385,7 @@ def closed(channels: Sequence["Channel"], reach: float = 4) -> Chart:
         shown = {"β": beta, "β / |γ|": ratio.clip(-reach, reach)}
         for axis, (name, values) in zip(axes, shown.items(), strict=True):
             axis.plot(values, off, look.marker, color=look.light, ms=5, alpha=0.45, mew=0)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
             name_axes(axis, name, "zero behind the ReLU, % of places")
         path = np.linspace(-reach, reach, 81)
         axes[1].plot(path, 100 * special.ndtr(-path), color=style.INK, lw=1.4, ls="--")
