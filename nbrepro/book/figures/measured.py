@@ -384,7 +384,7 @@ def closed(channels: Sequence["Channel"], reach: float = 4) -> Chart:
     with drawing(300, 2) as (chart, axes):
         shown = {"β": beta, "β / |γ|": ratio.clip(-reach, reach)}
         for axis, (name, values) in zip(axes, shown.items(), strict=True):
-            axis.plot(values, off, look.marker, color=look.light, ms=5, alpha=0.45, mew=0)
+            axis.plot(values, off, look.marker, color=look.light, ms=5, alpha=0.6, mew=0)
             axis.xaxis.set_major_locator(MaxNLocator(5))
             name_axes(axis, name, "zero behind the ReLU, % of places")
         path = np.linspace(-reach, reach, 81)
