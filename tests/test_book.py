@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from nbrepro.book import build
+from nbrepro.book import build, chapter
 from nbrepro.records.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,10 +204,6 @@ def test_cells_hold_at_most_fifteen_lines_of_code(path: Path) -> None:
             assert len([line for line in cell.source.splitlines() if line.strip()]) <= 15, cell.id
 
 
-#: Characters of code that fit beside the contents of a page on a desktop.
-COLUMN = 77
-
-
 @pytest.mark.parametrize(
     "path", [*NOTEBOOKS, ROOT / "templates" / "chapter.ipynb"], ids=lambda p: p.stem
 )
@@ -218,7 +214,7 @@ def test_code_that_is_shown_and_what_it_prints_fit_the_column(path: Path) -> Non
             continue
         printed = "".join(o.text for o in cell.outputs if o.output_type == "stream")
         for line in (cell.source + "\n" + printed).splitlines():
-            assert len(line) <= COLUMN, (cell.id, line)
+            assert len(line) <= chapter.COLUMN, (cell.id, line)
 
 
 def test_the_links_to_the_top_level_configuration_resolve() -> None:

@@ -395,4 +395,8 @@ def test_the_source_on_a_page_has_the_summary_of_its_docstring_alone() -> None:
     assert '"""Train on one batch: forward, loss, backward, clipping, update."""\n' in shown
     assert "Args:" not in shown
     assert shown.endswith(".double()\n")
-    assert chapter.source(nfnet.Block.forward).data.startswith("def forward(")
+    method = chapter.source(nfnet.Block.forward).data
+    assert method.startswith("def forward(")
+    _, *summary = method.splitlines()[:3]
+    assert all(len(line) <= chapter.COLUMN for line in summary)
+    assert " ".join(map(str.strip, summary)).endswith('ceil(W / stride)]``."""')

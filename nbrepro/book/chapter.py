@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from nbrepro.records.ledger import Ledger, Record
     from nbrepro.records.timings import Benchmark
 
+#: Characters of code that fit on a page beside its contents.
+COLUMN = 77
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -274,6 +277,9 @@ def source(thing: Any) -> "Code":
         node = definition.body[0]
         lines = text.splitlines()
         summary, *_ = docstring.splitlines()
-        lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + f'"""{summary}"""']
+        indent = " " * node.col_offset
+        lines[node.lineno - 1 : node.end_lineno] = textwrap.wrap(
+            f'"""{summary}"""', COLUMN, initial_indent=indent, subsequent_indent=indent
+        )
         text = "\n".join(lines) + "\n"
     return Code(text, language="python")

@@ -50,7 +50,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
-    with sam_ascent(model, batch, spec, autocast):  # the weights as they are, unless SAM is used
+    with sam_ascent(model, batch, spec, autocast):  # no-op without SAM
         with autocast:
             logits = model(batch.images)
         loss = summed_loss(logits, batch.targets, spec.label_smoothing)
