@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,11 +53,20 @@ def test_arms_are_runs_of_the_experiment() -> None:
         assert sum(matches(spec, settings) for spec in specs) == 1, name
 
 
-def test_other_networks_are_runs_of_their_experiment() -> None:
-    specs = experiments.get("other_networks").specs("quick", seeds=1)
-    for name, settings in affine.others().items():
+@pytest.mark.parametrize(
+    ("experiment", "named", "beside"),
+    [
+        ("other_networks", affine.others(), 0),
+        ("random_weights", affine.larger(), 1),  # scattered weights
+    ],
+)
+def test_networks_are_runs_of_their_experiment(
+    experiment: str, named: dict[str, dict[str, Any]], beside: int
+) -> None:
+    specs = experiments.get(experiment).specs("quick", seeds=1)
+    for name, settings in named.items():
         assert sum(matches(spec, settings) for spec in specs) == 1, name
-    assert len(specs) == len(affine.others())
+    assert len(specs) == len(named) + beside
 
 
 def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:

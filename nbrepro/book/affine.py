@@ -78,6 +78,16 @@ def rates() -> dict[str, dict[str, Any]]:
     return _varied("lr", {f"rate {rate:g}": rate for rate in (0.03, 0.1, 0.3)})
 
 
+def larger() -> dict[str, dict[str, Any]]:
+    """γ and β, and as many random weights, in ResNet-14 and in larger networks."""
+    policies = {"γ and β": "batchnorm", "two random weights": "random:2"}
+    return {
+        f"{network(model)}: {name}": {**RECIPE, "model": model, "train": policy}
+        for model in ("cifar_resnet14", "cifar_resnet14x2", "cifar_resnet32")
+        for name, policy in policies.items()
+    }
+
+
 def others() -> dict[str, dict[str, Any]]:
     """What is trained in a network without BatchNorm, its twin and a plain one."""
     without, twin, plain = (
