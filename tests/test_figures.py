@@ -252,6 +252,15 @@ def test_networks_of_two_families_are_no_line() -> None:
         figures.accuracy(trained("all", models=families))
 
 
+def test_runs_of_several_recipes_have_no_mean() -> None:
+    """Eight epochs and 160 are no replicates, wherever they meet."""
+    spec = Spec(model="cifar_resnet14", train="batchnorm")
+    mixed = [ended(spec), ended(spec.replace(epochs=8, seed=1))]
+    for draw in (figures.accuracy, figures.equal_parameters):
+        with pytest.raises(ValueError, match="no replicates, they differ in epochs;"):
+            draw(mixed)
+
+
 def dotted(figure: Figure) -> list[float]:
     """Where chance is drawn, in percent."""
     levels = [
@@ -370,13 +379,18 @@ def test_equal_parameters_puts_networks_at_what_they_train() -> None:
 
 def test_stored_bytes_of_each_policy() -> None:
     runs = trained("batchnorm", "all", models=("cifar_resnet14", "cifar_resnet32"))
-    sizes = {("cifar_resnet14", "batchnorm"): 16_000, ("cifar_resnet32", "batchnorm"): 30_000}
+    sizes = {
+        ("cifar_resnet14", "batchnorm"): 16_000,
+        ("cifar_resnet32", "batchnorm"): 30_000,
+        ("cifar_resnet14", "all"): 700_000,
+        ("cifar_resnet32", "all"): 2**20,
+    }
     figure = figures.stored(
-        {"one task": runs, "none": []}, lambda spec: sizes.get((spec.model, spec.train), 2**20)
+        {"one task": runs, "none": []}, lambda spec: sizes[spec.model, spec.train]
     )
     assert len(figure.axes) == 1
     assert xs(labelled(figure, "BatchNorm only")) == [16, 30]
-    assert xs(labelled(figure, "all parameters")) == [1048.576]
+    assert xs(labelled(figure, "all parameters")) == [700, 1048.576]
     assert "100" in texts(figure)
     assert "one task, BatchNorm only, ResNet-32, 30.0 kB: 50.0" in figure.alt
 
@@ -564,11 +578,12 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
     shares = pd.DataFrame([{"name": "stem.weight", "part": "stem", "step": 1, "share": 0.5}])
     table = pd.DataFrame({"block": [0.1, 0.2]}, index=[1, 2])
     block = dict.fromkeys(("squared_mean", "variance", "branch_variance", "expected_variance"), 1.0)
+    at_one_rate = [record for record in records if record.spec.lr == records[0].spec.lr]
     drawn = [
-        figures.dots(records, ARMS),
+        figures.dots(at_one_rate, ARMS),
         figures.sweep(records, ARMS, by="lr"),
         figures.survival(records, ARMS),
-        figures.by_number({"BatchNorm": {14: records}}, "layers"),
+        figures.by_number({"BatchNorm": {14: records[:1]}}, "layers"),
         figures.curves(records, {"": ARMS}),
         figures.signal_propagation({"plain": [{"block": 0} | block]}, theory="plain"),
         figures.branch_shares([0.5, 0.3], {"BatchNorm": [0.5, 0.3]}),

@@ -13,7 +13,7 @@ from IPython.display import HTML
 
 from nbrepro import claims
 from nbrepro.book import found
-from nbrepro.book.chapter import judged, records_of
+from nbrepro.book.chapter import judged
 from nbrepro.claims import checks
 from nbrepro.claims.findings import Answer, Finding
 from nbrepro.claims.rules import Check, Failures, Level, Measured, Ordered, Trained
@@ -210,18 +210,6 @@ def test_remarks_of_ours_stand_apart_from_what_the_paper_says() -> None:
     assert "The larger the batch, and so the rate, the smaller λ must be." in sentence
     assert "(Ours" not in sentence
     assert "(Ours, for our variant" in folded
-
-
-def test_a_figure_shows_the_records_that_its_verdicts_rest_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    first, second, third = trained([0.4, 0.5, 0.6])
-    monkeypatch.setattr("nbrepro.book.chapter.recorded", lambda: [first, second, third])
-    verdicts = [
-        Verdict(claims.get("F2-d"), "not run", records=tuple(r.spec.hash for r in records))
-        for records in ((third, first), (first,))
-    ]
-    assert records_of(*verdicts) == [first, third]
 
 
 # --- what is stored ---

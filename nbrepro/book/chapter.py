@@ -79,40 +79,16 @@ class Chapter:
         return [verdict for rows in _judged(self.claims) for verdict in rows]
 
     def evidence(self, experiment: str | None = None, profile: str | None = None) -> "list[Record]":
-        """The recorded runs that the chapter's figures show: those of the best scale.
+        """The recorded runs that the chapter's figures show, see :func:`evidence`.
 
         Args:
             experiment: where a chapter has several, the one that is meant.
             profile: instead of the best one.
 
-        That is the first with two seeds of at least two arms, and of half as many as any other
-        has: a few runs with the whole recipe must not hide all others. Else the one with most runs.
-        Where an arm has data of its own, it is there at every scale: a scale that is a part of
-        another is none.
-
         Raises:
             ValueError: for an unknown experiment.
         """
-        from nbrepro import experiments
-        from nbrepro.claims.scales import of_scale, scales
-
-        records = recorded()
-        found = [
-            of_scale(records, one.name, tier, dataset)
-            for tier, dataset in scales(records)
-            if profile in (None, tier)
-            for one in experiments.select(experiment or self.name)
-        ]
-        names = [{record.spec.hash for record in runs} for runs in found]
-        found = [
-            runs
-            for runs, own in zip(found, names, strict=True)
-            if not any(own < other for other in names)
-        ]
-        arms = [_replicated_arms(runs) for runs in found]
-        fewest = max(2, *(count / 2 for count in arms)) if arms else 2
-        comparable = (runs for runs, count in zip(found, arms, strict=True) if count >= fewest)
-        return next(comparable, max(found, key=len, default=[]))
+        return evidence(experiment or self.name, profile)
 
     def deviations(self, *names: str) -> "HTML":
         """How the recorded runs differ from the published recipe: a table.
@@ -234,10 +210,40 @@ def recorded(experiment: str | None = None) -> "list[Record]":
     return list({r.spec.hash: r for r in found}.values())  # a run may belong to several scales
 
 
-def records_of(*verdicts: "Verdict") -> "list[Record]":
-    """The records that these verdicts rest on, each once: what a figure of them shows."""
-    wanted = {hash_ for verdict in verdicts for hash_ in verdict.records}
-    return [record for record in recorded() if record.spec.hash in wanted]
+def evidence(name: str, profile: str | None = None) -> "list[Record]":
+    """The recorded runs that figures show: those of the best scale.
+
+    That is the first with two seeds of at least two arms, and of half as many as any other has: a
+    few runs with the whole recipe must not hide all others. Else the one with most runs. Where an
+    arm has data of its own, it is there at every scale: a scale that is a part of another is none.
+
+    Args:
+        name: of an experiment, or of a chapter with all of its experiments.
+        profile: instead of the best one.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    from nbrepro import experiments
+    from nbrepro.claims.scales import of_scale, scales
+
+    records = recorded()
+    found = [
+        of_scale(records, one.name, tier, dataset)
+        for tier, dataset in scales(records)
+        if profile in (None, tier)
+        for one in experiments.select(name)
+    ]
+    names = [{record.spec.hash for record in runs} for runs in found]
+    found = [
+        runs
+        for runs, own in zip(found, names, strict=True)
+        if not any(own < other for other in names)
+    ]
+    arms = [_replicated_arms(runs) for runs in found]
+    fewest = max(2, *(count / 2 for count in arms)) if arms else 2
+    comparable = (runs for runs, count in zip(found, arms, strict=True) if count >= fewest)
+    return next(comparable, max(found, key=len, default=[]))
 
 
 def measured(benchmark: str | None = None) -> "list[Benchmark]":

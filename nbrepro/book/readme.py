@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nbrepro._files import replacing
 from nbrepro.book import address
-from nbrepro.book.chapter import records_of
+from nbrepro.book.chapter import evidence
 from nbrepro.book.evidence import gather
 from nbrepro.book.found import bare, takeaway
 
@@ -39,12 +39,11 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def picture(verdicts: "Mapping[str, Verdict]") -> "Chart":
+def picture() -> "Chart":
     """The figure of the home page, with its legend: accuracy by what of a network is trained."""
     from nbrepro.book import figures
 
-    records = records_of(verdicts["ACC-19"], verdicts["ACC-14"])
-    chart = figures.accuracy(records, figures.figure_v1())
+    chart = figures.accuracy(evidence("training_only_batchnorm"), figures.figure_v1())
     named = dict(
         reversed(pair)
         for axis in chart.axes
@@ -86,7 +85,7 @@ def write(root: Path) -> None:
     with replacing(path) as file:
         file.write(text.encode())
     with replacing(root / "book" / address.PICTURE) as file:
-        picture(verdicts).savefig(
+        picture().savefig(
             file,
             format="png",
             dpi=130,

@@ -10,6 +10,7 @@ import pandas as pd
 from nbrepro.claims import outcomes, statistics
 from nbrepro.claims.labels import TRAINED, network, trained
 from nbrepro.claims.rules import matches
+from nbrepro.claims.scales import replicated
 from nbrepro.claims.tables import printed
 from nbrepro.data.cards import card
 from nbrepro.models import size
@@ -49,9 +50,21 @@ class Ends:
 
     @classmethod
     def of(cls, runs: Iterable[Record]) -> "Ends":
-        """The ends of these runs."""
+        """The ends of these runs.
+
+        Raises:
+            ValueError: if they are not replicates: a mean over several recipes means nothing.
+        """
+        replicates = list(runs)
+        if len({replicated(run.spec) for run in replicates}) > 1:
+            fields = [run.spec.replace(seed=0).to_dict() for run in replicates]
+            differ = [f for f in fields[0] if len({str(spec[f]) for spec in fields}) > 1]
+            raise ValueError(
+                f"these {len(replicates)} runs are no replicates, they differ in "
+                f"{', '.join(differ)}; choose those of one recipe"
+            )
         sides: dict[bool, list[float]] = {True: [], False: []}
-        for run in runs:
+        for run in replicates:
             sides[survived(run)].append(100 * outcomes.value(run, "test_accuracy"))
         return cls(tuple(sides[True]), tuple(sides[False]))
 
