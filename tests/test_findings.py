@@ -57,6 +57,12 @@ def test_arms_that_share_fewer_than_two_seeds_are_compared_as_they_are(seed: int
     assert found.p == pytest.approx(test.pvalue)
 
 
+def test_an_arm_that_means_two_recipes_is_refused() -> None:
+    low = runs([0.3, 0.4])
+    with pytest.raises(ValueError, match=r"several runs of one seed \(0, 0, 1, 1\)"):
+        findings.compare("a", low, [*low, *runs([0.5, 0.6])], ABOVE)
+
+
 def test_a_single_seed_is_open() -> None:
     found = findings.compare("a", runs([0.3]), runs([0.5]), ABOVE)
     assert (found.single, found.test, found.significance) == ("open", "", "")

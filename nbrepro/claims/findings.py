@@ -172,6 +172,9 @@ def compare(
     Seed by seed where the arms share two seeds or more. Where a run fails, accuracy is two-valued
     and no interval means anything: then the question is who fails more often, in the direction of
     the bounds, and stays open if they have none.
+
+    Raises:
+        ValueError: if an arm has several runs of one seed.
     """
     if any(run.failed for run in (*low, *high)):
         if math.isinf(bounds.high):
@@ -389,7 +392,15 @@ def _mean(runs: Sequence[Run]) -> float:
 
 
 def _accuracies(runs: Sequence[Run]) -> dict[int, float]:
-    return {run.seed: run.accuracy for run in runs}
+    """By seed; two runs with one seed would be no replicates."""
+    found = {run.seed: run.accuracy for run in runs}
+    if len(found) < len(runs):
+        seeds = sorted(run.seed for run in runs)
+        raise ValueError(
+            f"an arm has several runs of one seed ({', '.join(map(str, seeds))}): its settings "
+            "mean more than one recipe; name what tells them apart"
+        )
+    return found
 
 
 def _valued(finding: Finding, published: Bounds | None) -> Finding:
