@@ -225,7 +225,7 @@ def evidence(name: str, profile: str | None = None) -> "list[Record]":
         ValueError: for an unknown name.
     """
     from nbrepro import experiments
-    from nbrepro.claims.scales import of_scale, scales
+    from nbrepro.claims.scales import of_scale, scales, whole
 
     records = recorded()
     found = [
@@ -234,12 +234,7 @@ def evidence(name: str, profile: str | None = None) -> "list[Record]":
         if profile in (None, tier)
         for one in experiments.select(name)
     ]
-    names = [{record.spec.hash for record in runs} for runs in found]
-    found = [
-        runs
-        for runs, own in zip(found, names, strict=True)
-        if not any(own < other for other in names)
-    ]
+    found = whole([(frozenset(record.spec.hash for record in runs), runs) for runs in found])
     arms = [_replicated_arms(runs) for runs in found]
     fewest = max(2, *(count / 2 for count in arms)) if arms else 2
     comparable = (runs for runs, count in zip(found, arms, strict=True) if count >= fewest)

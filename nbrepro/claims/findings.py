@@ -176,6 +176,7 @@ def compare(
     Raises:
         ValueError: if an arm has several runs of one seed.
     """
+    first, second = _by_seed(low), _by_seed(high)
     if any(run.failed for run in (*low, *high)):
         if math.isinf(bounds.high):
             finding = fails_more(label, low, high, shown=(high, low))
@@ -184,10 +185,11 @@ def compare(
         else:
             finding = _counts(label, (high, low))
         return _valued(finding, published)
-    first, second = _accuracies(low), _accuracies(high)
     shared = sorted(first.keys() & second.keys())
     if len(shared) > 1:
-        estimate = statistics.paired([first[s] for s in shared], [second[s] for s in shared])
+        estimate = statistics.paired(
+            [first[s].accuracy for s in shared], [second[s].accuracy for s in shared]
+        )
         n, test = (len(shared), len(shared)), PAIRED
     else:
         estimate = statistics.welch([r.accuracy for r in low], [r.accuracy for r in high])
@@ -206,8 +208,11 @@ def gain(
 
     Over the seeds that all four arms share. Where a run fails, the question is whether more runs of
     the second pair are rescued: fail in its first arm, and not in its second.
+
+    Raises:
+        ValueError: if an arm has several runs of one seed.
     """
-    arms = [{run.seed: run for run in arm} for arm in (*low, *high)]
+    arms = [_by_seed(arm) for arm in (*low, *high)]
     shared = sorted(set.intersection(*(set(arm) for arm in arms)))
     runs = [[arm[seed] for seed in shared] for arm in arms]
     four = _kept(runs[3], runs[2], runs[1], runs[0])
@@ -391,9 +396,9 @@ def _mean(runs: Sequence[Run]) -> float:
     return float(np.mean(alive)) if alive else math.nan
 
 
-def _accuracies(runs: Sequence[Run]) -> dict[int, float]:
-    """By seed; two runs with one seed would be no replicates."""
-    found = {run.seed: run.accuracy for run in runs}
+def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
+    """Two runs with one seed would be no replicates."""
+    found = {run.seed: run for run in runs}
     if len(found) < len(runs):
         seeds = sorted(run.seed for run in runs)
         raise ValueError(

@@ -27,7 +27,7 @@ from nbrepro.claims.rules import (
     Rule,
     Trained,
 )
-from nbrepro.claims.scales import CIFAR10, Latest, by_data, of_grid, scales, specs
+from nbrepro.claims.scales import CIFAR10, Latest, by_data, of_grid, scales, specs, whole
 from nbrepro.data.cards import card
 from nbrepro.records import fingerprints
 from nbrepro.records.ledger import Record
@@ -141,9 +141,7 @@ def rows(claim: Claim, rule: Trained, records: Sequence[Record]) -> list[Row]:
                 apart = len(fed) - len(used)
                 row = Row(profile, dataset, other, answers, missing, used, apart)
                 found.append((asked, row))
-    # A scale that asks nothing but what another asks as well is no further evidence.
-    own = [row for asked, row in found if not any(asked < others for others, _ in found)]
-    return sorted(own, key=lambda row: row.rank)
+    return sorted(whole(found), key=lambda row: row.rank)
 
 
 def _asked(rule: Trained, spec: Spec) -> str:

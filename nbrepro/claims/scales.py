@@ -27,6 +27,7 @@ __all__ = [
     "replicated",
     "scales",
     "specs",
+    "whole",
 ]
 
 #: The data set of the papers' small networks: its own pixels, and the same pictures compressed.
@@ -81,6 +82,14 @@ def by_data(
         groups.setdefault(None if data == meant[name] else (name, data), []).append(record)
     for key, group in groups.items():
         yield key and key[1], group
+
+
+def whole(found: Sequence[tuple[frozenset[str], T]]) -> list[T]:
+    """What is found for each set of runs, without the sets that are a part of another.
+
+    Where an arm has data of its own, for example, its runs are there at every scale.
+    """
+    return [each for own, each in found if not any(own < others for others, _ in found)]
 
 
 @cache

@@ -27,14 +27,15 @@ def beta_in_units_of_gamma() -> Outcome:
     by_beta = _zeros(numbers, gamma, torch.full_like(gamma, BETA))
     by_both = _zeros(numbers, gamma, BETA * gamma.abs())
     theory = float(torch.special.ndtr(torch.tensor(-BETA)))
+    beta = f"{BETA:g}".replace("-", "−")
     return Outcome(
         {
             "by_beta": float(np.ptp(by_beta)),
             "by_both": float(np.ptp(by_both)),
             "theory": float(np.abs(by_both - theory).max()),
         },
-        f"with β = −0.5 the ReLU is zero at {100 * by_beta.min():.0f} to "
-        f"{100 * by_beta.max():.0f} % of all places, by γ; with β = −0.5|γ| at "
+        f"with β = {beta} the ReLU is zero at {100 * by_beta.min():.0f} to "
+        f"{100 * by_beta.max():.0f} % of all places, by γ; with β = {beta}|γ| at "
         f"{100 * by_both.mean():.0f} %, whatever γ is (theory {100 * theory:.0f} %)",
     )
 
