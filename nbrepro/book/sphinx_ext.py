@@ -12,7 +12,8 @@ Every page is tidied after the theme has written it:
   every link as a selector there, and fail at one that is none;
 - so do the 1.5 MB of Font Awesome as a script: the page shows the same icons from its font;
 - roles of bibliographies that ARIA has withdrawn go, and signatures that docutils writes as lists
-  of definitions without terms become blocks.
+  of definitions without terms become blocks;
+- a number and the percent sign or the points behind it stay on one line.
 
 What links elsewhere show of a page comes from :mod:`nbrepro.book.address`, the download ``agc.py``
 from :mod:`nbrepro.book.standalone`.
@@ -70,6 +71,10 @@ def _as_blocks(found: re.Match[str]) -> str:
     return f'<div class="sig-lines">{lines}</div>'
 
 
+def _bound(found: re.Match[str]) -> str:
+    return "\u00a0" if found[0] == " " else found[0]
+
+
 #: What is taken out of every page, or put in another form; in this order.
 _TIDY = (
     (re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>'), ""),
@@ -78,6 +83,10 @@ _TIDY = (
     (re.compile(r"<script[^>]*/fontawesome/[^>]*></script>"), ""),
     (re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")'), ""),
     (re.compile(r'<dl>\s*(<dd><em class="sig-param">.*?)</dl>', re.DOTALL), _as_blocks),
+    (
+        re.compile(r"<(pre|script|style)\b.*?</\1>|(?<=\d) (?=%|points?\b)", re.DOTALL),
+        _bound,
+    ),
 )
 
 
