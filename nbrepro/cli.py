@@ -310,6 +310,7 @@ def _status(options: argparse.Namespace) -> None:
     from nbrepro import sweep
     from nbrepro.data.cards import card
     from nbrepro.records.fingerprints import remarks
+    from nbrepro.records.timings import duration
 
     ledger, planned, records, damaged = _planned(options)
     on = "digits" if options.profile == "smoke" else options.dataset
@@ -323,7 +324,7 @@ def _status(options: argparse.Namespace) -> None:
     for cells, runs in rows.items():
         missing = [p for p in runs if p.missing]
         known, unknown = sweep.cost([p.spec for p in missing], records, ledger.work)
-        parts = [_duration(known)] * bool(known) + [f"{unknown} not measured"] * bool(unknown)
+        parts = [duration(known)] * bool(known) + [f"{unknown} not measured"] * bool(unknown)
         done = sum(p.record is not None and p.record.status != "failed" for p in runs)
         failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
         recorded = f"{done}" + (f" ({failed} failed)" if failed else "")
@@ -339,7 +340,7 @@ def _status(options: argparse.Namespace) -> None:
         print(f"On {other} {number} runs are recorded: --dataset {other}")
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
     more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
-    print(f"To do: {_duration(total)} at the speed of the latest records{more}.")
+    print(f"To do: {duration(total)} at the speed of the latest records{more}.")
     if card(on).classes is None and not any(p.record for p in planned):
         print(
             f"note: nothing is known of a data set called {on!r}; to run on it, put a folder of "
@@ -509,12 +510,6 @@ def _new_chapter(options: argparse.Namespace) -> None:
 
     for line in new_chapter.write(options.name, options.paper):
         print(line)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _table(title: str, *columns: str) -> "Table":

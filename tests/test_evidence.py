@@ -155,14 +155,6 @@ def test_no_page_is_made_from_half_the_evidence(tmp_path: Path) -> None:
         evidence.gather(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.31, "0.3 s"), (12.4, "12 s"), (89, "89 s"), (480, "8 min"), (5760, "1.6 h")],
-)
-def test_durations_for_readers(seconds: float, said: str) -> None:
-    assert evidence.duration(seconds) == said
-
-
 def test_links_to_a_page(tmp_path: Path) -> None:
     assert evidence.link("ACC-20") == "claims/ACC-20.html"
     assert evidence.link("ACC-20", "api/agc") == "../claims/ACC-20.html"

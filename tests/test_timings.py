@@ -91,3 +91,11 @@ def test_an_altered_record_is_refused_by_name(tmp_path: Path, key: str) -> None:
 
 def test_the_records_that_ship_are_sound() -> None:
     assert timings.read(Path(__file__).parents[1] / "results")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.31, "0.3 s"), (12.4, "12 s"), (89, "89 s"), (480, "8 min"), (5760, "1.6 h")],
+)
+def test_durations_for_readers(seconds: float, said: str) -> None:
+    assert timings.duration(seconds) == said

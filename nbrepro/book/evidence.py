@@ -226,7 +226,8 @@ def _cost(claim: Claim, runs: Sequence[Mapping[str, Any]], evidence: Evidence) -
         if known is None:
             return ""
         when = known.provenance["finished"][:10]
-        return f"{duration(known.seconds)} of a processor ({known.provenance['device']}, {when})"
+        took = timings.duration(known.seconds)
+        return f"{took} of a processor ({known.provenance['device']}, {when})"
     by_device: dict[str, list[float]] = {}
     for run in runs:
         threads = (
@@ -234,16 +235,10 @@ def _cost(claim: Claim, runs: Sequence[Mapping[str, Any]], evidence: Evidence) -
         )
         by_device.setdefault(f"{run['device']}{threads}", []).append(run["seconds"] or 0)
     return "; ".join(
-        f"{duration(sum(seconds))} for {len(seconds)} run{'s' * (len(seconds) != 1)} on {device}"
+        f"{timings.duration(sum(seconds))} for {len(seconds)} run{'s' * (len(seconds) != 1)} "
+        f"on {device}"
         for device, seconds in by_device.items()
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds for readers: ``0.3 s``, ``12 s``, ``8 min``, ``1.6 h``."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True)

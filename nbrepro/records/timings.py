@@ -49,6 +49,13 @@ class Benchmark:
         return _stem(self.name, self.hardware)
 
 
+def duration(seconds: float) -> str:
+    """Seconds for readers: ``0.3 s``, ``12 s``, ``8 min``, ``1.6 h``."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def computed(work: Callable[[], object], times: int) -> float:
     """Seconds that this process computes for so many calls, whoever else has the core."""
     start = time.process_time()
