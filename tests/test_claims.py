@@ -234,6 +234,7 @@ def test_networks_that_were_not_run_are_left_out_and_named() -> None:
     for model in ("cifar_resnet32", "cifar_resnet218"):
         assert network(model) in result.note
     assert "ResNet-56" not in result.note
+    assert f"not run: {', '.join(result.missing)}" == result.note
 
 
 def test_pairs_compare_the_policies() -> None:
@@ -259,6 +260,16 @@ def test_one_clear_no_outweighs_an_open_question() -> None:
     assert verdict("ACC-20", records(accuracies)).verdict == "inconclusive"
     accuracies |= {("cifar_resnet110", "batchnorm"): around(0.30)}
     assert verdict("ACC-20", records(accuracies)).verdict == "contradicted"
+
+
+def test_runs_of_two_precisions_are_named() -> None:
+    """A network trained in float32 differs by up to a point from one trained in bfloat16."""
+    made = records(QUICK)
+    for number, run in enumerate(made):
+        run.provenance["precision"] = "bfloat16" if number else "float32"
+    assert "in bfloat16 and some in float32" in verdict("ACC-20", made).note
+    made[0].provenance["precision"] = "bfloat16"
+    assert "float32" not in verdict("ACC-20", made).note
 
 
 def test_a_single_seed_decides_nothing() -> None:

@@ -27,6 +27,9 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 WORDS = {
     "trained": ("contradicted", "inconclusive", "reproduced at reduced scale", "reproduced"),
     "measured": ("contradicted", "inconclusive", "reproduced"),
+    "arithmetic": ("inconsistent as printed", "inconclusive", "consistent as printed"),
+    "counted": ("counts differ", "inconclusive", "counts agree"),
+    "verified": ("implementation differs", "inconclusive", "implementation verified"),
     "ours": ("not found here", "inconclusive", "found here"),
 }
 
@@ -124,12 +127,21 @@ def test_what_is_missing() -> None:
     open_ = replace(difference(0, "open"), needed=lambda _: 12, family=17)
     verdict = Verdict(given, "inconclusive", (open_,), single="contradicted")
     assert "12 seeds per arm" in found.missing(verdict)
-    assert "17 comparisons it would be contradicted" in found.missing(verdict)
+    assert "17 comparisons it is contradicted" in found.missing(verdict)
+    many = replace(open_, needed=lambda _: found.MANY_SEEDS + 1)
+    assert "hardly" in found.missing(Verdict(given, "inconclusive", (many,)))
     single = replace(difference(0, "open"), n=(1, 1))
     assert "single seed" in found.missing(Verdict(given, "inconclusive", (single,)))
     hopeless = Verdict(given, "inconclusive", (difference(0, "open"),))
-    assert "unlikely" in found.missing(hopeless)
+    assert "hardly" in found.missing(hopeless)
     assert found.missing(Verdict(given, "contradicted", (difference(0, "no"),))) == ""
+
+
+def test_what_was_not_run_is_named_beside_the_numbers() -> None:
+    part = Verdict(claims.get("F2-d"), "reproduced", (difference(0),), missing=("A", "B"))
+    assert found.not_run(part) == "Not run at this scale: A, B."
+    assert found.not_run(part) in found.Claims([part])("F2-d").data
+    assert found.not_run(Verdict(claims.get("F2-d"), "reproduced", (difference(0),))) == ""
 
 
 def test_a_claim_that_was_not_run_says_so() -> None:
@@ -148,12 +160,15 @@ def test_with_a_pair_missing_no_number_is_put_in_the_place_of_another() -> None:
 
 
 def test_the_box_escapes_text_and_shows_verdict_and_figure() -> None:
-    verdict = Verdict(claims.get("F2-d"), "contradicted", (difference(0, "no"),))
+    verdict = Verdict(
+        claims.get("F2-d"), "contradicted", (difference(0, "no"),), scale="quick: 8 epochs"
+    )
     figure = HTML("<figure>drawn</figure>")
     box = found.found(verdict, "a < b", hero=figure).data
     assert "a &lt; b" in box
     assert "<figure>drawn</figure>" in box
     assert found.said(verdict).details in box
+    assert "(quick: 8 epochs)" in box
     assert 'class="verdict verdict-no">contradicted<' in box
     assert "<figure" not in found.found("a").data
 
@@ -185,10 +200,12 @@ def test_two_arms_that_no_claim_compares() -> None:
 
 def test_a_page_shows_each_claim_once_and_then_the_rest() -> None:
     open_ = Verdict(claims.get("F2-d"), "inconclusive", (difference(0, "open"),), scale="quick")
-    further = Verdict(claims.get("F2-d"), "contradicted", (difference(1, "no"),))
+    further = Verdict(claims.get("F2-d"), "contradicted", (difference(1, "no"),), profile="quick")
     cited = Verdict(claims.get("M-12"), "cited only")
     page = found.Claims([open_, further, Verdict(claims.get("M-13"), "not run"), cited])
     assert page["F2-d"] == open_
+    assert page.at("F2-d", "quick") == further
+    assert page.at("F2-d", "full") == open_
     first, rest = page("F2-d").data, page.rest().data
     assert re.findall('id="(.*?)"', first) == ["F2-d"]
     assert re.findall('id="(.*?)"', rest) == ["M-13", "M-12"]

@@ -37,6 +37,8 @@ SEEN = {
     "second hand": "second hand",
     "recalled": "recalled, seen nowhere",
 }
+#: More seeds per arm than this are more than we, or a reader, would run.
+MANY_SEEDS = 50
 #: What stands before the paper's name on a card.
 BY = {"paper": "", "review": "a published review of ", "ours": "beside "}
 
@@ -135,30 +137,32 @@ def missing(verdict: "Verdict") -> str:
     """What would settle an open claim, as a sentence; empty for any other."""
     if verdict.tone != "open" or not verdict.findings:
         return ""
-    if verdict.seeds_needed:
+    if verdict.seeds_needed and verdict.seeds_needed <= MANY_SEEDS:
         words = f"{verdict.seeds_needed} seeds per arm would probably settle it."
     elif any(min(finding.n) < 2 for finding in verdict.findings):
         words = "A single seed settles nothing."
     else:
-        words = "More seeds of the same runs are unlikely to settle it."
+        words = "More seeds of the same runs would hardly settle it."
     if verdict.single not in ("", verdict.verdict):
         family = verdict.findings[0].family
-        words += f" Without the correction for {family} comparisons it would be {verdict.single}."
+        words += f" Before the correction for {family} comparisons it is {verdict.single}."
     return words
+
+
+def not_run(verdict: "Verdict") -> str:
+    """What the rule asks about and the runs leave out, as a sentence; empty if it is nothing."""
+    return f"Not run at this scale: {', '.join(verdict.missing)}." if verdict.missing else ""
 
 
 def found(*sentences: "Verdict | str", hero: "HTML | None" = None) -> "HTML":
     """The box that opens a page: what was found, sentence by sentence, and one figure.
 
     Args:
-        sentences: verdicts, each told by :func:`conclusion` with a link to its evidence, or
-            sentences of one's own.
+        sentences: verdicts, each told by :func:`said` with its scale and a link to its evidence,
+            or sentences of one's own.
         hero: a figure of :func:`nbrepro.book.captions.figure`.
     """
-    told = [
-        (None, s, "") if isinstance(s, str) else (s, said(s).headline, _details(s))
-        for s in sentences
-    ]
+    told = [(None, s, "") if isinstance(s, str) else (s, *said(s)) for s in sentences]
     return render("found", told=told, link=address, hero=hero)
 
 
@@ -173,7 +177,7 @@ class Claims:
         self._left: dict[str, list[Verdict]] = {}
         for verdict in verdicts:
             self._left.setdefault(verdict.claim.id, []).append(verdict)
-        self._deciding = {name: rows[0] for name, rows in self._left.items()}
+        self._all = dict(self._left)
 
     def __getitem__(self, name: str) -> "Verdict":
         """The verdict that decides a claim.
@@ -181,7 +185,18 @@ class Claims:
         Raises:
             ValueError: for a claim that is not one of the page.
         """
-        return self._deciding[choose("claim of this page", name, self._deciding)]
+        return self._all[choose("claim of this page", name, self._all)][0]
+
+    def at(self, name: str, profile: str) -> "Verdict":
+        """The verdict on a claim at a profile, or the one that decides where it was not run there.
+
+        For figures that show the runs of that profile.
+
+        Raises:
+            ValueError: for a claim that is not one of the page.
+        """
+        deciding = self[name]
+        return next((v for v in self._all[name] if v.profile == profile), deciding)
 
     def __call__(self, *wanted: str) -> "HTML":
         """A table of these claims.
@@ -223,7 +238,7 @@ def _claims(groups: "Sequence[Sequence[Verdict]]") -> "HTML":
 
 
 def _details(verdict: "Verdict") -> str:
-    return " ".join(filter(None, (said(verdict).details, missing(verdict))))
+    return " ".join(filter(None, (said(verdict).details, not_run(verdict), missing(verdict))))
 
 
 def bare(claim: "Claim") -> str:

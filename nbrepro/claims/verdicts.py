@@ -89,6 +89,7 @@ class Verdict:
         value: whether the published values agree with ours; empty if that was not asked.
         profile: of the runs it rests on.
         dataset: what stands for CIFAR-10 in them, for ``nbrepro run --dataset``.
+        missing: networks or arms of the rule that were not run at this scale.
     """
 
     claim: Claim
@@ -101,6 +102,7 @@ class Verdict:
     value: str = ""
     profile: str = ""
     dataset: str = ""
+    missing: tuple[str, ...] = ()
     values: "Mapping[str, Computed]" = field(default_factory=dict)
 
     @property
@@ -242,6 +244,7 @@ def _conclude(claim: Claim, row: Row, others: Sequence[Finding]) -> Verdict:
         value=agreement,
         profile=row.profile,
         dataset=row.dataset,
+        missing=tuple(row.missing),
     )
 
 
@@ -254,6 +257,9 @@ def _limits(found: Sequence[Finding], records: Sequence[Record]) -> Iterator[str
     if any(f.failed for f in found):
         fails = sum(map(failed, records))
         yield f"{fails} of {len(records)} runs failed (diverged, or below twice chance)"
+    chosen = {r.provenance.get("precision") for r in records if r.spec.precision == "auto"}
+    if len(chosen) > 1:
+        yield f"some runs are in {' and some in '.join(sorted(map(str, chosen)))}"
 
 
 def _scale(row: Row) -> str:
