@@ -102,8 +102,9 @@ def parser() -> argparse.ArgumentParser:
             help="how much is spent (default: %(default)s)",
         )
         command.add_argument(
-            "--dataset", metavar="D", default="cifar10",
-            help="cifar10, or a folder below the data root that stands for it, as cifar10-jpeg",
+            "--dataset", metavar="D",
+            help="cifar10 (default), or a folder below the data root that stands for it, as "
+            "cifar10-jpeg; smoke runs have the digits",
         )  # fmt: skip
         command.add_argument("--seeds", type=int, metavar="N", help="replicates of each run")
         command.add_argument("--results", type=Path, metavar="DIR", help="the ledger's folder")
@@ -168,8 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough, as ``head`` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1  # as rich does where a table is being printed
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("nbrepro"):
+            raise
+        print(
+            f"nbrepro: {error.name} is missing; the command needs pip install 'nbrepro[runs]', "
+            "and the book 'nbrepro[book]'",
+            file=sys.stderr,
+        )
+        return 2
     except _mendable() as error:
-        print(f"nbrepro: {error}", file=sys.stderr)
+        print("\n  ".join([f"nbrepro: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; start it again to go on from the last epoch", file=sys.stderr)
@@ -193,6 +203,8 @@ def _answer(arguments: Sequence[str] | None) -> int:
     if options.command is None:
         top.print_help()
         return 0
+    if options.command in ("run", "status"):
+        _choose_data(options)
     # One line per epoch in logs; on a terminal the bar tells the same.
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
@@ -201,6 +213,16 @@ def _answer(arguments: Sequence[str] | None) -> int:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             logging.disable(logging.INFO)
         return int(_COMMANDS[options.command](options) or 0)
+
+
+def _choose_data(options: argparse.Namespace) -> None:
+    """The data that stand for CIFAR-10; smoke runs have their own."""
+    if options.profile == "smoke" and options.dataset is not None:
+        raise ValueError(
+            f"--dataset {options.dataset}: smoke runs train on embedded digits; leave it out, or "
+            "take --profile quick"
+        )
+    options.dataset = options.dataset or "cifar10"
 
 
 def _mendable() -> tuple[type[Exception], ...]:
@@ -238,32 +260,43 @@ def _planned(
     names = [*experiments.names(), *claims.register()]
     if options.name not in names:
         raise ValueError(unknown("experiment, chapter or claim", options.name, names))
-    claim = claims.register().get(options.name)
-    if claim and not claim.experiment:
-        raise ValueError(f"{claim.id} needs no run; see nbrepro verify {claim.id}")
-    selected = experiments.select(claim.experiment if claim and claim.experiment else options.name)
     # Smoke runs prove the code and never belong to the evidence.
     apart = options.profile == "smoke" and options.results is None
     ledger = Ledger(SMOKE if apart else options.results)
-    planned = sweep.plan(
-        selected, options.profile, ledger, dataset=options.dataset, seeds=options.seeds
-    )
-    if claim:
-        settled = sweep.settles([p.spec for p in planned], options.profile)
-        planned = [p for p in planned if claim.id in settled[p.spec.hash]]
-        if not planned:
-            accepted = sweep.accepted(claim)
-            if options.profile in accepted:
-                raise ValueError(
-                    f"runs on {options.dataset!r} do not count for {claim.id}; take --dataset "
-                    f"{_counted(claim)}"
-                )
-            wanted = " or ".join(f"--profile {name}" for name in accepted)
-            raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
+    planned = _plan(options, ledger, options.dataset)
+    if not planned:
+        claim = claims.get(options.name)
+        accepted = sweep.accepted(claim)
+        if options.profile in accepted:
+            raise ValueError(
+                f"runs on {options.dataset!r} do not count for {claim.id}; take --dataset "
+                f"{_counted(claim)}"
+            )
+        wanted = " or ".join(f"--profile {name}" for name in accepted)
+        raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
     if options.command == "run":
         ledger.check_writable()
     records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
     return ledger, sweep.most_informative(planned, records, options.profile), records, damaged
+
+
+def _plan(options: argparse.Namespace, ledger: "Ledger", dataset: str) -> list["Planned"]:
+    """The runs of an experiment, a chapter or everything; of a claim those that settle it.
+
+    Raises:
+        ValueError: for a claim that needs no run.
+    """
+    from nbrepro import claims, experiments, sweep
+
+    claim = claims.register().get(options.name)
+    if claim and not claim.experiment:
+        raise ValueError(f"{claim.id} needs no run; see nbrepro verify {claim.id}")
+    selected = experiments.select(claim.experiment if claim and claim.experiment else options.name)
+    planned = sweep.plan(selected, options.profile, ledger, dataset=dataset, seeds=options.seeds)
+    if not claim:
+        return planned
+    settled = sweep.settles([p.spec for p in planned], options.profile)
+    return [p for p in planned if claim.id in settled[p.spec.hash]]
 
 
 def _counted(claim: "Claim") -> str:
@@ -281,13 +314,16 @@ def _run(options: argparse.Namespace) -> int:
     from nbrepro import sweep
     from nbrepro.sweep import SweepOptions
 
-    ledger, planned, _, _ = _planned(options)
+    ledger, planned, earlier, _ = _planned(options)
     todo = [p for p in planned if p.missing]
     named = [field.name for field in dataclasses.fields(SweepOptions) if field.metadata]
     given = {name: getattr(options, name) for name in named}
     with contextlib.closing(sweep.run(planned, SweepOptions(ledger=ledger, **given))) as records:
         done = len(planned) - len(todo)
-        print(f"{len(planned)} runs, {done} recorded, {len(todo)} to do", flush=True)
+        what = f"{len(planned)} {options.profile} runs on {_on(options)}"
+        print(f"{what}, {done} recorded, {len(todo)} to do", flush=True)
+        if not done:
+            _say_elsewhere(options, ledger, earlier)
         for record in records:
             if record.status == "failed":
                 last = (record.error or "").strip().splitlines()[-1:]
@@ -313,7 +349,7 @@ def _status(options: argparse.Namespace) -> None:
     from nbrepro.records.timings import duration
 
     ledger, planned, records, damaged = _planned(options)
-    on = "digits" if options.profile == "smoke" else options.dataset
+    on = _on(options)
     head, rows = _rows(planned, options)
     table = _table(
         f"{options.profile} on {on}" + ", most informative first" * (head != ("experiment",)),
@@ -336,11 +372,13 @@ def _status(options: argparse.Namespace) -> None:
     _print(table)
     if head == ("experiment",):
         print("The arms of one: nbrepro status NAME")
-    for other, number in _elsewhere(options, records).items():
-        print(f"On {other} {number} runs are recorded: --dataset {other}")
+    _say_elsewhere(options, ledger, records)
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
     more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
-    print(f"To do: {duration(total)} at the speed of the latest records{more}.")
+    if any(p.missing for p in planned):
+        print(f"To do: {duration(total)} at the speed of the latest records{more}.")
+    else:
+        print("Nothing is left to do.")
     if card(on).classes is None and not any(p.record for p in planned):
         print(
             f"note: nothing is known of a data set called {on!r}; to run on it, put a folder of "
@@ -353,23 +391,22 @@ def _status(options: argparse.Namespace) -> None:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
 
 
-def _elsewhere(options: argparse.Namespace, records: "Sequence[Record]") -> dict[str, int]:
-    """The other form of CIFAR-10, and how many of the runs are recorded on it, if any are."""
-    from nbrepro import experiments
+def _on(options: argparse.Namespace) -> str:
+    return "digits" if options.profile == "smoke" else str(options.dataset)
+
+
+def _say_elsewhere(
+    options: argparse.Namespace, ledger: "Ledger", records: "Sequence[Record]"
+) -> None:
+    """Say how many of the runs are recorded on the other form of CIFAR-10, if any are."""
     from nbrepro.claims.scales import CIFAR10
 
-    if options.profile == "smoke" or options.name not in experiments.names():
-        return {}
     recorded = {record.spec.hash for record in records}
-    found = {}
     for other in CIFAR10:
-        if other != options.dataset:
-            grids = [
-                experiment.specs(options.profile, other, options.seeds)
-                for experiment in experiments.select(options.name)
-            ]
-            found[other] = len(recorded & {spec.hash for grid in grids for spec in grid})
-    return {other: number for other, number in found.items() if number}
+        if options.profile != "smoke" and other != options.dataset:
+            number = len(recorded & {p.spec.hash for p in _plan(options, ledger, other)})
+            if number:
+                print(f"On {other} {number} runs are recorded: --dataset {other}")
 
 
 def _rows(
@@ -428,6 +465,11 @@ def _verify(options: argparse.Namespace) -> int:
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
     records, damaged = ledger.scan()
+    if ledger.is_empty() and not damaged:  # such as a run leaves that could not begin
+        raise OSError(
+            f"the ledger {ledger.root.absolute()} has no records; work in a clone of the book, or "
+            "name a ledger with --results or NBREPRO_RESULTS"
+        )
     measured = timings.read(ledger.root)
     judged = [verdicts.judge_all(claim, records, measured) for claim in chosen]
     reports = [report(rows, records) for rows in judged]
@@ -437,7 +479,7 @@ def _verify(options: argparse.Namespace) -> int:
         whole = options.all or options.claims
         for entry in reports:
             print("\n".join(lines(entry)[: None if whole else 1]))
-        print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root}")
+        print(f"{len(records)} sound records, {len(damaged)} damaged, in {ledger.root.absolute()}")
     for remark in remarks(records):
         print(f"note: {remark}", file=sys.stderr)
     problems = [f"damaged: {entry}" for entry in damaged]
@@ -464,8 +506,8 @@ def _show(options: argparse.Namespace) -> None:
             if entry.path.stem.startswith(options.hash):
                 raise ValueError(f"damaged: {entry}")
         raise ValueError(
-            f"{len(found)} records in {ledger.root} begin with {options.hash!r}; give the first "
-            "digits of one run's hash (nbrepro verify CLAIM lists them)"
+            f"{len(found)} records in {ledger.root.absolute()} begin with {options.hash!r}; give "
+            "the first digits of one run's hash (nbrepro verify CLAIM lists them)"
         )
     (record,) = found
     print(f"{record.spec}: {record.status}")

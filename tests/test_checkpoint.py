@@ -1,5 +1,6 @@
 """A checkpoint is of these data, this code and this content, or it is not taken up."""
 
+import io
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,18 @@ def test_a_run_resumed_where_it_began_has_no_earlier_place(
     result = go_on(short, few_digits, tmp_path / "run.pt")
     assert result.how["resumed_at_epoch"] == 1
     assert "earlier" not in result.how
+
+
+def test_seconds_of_all_sessions_count(short: Spec, few_digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    begin(short, few_digits, path)
+    saved = torch.load(io.BytesIO(path.read_bytes().split(b"\n", 1)[1]), weights_only=True)
+    assert 0 < saved["seconds"] < 600
+    saved["seconds"] += 1000
+    content = io.BytesIO()
+    torch.save(saved, content)
+    path.write_bytes(checkpoint._header(content.getvalue()) + content.getvalue())
+    assert go_on(short, few_digits, path).how["seconds"] > 1000
 
 
 @pytest.mark.parametrize(

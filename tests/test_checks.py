@@ -27,9 +27,10 @@ from nbrepro.models import nfnet
 from nbrepro.optim import ema
 
 #: Check → bounds on its values, by the claim that rests on it.
+#: Check → bounds of the first claim that it decides.
 BOUNDS: dict[str, Mapping[str, Bounds]] = {
     claim.rule.check: claim.rule.bounds
-    for claim in claims.register().values()
+    for claim in reversed(claims.register().values())
     if isinstance(claim.rule, Check)
 }
 
@@ -142,6 +143,23 @@ def test_every_check_decides_a_claim_and_says_what_it_measures() -> None:
     for name, check in registry().items():
         assert check.run.__doc__, name
         assert "Criterion" not in check.run.__doc__, f"{name}: it stands in claims.yaml"
+
+
+def test_two_checks_of_one_name() -> None:
+    def frozen_stays() -> Outcome:
+        return Outcome({}, "")
+
+    frozen_stays.__module__ = "nbrepro.claims.elsewhere"
+    registry()
+    with pytest.raises(ValueError, match=r"called frozen_stays, in .*setup and in .*elsewhere"):
+        checks.check(frozen_stays)
+
+
+def test_an_error_in_a_check_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checks._CHECKS, "sam_cost", checks.Check(lambda: 1 / 0, 1))  # type: ignore
+    with pytest.raises(ZeroDivisionError) as caught:
+        compute("sam_cost")
+    assert caught.value.__notes__ == [f"in the check sam_cost ({__name__})"]
 
 
 def test_unknown_check_names_the_nearest() -> None:

@@ -78,6 +78,7 @@ def test_misspelt_commands_and_options(
         (["run", "all", "--profile", "quick", "--dataset", "/a/b"], "the name of a folder, not a"),
         (["status", "all", "--profile", "quick", "--dataset", "../b"], "the name of a folder, not"),
         (["run", "all", "--profile", "quick", "--dataset", "nowhere"], "nowhere"),
+        (["run", "all", "--dataset", "flowers"], "--dataset flowers: smoke runs train on embedded"),
         (
             ["status", "ACC-20", "--dataset", "cifar11"],
             "do not count for ACC-20; take --dataset cifar10 or cifar10-jpeg",
@@ -122,16 +123,16 @@ def test_run_then_run_again_then_status_then_verify(
     monkeypatch.chdir(tmp_path)
     results = ["--results", str(tmp_path / "results")]
     assert run("run", "training_only_batchnorm", "--profile", "smoke", *results) == 0
-    assert "3 runs, 0 recorded, 3 to do" in capsys.readouterr().out
+    assert "3 smoke runs on digits, 0 recorded, 3 to do" in capsys.readouterr().out
     records, damaged = Ledger(tmp_path / "results").scan()
     assert len(records) == 3
     assert not damaged
 
     assert run("run", "training_only_batchnorm", "--profile", "smoke", *results) == 0
-    assert "3 runs, 3 recorded, 0 to do" in capsys.readouterr().out
+    assert "3 smoke runs on digits, 3 recorded, 0 to do" in capsys.readouterr().out
     assert run("status", "training_only_batchnorm", "--profile", "smoke", *results) == 0
     by_arm = capsys.readouterr().out
-    assert "To do: 0 s" in by_arm
+    assert "Nothing is left to do." in by_arm
     assert by_arm.count("train=") == 3
     assert run("status", "--profile", "smoke", *results) == 0
     by_experiment = capsys.readouterr().out
@@ -337,6 +338,29 @@ def test_an_empty_address_of_a_scheduler(capsys: pytest.CaptureFixture[str]) -> 
     assert "address is empty" in capsys.readouterr().err
 
 
-def test_status_says_where_else_runs_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("status", "many_tasks") == 0
-    assert "On cifar10-jpeg 40 runs are recorded" in capsys.readouterr().out
+@pytest.mark.parametrize(("name", "runs"), [("many_tasks", 40), ("TASK-2", 20)])
+def test_status_says_where_else_runs_are_recorded(
+    name: str, runs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("status", name) == 0
+    assert f"On cifar10-jpeg {runs} runs are recorded" in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_begin_leaves_no_evidence_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NBREPRO_DATA", str(tmp_path))
+    assert run("run", "ACC-20", "--profile", "quick") == 2
+    assert "data_batch_1 is missing; run with download=True" in capsys.readouterr().err
+    assert run("verify", "ACC-20") == 2
+    assert f"the ledger {tmp_path / 'results'} has no records" in capsys.readouterr().err
+
+
+def test_a_small_install_says_what_is_missing() -> None:
+    code = (
+        "import sys; sys.modules['filelock'] = None; from nbrepro import cli; cli.main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("nbrepro: filelock is missing; the command needs pip install")
+    assert done.stderr.count("\n") == 1

@@ -74,6 +74,11 @@ def test_an_unfit_module_names_its_file(package: ModuleType, text: str, message:
         experiments.find(package)
 
 
+def test_every_profile_says_how_many_seeds() -> None:
+    with pytest.raises(ValueError, match="seeds of 'slip' has quick; it needs smoke, quick, full"):
+        experiments.Experiment("slip", "04_a", "A slip", lambda _: [], {"quick": 1})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -86,7 +91,7 @@ def test_an_unfit_module_names_its_file(package: ModuleType, text: str, message:
 )
 def test_a_slip_in_an_arm_names_the_experiment(settings: dict[str, Any], message: str) -> None:
     slip = experiments.Experiment(
-        "slip", "04_a", "A slip", lambda _: [Spec(**settings)], {"quick": 1}
+        "slip", "04_a", "A slip", lambda _: [Spec(**settings)], {"smoke": 1, "quick": 1, "full": 1}
     )
     with pytest.raises(experiments.BrokenExperiment, match=message):
         slip.specs("quick")

@@ -82,7 +82,10 @@ def test_empty_ledger(ledger: Ledger) -> None:
     assert ledger.find(make().spec) is None
     ledger.check_writable()
     assert ledger.scan() == ([], [])
+    assert ledger.is_empty()
     assert ledger.find(make().spec) is None
+    ledger.write(make())
+    assert not ledger.is_empty()
 
 
 @pytest.mark.parametrize("how", ["argument", "environment", "nobody named it"])
@@ -155,6 +158,10 @@ def test_locks_and_checkpoints_go_with_the_ledger(
     monkeypatch.chdir(tmp_path / "elsewhere")
     absolute, relative = Ledger(tmp_path / "results"), Ledger("../results")
     assert absolute.work == relative.work == tmp_path / "runs"
+
+
+def test_what_is_run_again_shares_no_checkpoints_with_the_first_time(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "again").work == tmp_path / "again-runs"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

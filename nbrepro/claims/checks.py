@@ -147,6 +147,12 @@ def check_over(seeds: int) -> Callable[[Callable[[], Outcome]], Callable[[], Out
     """Register a check that is run with every seed from 0 to ``seeds - 1``."""
 
     def register(run: Callable[[], Outcome]) -> Callable[[], Outcome]:
+        known = _CHECKS.get(run.__name__)
+        if known is not None and known.run.__module__ != run.__module__:
+            raise ValueError(
+                f"two checks are called {run.__name__}, in {known.run.__module__} and in "
+                f"{run.__module__}; rename one"
+            )
         _CHECKS[run.__name__] = Check(run, seeds)
         return run
 
@@ -154,12 +160,17 @@ def check_over(seeds: int) -> Callable[[Callable[[], Outcome]], Callable[[], Out
 
 
 def registry() -> Mapping[str, Check]:
-    """Name → check, of all papers: every module in a paper's folder is imported."""
-    from nbrepro.claims import bn_only, nfnets
+    """Name → check, of all papers: every module in a paper's folder is imported.
 
-    for paper in (bn_only, nfnets):
-        for module in iter_modules(paper.__path__):
-            import_module(f"{paper.__name__}.{module.name}")
+    Raises:
+        ValueError: if two modules have a check of the same name.
+    """
+    from nbrepro import claims
+    from nbrepro.claims.register import register
+
+    for paper in sorted({claim.paper.folder for claim in register().values()}):
+        for module in iter_modules([str(Path(folder) / paper) for folder in claims.__path__]):
+            import_module(f"{claims.__name__}.{paper}.{module.name}")
     return _CHECKS
 
 
@@ -189,7 +200,12 @@ def compute_one(name: str, seed: int) -> Outcome:
     """
     checks = registry()
     with seeded(seed):
-        return checks[choose("check", name, checks)].run()
+        run = checks[choose("check", name, checks)].run
+        try:
+            return run()
+        except Exception as error:
+            error.add_note(f"in the check {name} ({run.__module__})")
+            raise
 
 
 def compute(name: str) -> Summary:

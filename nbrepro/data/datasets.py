@@ -281,16 +281,17 @@ def _cifar(name: str, root: Path, download: bool) -> Dataset:
             download_and_extract_archive(
                 source.url, str(root), filename=source.filename, md5=source.tgz_md5
             )
-        remedy = "run with download=True (nbrepro run --download) to fetch it again"
+        remedy = "run with download=True (nbrepro run --download) to fetch it"
         for path, md5 in files.items():
             if not path.exists():
                 raise DataError(
-                    f"{name}: {path} is missing; {remedy}, or set NBREPRO_DATA to the folder "
-                    f"that holds {source.base_folder}/"
+                    f"{name}: {path.absolute()} is missing; {remedy}, or name the folder that "
+                    f"holds {source.base_folder}/ with --data-root or NBREPRO_DATA"
                 )
             if not check_integrity(str(path), md5):
                 raise DataError(
-                    f"{name}: {path} is damaged (its MD5 is not {md5}); delete it and {remedy}"
+                    f"{name}: {path.absolute()} is damaged (its MD5 is not {md5}); delete it and "
+                    f"{remedy} again"
                 )
         parts = [source(root, train=train) for train in (True, False)]
     except (RuntimeError, OSError) as error:

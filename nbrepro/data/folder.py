@@ -130,8 +130,9 @@ def find(name: str, root: Path) -> Tree:
     if not (base / "train").is_dir():
         hint = "Known without files: digits; fetched on request: cifar10, cifar100."
         raise DataError(
-            f"data set {name!r}: no folder {base / 'train'}. Put the images there as "
-            f"train/<class>/*.jpg and test/<class>/*.jpg, or set NBREPRO_DATA. {hint}"
+            f"data set {name!r}: no folder {(base / 'train').absolute()}. Put the images there as "
+            "train/<class>/*.jpg and test/<class>/*.jpg, or name another root with --data-root or "
+            f"NBREPRO_DATA. {hint}"
         )
     test_folder = next((t for t in _TEST_FOLDERS if (base / t).is_dir()), None)
     if test_folder is None:

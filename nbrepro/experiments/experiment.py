@@ -44,6 +44,13 @@ class Experiment:
     stands_in: bool = False
     published: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if set(self.seeds) != set(PROFILES):
+            raise ValueError(
+                f"seeds of {self.name!r} has {', '.join(self.seeds) or 'no profile'}; it needs "
+                f"{', '.join(PROFILES)}"
+            )
+
     def specs(
         self, profile: str, dataset: str | None = None, seeds: int | None = None
     ) -> list[Spec]:
@@ -67,9 +74,9 @@ class Experiment:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
         try:
             arms = self.arms(profile)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # a function of somebody's own may raise anything
             raise BrokenExperiment(
-                f"the experiment {self.name!r} cannot list its {profile} runs: {error}"
+                f"the experiment {self.name!r} cannot list its {profile} runs: {error!r}"
             ) from error
         if dataset is not None and profile != "smoke":
             moved = (_moved(arm, dataset) for arm in arms)

@@ -224,12 +224,15 @@ class Ledger:
 
     @property
     def work(self) -> Path:
-        """Folder ``runs`` beside the root, for locks, checkpoints and output of runs under way.
+        """A folder beside the root, for locks, checkpoints and output of runs under way.
 
         It goes with the ledger, not with the folder a command is started in: two sweeps on one
-        ledger then see each other's locks wherever they are started.
+        ledger then see each other's locks wherever they are started. Of a ledger ``results`` it is
+        ``runs``, of one called ``again`` it is ``again-runs``: what is run again must not go on
+        from checkpoints of the first time.
         """
-        return self.root.resolve().parent / "runs"
+        root = self.root.resolve()
+        return root.with_name("runs" if root.name == "results" else f"{root.name}-runs")
 
     def find(self, spec: Spec) -> Record | None:
         """The sound record of ``spec``, if there is one.
@@ -241,6 +244,11 @@ class Ledger:
         if isinstance(record, Damaged) and record.later:
             raise ValueError(f"{record}; or name another ledger with --results")
         return record if isinstance(record, Record) else None
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing yet: no folder, or none with records or timings."""
+        recorded = (self.root / RUNS, self.root / BENCHMARKS)
+        return not any(any(folder.glob("*.json")) for folder in recorded)
 
     def scan(self) -> tuple[list[Record], list[Damaged]]:
         """All sound records, and everything that is not trusted.

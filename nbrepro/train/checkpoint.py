@@ -29,7 +29,7 @@ NEVER = torch.iinfo(torch.int64).max
 
 _HEADER = b"nbrepro checkpoint 2 "
 #: What of a :class:`State` is stored beside its tensors.
-_NOTED = ("curve", "how", "sessions")
+_NOTED = ("curve", "how", "sessions", "seconds")
 #: What a run computes with, below the package's folder.
 _CODE = (
     *("_policy.py", "agc.py", "freezing.py", "layers.py", "spec.py"),
@@ -95,6 +95,7 @@ class State:
         how: ``precision`` and ``memory_format`` of the forward passes, as :func:`watched` saw them.
         sessions: where the epochs were computed, each place once in a row: device, threads and
             kind of step.
+        seconds: that all sessions took up to the last whole epoch.
     """
 
     model: nn.Module
@@ -104,6 +105,7 @@ class State:
     curve: list[dict[str, float]] = field(default_factory=list)
     how: dict[str, str] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
 
     def parts(self) -> dict[str, Any]:
         """The parts that hold tensors that a step changes; no other list of them exists."""

@@ -127,6 +127,7 @@ def train(
     if saved:
         state.restore(saved)
     done = int(state.curve[-1]["epoch"]) if saved else 0
+    before = state.seconds
     _agree(done, precision, accelerator)
     trained_images, training_seconds = 0, 0.0
 
@@ -163,6 +164,7 @@ def train(
             bar.set_postfix_str(f"test accuracy {last['test_accuracy']:.1%}")
             log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch + 1, spec.epochs,
                      100 * last["test_accuracy"])  # fmt: skip
+            state.seconds = before + time.perf_counter() - started
             if checkpoint and accelerator.is_main_process:
                 state.save(checkpoint, identity)
             if epoch + 1 < spec.epochs and state.diverged_at is None:
@@ -175,7 +177,7 @@ def train(
         tracker.finish()
     learnt = _features(run, accelerator) if state.diverged_at is None else None
     took = {
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(before + time.perf_counter() - started, 1),
         "resumed_at_epoch": done,
         "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
     }
