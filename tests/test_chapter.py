@@ -161,6 +161,60 @@ def test_runs_are_held_against_the_recipe_of_their_own_paper() -> None:
         shown("05_adaptive_gradient_clipping")
 
 
+def test_runs_know_their_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = experiments.get("training_only_batchnorm")
+    runs = {
+        profile: [ended(spec, 0.5) for spec in experiment.specs(profile, "cifar10-jpeg", seeds=1)]
+        for profile in ("quick", "full")
+    }
+    monkeypatch.setattr(chapter, "recorded", lambda: [*runs["full"], *runs["quick"]])
+    page = chapter.Chapter("08_training_only_batchnorm", **DEFAULTS)
+    for profile, of_profile in runs.items():
+        assert page.profile_of(of_profile) == profile
+        assert page.profile_of(page.evidence(profile=profile)) == profile
+    assert page.profile_of([*runs["full"], *runs["quick"]]) == ""
+
+
+def rows(page: Any) -> dict[str, list[str]]:
+    """First cell of each row → the others."""
+    cells = (re.findall("<td.*?>(.*?)</td>", row) for row in re.findall("<tr>.*?</tr>", page, re.S))
+    return {text(first): [text(each) for each in others] for first, *others in filter(None, cells)}
+
+
+def test_what_differs_is_listed_in_order_and_each_run_counted_once() -> None:
+    spec = Spec(model="cifar_resnet14")
+    runs = [
+        ended(spec.replace(epochs=epochs, weight_decay=decay, seed=seed), 0.5)
+        for epochs, decay in ((200, 1e-4), (3, 1e-4), (15, 0.0))
+        for seed in (0, 1)
+    ]
+    shown = rows(tables.deviations([*runs, *runs[:2]], None).data)
+    assert shown["epochs"] == ["160", "3, 15, 200"]
+    assert shown["weight_decay"] == ["0.0001", "0.0, 0.0001"]
+    assert shown["replicates"] == ["5", "2"]
+    assert not any("crops" in name for name in shown)
+
+
+def test_crops_of_small_images_move_them_further() -> None:
+    """The border has four pixels, whatever the side; digits are not cropped."""
+    spec = Spec(model="cifar_resnet14", dataset="cifar10-16px")
+    digits = ended(spec.replace(dataset="digits", augmentation="none"), 0.5)
+    name = "crops shift by at most, of the side"
+    assert rows(tables.deviations([ended(spec, 0.5), digits], None).data)[name] == ["1/8", "1/4"]
+    both = [ended(spec.replace(dataset=data), 0.5) for data in ("cifar10-16px", "cifar10")]
+    assert rows(tables.deviations(both, None).data)[name] == ["1/8", "1/8, 1/4"]
+    assert name not in rows(tables.deviations([digits], None).data)
+    other = {"dataset": "ImageNet", "augmentation": "crop-flip"}
+    assert name not in rows(tables.deviations(both, other).data)
+
+
+def test_a_page_may_add_runs_to_what_differed() -> None:
+    page = chapter.Chapter("08_training_only_batchnorm", **DEFAULTS)
+    longer = ended(Spec(model="cifar_resnet14", train="batchnorm", epochs=777), 0.5)
+    assert "777" not in page.deviations().data
+    assert "777" in page.deviations(also=[longer]).data
+
+
 def test_pairs_differ_in_one_setting() -> None:
     """Seed 2 has no partner, the AGC run has one; means and interval are of whole pairs."""
     spec = Spec(model="cifar_resnet14", train="batchnorm", epochs=3)
@@ -287,6 +341,7 @@ def ruled(**given: Any) -> Any:
         "weakest": finding,
         "scale": "quick: 8 epochs on cifar10",
         "note": "",
+        "missing": (),
     }
     finding.value = given.get("value", "")
     return SimpleNamespace(**(base | given))

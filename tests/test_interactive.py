@@ -467,14 +467,14 @@ def test_the_threshold_moves_over_all_that_was_measured() -> None:
     assert "[0.0, 0.01, 0.03, 0.1]" in html
     found = data(html)
     assert [said.replace("\u00a0", " ") for said in found["said"][0]] == [
-        "0 % off, 60.0 %",
-        "25 % off, 55.0 %",
-        "50 % off, 55.0 %",
-        "50 % off, 30.0 %",
+        "0 % zeroed, 60.0 %",
+        "25 % zeroed, 55.0 %",
+        "50 % zeroed, 55.0 %",
+        "50 % zeroed, 30.0 %",
     ]
     assert found["x"] == sorted(found["x"])
     assert "<output>0.03</output>" in html
-    assert "affine: at a threshold of 0.01, 25\u00a0% off, 55.0\u00a0%" in html
+    assert "affine: at a threshold of 0.01, 25\u00a0% zeroed, 55.0\u00a0%" in html
 
 
 @pytest.mark.parametrize("count", [0, 5])

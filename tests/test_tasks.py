@@ -31,6 +31,12 @@ def test_bytes_that_a_task_adds() -> None:
     )
 
 
+def test_the_table_of_bytes_says_what_every_row_includes() -> None:
+    """ResNet-14: two running statistics of 560 channels, four bytes each, and eight of a seed."""
+    assert tasks.always("cifar_resnet14") == 8 + 4 * 2 * 560
+    assert "4.5 kB of running statistics and the seed" in str(tasks.storage_table().data)
+
+
 def test_what_a_task_stores_is_as_large_as_said() -> None:
     spec = Spec(model="cifar_resnet14", train="batchnorm+output", dataset="cifar10-classes0to4")
     stored = own(initial_model(spec, 5), spec.train)

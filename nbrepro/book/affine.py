@@ -1,4 +1,4 @@
-"""What chapters 9 and 10 ask of the records: arms, and what trained networks have made of γ.
+"""What chapters 8 to 10 ask of the records: arms, and what trained networks have made of γ.
 
 Figures are made by :mod:`nbrepro.book.figures`, sentences by :mod:`nbrepro.book.found`.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.interactive import GammaCurve
 from nbrepro.claims.labels import network
+from nbrepro.experiments.affine_parameters import RANDOM
 from nbrepro.records import features
 from nbrepro.records.features import Features
 from nbrepro.records.ledger import Record
@@ -29,6 +30,8 @@ USUAL = {"model": "cifar_resnet14", **RECIPE}
 AFFINE = {**USUAL, "train": "batchnorm"}
 #: Chapter 10's two ways to train a network, by readers' names.
 KINDS = {"BatchNorm only": "batchnorm", "all parameters": "all"}
+#: Chapter 10's names for the paper's own run: beside other ways to train γ and β, beside KINDS.
+WHOLE, LONG = "γ and β, the paper's whole recipe", "BatchNorm only, whole recipe"
 
 
 def parts() -> dict[str, dict[str, Any]]:
@@ -88,6 +91,75 @@ def larger() -> dict[str, dict[str, Any]]:
     }
 
 
+def epochs_to(runs: Sequence[Record], accuracy: float) -> int:
+    """The first epoch after which the mean test accuracy of the runs is above this one.
+
+    Args:
+        runs: replicates.
+        accuracy: from 0 to 1.
+
+    Raises:
+        ValueError: if it never is.
+    """
+    for epoch in range(1, runs[0].spec.epochs + 1):
+        if accuracy < accuracy_after(runs, epoch):
+            return epoch
+    raise ValueError(f"the mean of {len(runs)} runs is never above {accuracy:.1%}")
+
+
+def accuracy_after(runs: Sequence[Record], epoch: int) -> float:
+    """The mean test accuracy after an epoch, from 0 to 1."""
+    rows = (row for run in runs for row in run.curve if row["epoch"] == epoch)
+    return fmean(row["test_accuracy"] for row in rows)
+
+
+def random_leads(records: Sequence[Record]) -> dict[int, float]:
+    """Number of random weights per channel → by how many points γ and β are ahead of them.
+
+    Means over the seeds that both have; numbers that were not run are left out.
+    """
+    ours = _by_seed(records, AFFINE)
+    leads = {}
+    for policy in RANDOM:
+        theirs = _by_seed(records, {**USUAL, "train": policy})
+        if shared := ours.keys() & theirs.keys():
+            k = int(policy.partition(":")[2])
+            leads[k] = fmean(ours[seed] - theirs[seed] for seed in shared)
+    return leads
+
+
+def _by_seed(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[int, float]:
+    """Seed → test accuracy, in percent."""
+    from nbrepro.book.figures import runs_of
+
+    return {run.spec.seed: 100 * run.metrics["test_accuracy"] for run in runs_of(records, settings)}
+
+
+def crossing(leads: Mapping[int, float]) -> tuple[int, int | None]:
+    """The last number of random weights that γ and β are ahead of, and the next one that was run.
+
+    The first is 0 if γ and β are ahead of none, the second ``None`` if they are ahead of all.
+
+    Args:
+        leads: of :func:`random_leads`.
+    """
+    last = 0
+    for k, lead in sorted(leads.items()):
+        if lead <= 0:
+            return last, k
+        last = k
+    return last, None
+
+
+def crossing_said(leads: Mapping[int, float]) -> str:
+    """The same in words."""
+    last, following = crossing(leads)
+    if following is None:
+        return f"The lines do not cross up to {last} random weights per channel."
+    between = f"between {last} and {following}" if last else f"below {following}"
+    return f"The means cross {between} random weights per channel."
+
+
 def others() -> dict[str, dict[str, Any]]:
     """What is trained in a network without BatchNorm, its twin and a plain one."""
     without, twin, plain = (
@@ -137,10 +209,10 @@ def learnt(
         records: the runs; those that kept no features are left out.
         settings: of the runs, beside what is trained.
     """
-    return _kept(_by_kind(records, settings))
+    return features_of(_by_kind(records, settings))
 
 
-def _kept(runs: Mapping[str, Sequence[Record]]) -> dict[str, list[Features]]:
+def features_of(runs: Mapping[str, Sequence[Record]]) -> dict[str, list[Features]]:
     """What runs have learnt, in order of seeds; arms of which nothing was kept are left out."""
     from nbrepro.book.chapter import ledger
 
@@ -157,7 +229,8 @@ def _kept(runs: Mapping[str, Sequence[Record]]) -> dict[str, list[Features]]:
 
 def gammas(kept: Mapping[str, Sequence[Features]]) -> dict[str, list[float]]:
     """γ of all channels and all seeds, by what was trained."""
-    return {KINDS[name]: [g for one in runs for g in one.gamma] for name, runs in kept.items()}
+    policies = {**KINDS, LONG: "batchnorm+whole recipe"}
+    return {policies[name]: [g for one in runs for g in one.gamma] for name, runs in kept.items()}
 
 
 def curves(kept: Mapping[str, Sequence[Features]]) -> dict[str, GammaCurve]:
@@ -168,6 +241,16 @@ def curves(kept: Mapping[str, Sequence[Features]]) -> dict[str, GammaCurve]:
 def mean(kept: Sequence[Features], of: Callable[[Features], float | None]) -> float:
     """The mean over seeds of a number, in percent."""
     return 100 * fmean(number for one in kept if (number := of(one)) is not None)
+
+
+def accuracy(one: Features) -> float:
+    """The test accuracy with every γ as it was learned."""
+    return one.clamped[0].accuracy
+
+
+def _median(kept: Sequence[Features]) -> float:
+    """The median of |γ|, mean over seeds."""
+    return fmean(median(abs(g) for g in one.gamma) for one in kept)
 
 
 def _below(kept: Sequence[Features], threshold: float) -> str:
@@ -201,7 +284,8 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
         lost = [loss for one in kept if (loss := one.lost(features.QUARTER)) is not None]
         return (
             f"{name} (n\u00a0=\u00a0{len(kept)})",
-            f"{fmean(median(abs(g) for g in one.gamma) for one in kept):.2f}",
+            f"{mean(kept, accuracy):.1f}",
+            f"{_median(kept):.2f}",
             _below(kept, features.OFF),
             _below(kept, features.SMALL),
             f"{mean(kept, lambda one: one.relus_off()):.0f}",
@@ -210,22 +294,27 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
 
     small = (f"|γ| < {below:g}, %" for below in (features.OFF, features.SMALL))
     return table(
-        ("trained", "median |γ|", *small, "ReLUs off, %", "lost"),
-        [row(name, kept) for name, kept in _kept(runs).items()],
+        ("trained", "accuracy, %", "median |γ|", *small, "ReLUs off, %", "lost"),
+        [row(name, kept) for name, kept in features_of(runs).items()],
         f"ReLUs off: zero at more than {100 * features.ALWAYS:g} % of all places. Lost: points of "
         "test accuracy without the quarter of channels that has the smallest |γ|.",
     )
+
+
+_USUAL, _NO_DECAY, _EVERYTHING = "γ and β, as above", "no weight decay", "everything"
+#: The networks whose γ all start at one; of the first, β starts at zero.
+_AT_ONE = ("start γ = 1, β = 0", "start γ = 1, β = 1")
 
 
 def variations() -> dict[str, dict[str, Any]]:
     """What chapter 10 compares: other starts, other rates, no decay; by readers' names."""
     others = {f"start {name}": arm for name, arm in starts().items() if arm != AFFINE}
     return {
-        "γ and β, as above": AFFINE,
+        _USUAL: AFFINE,
         **others,
         "three times the rate": rates()["rate 0.3"],
-        "no weight decay": {**AFFINE, "weight_decay": 0.0},
-        "everything": {**AFFINE, "train": "all"},
+        _NO_DECAY: {**AFFINE, "weight_decay": 0.0},
+        _EVERYTHING: {**AFFINE, "train": "all"},
         "everything, no decay of γ and β": {**AFFINE, "train": "all", "decay": "weights"},
     }
 
@@ -246,7 +335,8 @@ def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
             for name in names
         ]
         rows.append((str(place + 1), behind, *(f"{share:.0f} %" for share in shares)))
-    return table(("ReLU", "behind", *names), rows)
+    note = f"Channels whose ReLU is zero at more than {100 * features.ALWAYS:g} % of places."
+    return table(("ReLU", "behind", *names), rows, note)
 
 
 def readings_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
@@ -263,7 +353,7 @@ def readings_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
 
     return table(
         ("trained", "β alone", "β / |γ|"),
-        [row(name, kept) for name, kept in _kept(runs).items()],
+        [row(name, kept) for name, kept in features_of(runs).items()],
         "Rank correlation, over channels with a ReLU right behind BatchNorm, between how far below "
         "zero the column's number lies and the share of places where the ReLU is zero; 1: the "
         "number puts all channels in the right order. Mean over seeds.",
@@ -286,3 +376,156 @@ def _behind(layer: str) -> str:
         return "branch + shortcut"
     block = re.match(r"blocks\.(\d+)\.", layer)
     return f"block {int(block[1]) + 1}, inside" if block else "stem"
+
+
+# --- what chapter 10 reads off its tables ---
+
+
+def older(runs: Sequence[Record]) -> str:
+    """How many of the runs kept their γ, as a sentence; empty if all did."""
+    kept = len(features_of({"": runs}).get("", []))
+    if kept == len(runs):
+        return ""
+    return (
+        f"Of the {len(runs)} runs with the whole recipe, {kept} kept their γ; the rest is older "
+        "than these files."
+    )
+
+
+def decay_said(kept: Mapping[str, Sequence[Features]]) -> str:
+    """What weight decay does to the share of γ near zero: a sentence.
+
+    Args:
+        kept: the networks of :func:`variations`.
+    """
+    usual, without = (_below(kept[name], features.OFF) for name in (_USUAL, _NO_DECAY))
+    return (
+        f"With weight decay {usual} % of γ end below {features.OFF}, without it {without} %; "
+        f"before training it is {100 * features.OFF:g} %."
+    )
+
+
+def drives(kept: Mapping[str, Sequence[Features]]) -> str:
+    """What drives γ to zero, as far as the networks tell: Markdown.
+
+    Args:
+        kept: the networks of :func:`variations`, and :data:`WHOLE`.
+    """
+    off = {name: _below(runs, features.OFF) for name, runs in kept.items()}
+    relus = {name: f"{mean(runs, lambda one: one.relus_off()):.1f}" for name, runs in kept.items()}
+    lost = {name: _lost(runs, features.QUARTER) for name, runs in kept.items()}
+    zero, one = _AT_ONE
+    return (
+        f"- *Weight decay.* Without it {off[_NO_DECAY]} % of γ end below {features.OFF}, with it "
+        f"{off[_USUAL]} %.\n"
+        f"- *A start close to zero.* Where all γ start at one, {off[zero]} % (β = 0) and "
+        f"{off[one]} % (β = 1) end there in as many epochs.\n"
+        f"- *Time and data.* After the whole recipe, 160 epochs on all of CIFAR-10 at its full "
+        f"side, it is {off[WHOLE]} %.\n\n"
+        f"And the ReLUs? Where γ starts at one, {relus[zero]} % (β = 0) and {relus[one]} % "
+        f"(β = 1) of them are off; from the paper's start it is {relus[_USUAL]} %, and "
+        f"{relus[_EVERYTHING]} % where everything is trained. Without the "
+        f"smallest quarter of γ, the networks that started at one lose {lost[zero]} and "
+        f"{lost[one]} points, the one with the paper's start {lost[_USUAL]}. So what this page "
+        "says of ReLUs and of small γ, it says of the paper's start."
+    )
+
+
+def cliff(kept: Mapping[str, Sequence[Features]]) -> str:
+    """What is lost without more and more of the small γ: a sentence for each kind of training."""
+    shares = (features.QUARTER, 0.4, 0.5)
+    lost = "; ".join(
+        f"{name} {', '.join(_lost(runs, share) for share in shares)} points"
+        for name, runs in kept.items()
+    )
+    return (
+        "What is lost without a quarter, 40 % and half of the channels, those with the smallest "
+        f"|γ|: {lost}. How much small γ matter thus depends on which of them are called small."
+    )
+
+
+def _lost(kept: Sequence[Features], share: float) -> str:
+    """Points of accuracy that are lost without that share of the channels, for readers."""
+    return f"{mean(kept, lambda one: one.lost(share)):.1f}"
+
+
+def ranks_said(one: Features) -> str:
+    """How well β, and β in units of γ, put the channels of a network in order: a sentence."""
+    alone, both = _ranks(one)
+    return (
+        f"Rank correlation with how often the ReLU is zero: {alone:.2f} for β alone, {both:.2f} "
+        "for β / |γ|."
+    )
+
+
+def sizes_said(kept: Mapping[str, Sequence[Features]]) -> str:
+    """How large γ is, and how well trained the networks are in which everything is: sentences.
+
+    Args:
+        kept: the networks of :func:`sizes`.
+    """
+    whole = {
+        name.removesuffix(", all parameters"): runs
+        for name, runs in kept.items()
+        if name.endswith("all parameters")
+    }
+    medians = ", ".join(f"{name} {_median(runs):.2f}" for name, runs in whole.items())
+    reached = ", ".join(f"{name} {mean(runs, accuracy):.1f} %" for name, runs in whole.items())
+    return (
+        f"The verdict uses the share below {features.SMALL}. The median of |γ| where everything is "
+        f"trained: {medians}. The accuracy: {reached}. A deep network that is behind a shallow one "
+        "has not been trained for long enough, and its γ may still move."
+    )
+
+
+def gamma_off(one: Features, direct: bool) -> float:
+    """The share of γ that are off in layers with a ReLU right behind them, or in all others."""
+    behind = {relu.after for relu in one.relus if relu.after}
+    own = [abs(g) for layer in one.layers if (layer.name in behind) == direct for g in layer.gamma]
+    return fmean(g < features.OFF for g in own)
+
+
+def relus_off(one: Features, direct: bool) -> float:
+    """The share of ReLUs that are always off, of those right behind BatchNorm or of all others."""
+    own = [off for relu in one.relus if bool(relu.after) == direct for off in relu.off]
+    return fmean(off > features.ALWAYS for off in own)
+
+
+def places_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
+    """Which γ and which ReLUs are off, by whether a sum stands between the two."""
+    from nbrepro.book.markup import table
+
+    measures: dict[str, Callable[[Features], float]] = {
+        "γ: the ReLU right behind": lambda one: gamma_off(one, direct=True),
+        "γ: a sum before the ReLU": lambda one: gamma_off(one, direct=False),
+        "γ: all": lambda one: one.gamma_below(features.OFF),
+        "ReLUs: right behind BatchNorm": lambda one: relus_off(one, direct=True),
+        "ReLUs: behind a sum": lambda one: relus_off(one, direct=False),
+        "ReLUs: all": lambda one: one.relus_off(),
+    }
+    rows = [
+        (name, *(f"{mean(runs, of):.0f} %" for runs in kept.values()))
+        for name, of in measures.items()
+    ]
+    return table(
+        ("off", *(f"{name} (n\u00a0=\u00a0{len(runs)})" for name, runs in kept.items())),
+        rows,
+        f"γ: share of channels with |γ| < {features.OFF}. ReLUs: share of channels that are zero "
+        f"at more than {100 * features.ALWAYS:g} % of places. Right behind BatchNorm: in the stem "
+        "and inside blocks. Behind a sum: at the end of blocks, where the shortcut is added.",
+    )
+
+
+def places_said(name: str, kept: Sequence[Features]) -> str:
+    """What the table shows of one kind of training: sentences."""
+    relus, small = (
+        [f"{100 * fmean(of(one, direct) for one in kept):.0f}" for direct in (True, False)]
+        for of in (relus_off, gamma_off)
+    )
+    return (
+        f"{name}: {relus[0]} % of the ReLUs right behind BatchNorm are off, {relus[1]} % of those "
+        f"behind a sum, and {mean(kept, lambda one: one.relus_off()):.0f} % of all. γ is near zero "
+        f"at {small[0]} % of the channels with a ReLU right behind them, and at {small[1]} % of "
+        "those that are added to others first. Which ReLUs the paper counts for its 30 to 40 %, "
+        "we do not know."
+    )

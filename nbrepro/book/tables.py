@@ -8,12 +8,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book import found
 from nbrepro.book.found import SEEN
 from nbrepro.book.markup import Cell, nothing, render, table
+from nbrepro.data.cards import card
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
@@ -215,8 +217,10 @@ def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":
 def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None) -> "HTML":
     """How the recorded runs differ from the published recipe, read from the records themselves.
 
+    Below the settings stands what follows from them: how far random crops move an image.
+
     Args:
-        records: the runs.
+        records: the runs; one that is given twice, as two experiments share it, counts once.
         published: the paper's settings by name, those of :class:`~nbrepro.spec.Spec`, or
             ``precision``, ``device`` and ``replicates``; ``None`` for the recipe of the
             BatchNorm-only study, which is that of a Spec's defaults.
@@ -230,6 +234,7 @@ def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None)
         for varied in ("model", "train", "seed"):
             del recipe[varied]
         published = recipe | {"precision": "float32", "device": "a GPU", "replicates": 5}
+    records = list({record.spec.hash: record for record in records}.values())
     replicates = Counter(record.spec.replace(seed=0) for record in records)
     rows = []
     for setting, theirs in published.items():
@@ -239,10 +244,38 @@ def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None)
             values = [record.provenance.get(setting) for record in records]
         else:
             values = [record.spec.to_dict()[setting] for record in records]
-        ours = sorted({str(value) for value in values})
-        if ours != [str(theirs)]:
-            rows.append((setting, theirs, ", ".join(ours)))
+        ours = _listed(values)
+        if ours != str(theirs):
+            rows.append((setting, theirs, ours))
+    rows += _crops([record.spec for record in records], published)
     return table(("setting", "the paper", "these records"), rows)
+
+
+def _listed(values: Iterable[object]) -> str:
+    """Each value once: numbers in their order, then all others in that of the alphabet."""
+
+    def place(value: object) -> tuple[float, str]:
+        return (value if isinstance(value, int | float) else math.inf), str(value)
+
+    return ", ".join(dict.fromkeys(map(str, sorted(values, key=place))))
+
+
+def _crops(specs: "Iterable[Spec]", published: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """A row on how far crops move an image, where the paper's do and ours go another way.
+
+    The border is as wide for small images as for large ones, so no setting shows it.
+    """
+    theirs = card(str(published.get("dataset"))).side
+    if published.get("augmentation") != "crop-flip" or theirs is None:
+        return []
+    from nbrepro.train.assembly import PAD
+
+    cropped = {card(spec.dataset).side for spec in specs if spec.augmentation == "crop-flip"}
+    sides = sorted((side for side in cropped if side is not None), reverse=True)
+    if sides in ([], [theirs]):
+        return []
+    ours = ", ".join(str(Fraction(PAD, side)) for side in sides)
+    return [("crops shift by at most, of the side", str(Fraction(PAD, theirs)), ours)]
 
 
 def paired_table(records: Sequence["Record"], setting: str, before: str, after: str) -> "HTML":

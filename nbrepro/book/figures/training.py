@@ -611,7 +611,7 @@ def stored(panels: Mapping[str, Sequence[Record]], size_of: Callable[[Spec], int
     """Accuracy against the kilobytes that a network has of its own, in panels, by policy.
 
     Args:
-        panels: name → runs; each panel has intervals of its own.
+        panels: name → runs; each panel has intervals of its own, and all have one scale.
         size_of: bytes that would be stored of a run's network.
     """
     shown = {name: found for name, runs in panels.items() if (found := ended(runs))}
@@ -633,8 +633,8 @@ def stored(panels: Mapping[str, Sequence[Record]], size_of: Callable[[Spec], int
                     told.append(f"{title}, {name}, {model}, {size:,.1f} kB: {reached}")
             powers_of_ten(axis, "x")
             _chance(axis, runs)
-            axis.set_ylim(bottom=0)
             name_axes(axis, "kB of its own", _ACCURACY, title)
+        _same_height(axes)
     chart.alt = f"{_ACCURACY.capitalize()} by stored bytes. {said(told)}"
     chart.note = _note(every, _MEAN)
     return chart

@@ -90,7 +90,7 @@ def gamma_threshold(curves: Mapping[str, GammaCurve], start: float = 0.01) -> "H
     thresholds = sorted({t for curve in curves.values() for t in curve.thresholds})
     said = [
         [
-            f"{curve.off(t):.0%} off, {curve.accuracy(t):.1%}".replace("%", "\u00a0%")
+            f"{curve.off(t):.0%} zeroed, {curve.accuracy(t):.1%}".replace("%", "\u00a0%")
             for t in thresholds
         ]
         for curve in curves.values()
@@ -128,8 +128,8 @@ def gamma_threshold(curves: Mapping[str, GammaCurve], start: float = 0.01) -> "H
         caption=(
             "Top: test accuracy when every γ smaller than the threshold is set to zero; dots were "
             "measured. Below: how many channels have a γ of which size; the first bar holds all "
-            f"that are smaller than {_SMALLEST}. Behind a name: the share of channels that is off, "
-            "and the accuracy at the last measured threshold."
+            f"that are smaller than {_SMALLEST}. Behind a name: the share of channels whose γ is "
+            "set to zero, and the accuracy at the last measured threshold."
         ),
         alt=". ".join(
             f"{name}: at a threshold of {written(t)}, {said[number][thresholds.index(t)]}"
