@@ -23,16 +23,17 @@ of dimension 0 is one: an output of a weight ``[out, in]`` or ``[out, in, height
 
 Nothing here waits for the device or branches on values, so all of it can be captured in a CUDA
 graph. Under DistributedDataParallel every process clips the same averaged gradients; parameters
-that FSDP has sharded are refused. :func:`attach` clips in loops that are not yours;
-:class:`nbrepro.optim.ClippedSGD` clips and steps in one.
+that FSDP has sharded, in either version, are refused. :func:`attach` clips in loops that are not
+yours; :class:`nbrepro.optim.ClippedSGD` clips and steps in one.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbrepro._suggest import choose, select
 
@@ -100,11 +101,13 @@ def clip_grads_(
         By name the share of units that were clipped; see :class:`Clipped` and :func:`share`.
 
     Raises:
-        TypeError: for parameters without names, and for sparse, complex or sharded gradients.
-        ValueError: for a generator that was used before, an entry of ``exclude`` that matches no
-            name, an unknown rule, or numbers out of range.
+        TypeError: for what is no pair of a name and a tensor, and for gradients that are sparse,
+            complex or sharded.
+        ValueError: for a generator that was used before, the tensors of a ``state_dict``, an entry
+            of ``exclude`` that matches no name, an unknown rule, or numbers out of range.
     """
-    return _checked(named_parameters, clipping, eps, exclude, units)()
+    left, is_whole = _checked(named_parameters, clipping, eps, exclude, units)
+    return _clip(left, clipping, eps, is_whole)
 
 
 def _checked(
@@ -113,14 +116,13 @@ def _checked(
     eps: float,
     exclude: Iterable[str],
     units: str,
-) -> Callable[[], "Clipped"]:
-    """What clips, once all it is given has been checked."""
+) -> tuple[dict[str, Tensor], Callable[[Tensor], bool]]:
+    """What is to be clipped and the rule for its units, once all that is given has been checked."""
     check_numbers(clipping, eps)
     parameters = by_name(named_parameters)
     spared = select("parameter to exclude", exclude, parameters)
     is_whole = UNITS[choose("rule for units", units, UNITS)]
-    left = {name: p for name, p in parameters.items() if name not in spared}
-    return lambda: _clip(left, clipping, eps, is_whole)
+    return {name: p for name, p in parameters.items() if name not in spared}, is_whole
 
 
 @torch.no_grad()
@@ -128,8 +130,8 @@ def _clip(
     parameters: dict[str, Tensor], clipping: float, eps: float, is_whole: Callable[[Tensor], bool]
 ) -> "Clipped":
     chosen = {name: p for name, p in parameters.items() if p.grad is not None}
-    factors: dict[str, Tensor] = {}
-    for group in alike(chosen):
+    factors = {name: p.new_ones(0) for name, p in chosen.items() if not p.numel()}  # no units
+    for group in alike({name: p for name, p in chosen.items() if name not in factors}):
         first = {name: weight for name, weight in group.items() if is_whole(weight)}
         ordered, whole = first | group, len(first)  # those that are one unit come first
         weights = list(ordered.values())
@@ -146,8 +148,9 @@ def _clip(
 class Clipped(Mapping[str, Tensor]):
     """What was clipped: name of a parameter → share of its units, a 0-dim tensor.
 
-    A share is computed on access. An object made while a CUDA graph was captured shows the latest
-    replay. Printing it waits for the device and names the most clipped layers.
+    A share is computed on access, and is 0 where there are no units. An object made while a CUDA
+    graph was captured shows the latest replay. Printing it waits for the device and names the most
+    clipped layers.
 
     Attributes:
         factors: name → what the gradient of each unit was multiplied by ``[units]``, 1 if it was
@@ -158,7 +161,7 @@ class Clipped(Mapping[str, Tensor]):
         self.factors = factors
 
     def __getitem__(self, name: str) -> Tensor:
-        return (self.factors[name] != 1).float().mean()
+        return _share(self.factors[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.factors)
@@ -174,10 +177,25 @@ class Clipped(Mapping[str, Tensor]):
 
 
 def share(clipped: Clipped) -> Tensor:
-    """The clipped share of all units together: a 0-dim tensor, 0 if there are no units."""
-    if not clipped:
-        return torch.zeros(())
-    return (torch.cat(list(clipped.factors.values())) != 1).float().mean()
+    """The clipped share of all units together: a 0-dim tensor, 0 if there are no units.
+
+    It lies on the device of the first unit, and waits for none if all units are there.
+    """
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for factor in clipped.factors.values():
+        if len(factor):
+            by_device.setdefault(factor.device, []).append(factor)
+    parts = [torch.cat(factors) for factors in by_device.values()]
+    if len(parts) < 2:
+        return _share(parts[0] if parts else torch.zeros(0))
+    counts = [(part != 1).sum().to(parts[0].device) for part in parts]
+    return torch.stack(counts).sum() / sum(map(len, parts))
+
+
+def _share(factor: Tensor) -> Tensor:
+    if not len(factor):
+        return torch.zeros((), device=factor.device)
+    return (factor != 1).float().mean()
 
 
 @torch.no_grad()
@@ -187,11 +205,16 @@ def ratios(
     """Name → ``‖G_i‖ / max(‖W_i‖, ε)`` of each unit ``[units]``, to choose λ by.
 
     Between backward and :func:`clip_grads_`: a unit is clipped if its ratio is above λ.
+
+    Raises:
+        TypeError, ValueError: as :func:`clip_grads_` does for parameters, gradients and rules.
     """
     is_whole = UNITS[choose("rule for units", units, UNITS)]
+    chosen = {n: p for n, p in by_name(named_parameters).items() if p.grad is not None}
+    alike(chosen)  # refuses what clipping would
     return {
         name: unitwise_norm([p.grad], is_whole(p)) / unitwise_norm([p], is_whole(p)).clamp(min=eps)
-        for name, p in by_name(named_parameters).items()
+        for name, p in chosen.items()
         if p.grad is not None
     }
 
@@ -214,25 +237,48 @@ def attach(
 
     Args:
         optimizer: of torch; with Accelerate the one that is given to ``prepare``.
-        named_parameters: as for :func:`clip_grads_`, and so is the rest.
+        named_parameters: as for :func:`clip_grads_`, and so is the rest. Of these, what the
+            optimizer trains when it steps is clipped: what another one trains is left alone, and
+            what is not named is never clipped, also if it joins the optimizer later.
 
     Returns:
         A handle that says what the last step clipped, and can be removed.
 
     Raises:
-        TypeError: for an optimizer that takes no hooks; else as :func:`clip_grads_`.
-        ValueError: if the optimizer has none of the parameters; else as :func:`clip_grads_`.
+        TypeError: for what is no optimizer, and for one that takes no hooks; else as
+            :func:`clip_grads_`.
+        ValueError: if the optimizer has none of the parameters, or one of them is clipped already
+            by what was attached before; else as :func:`clip_grads_`.
         RuntimeError: from ``step``, if a fused optimizer is to unscale the gradients by itself.
+            After ``scaler.unscale_(optimizer)`` it can be taken again.
     """
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"expected an optimizer of torch, got {type(optimizer).__name__}; attach to what "
+            "updates the parameters in its step()"
+        )
     parameters = by_name(named_parameters)
-    clip = _checked(parameters.items(), clipping, eps, exclude, units)
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in owned for p in parameters.values()):
+    left, is_whole = _checked(parameters.items(), clipping, eps, exclude, units)
+    if _trained(optimizer).isdisjoint(parameters.values()):
         raise ValueError(
             "the optimizer has none of these parameters; give those of the model that it trains, "
             "as they are when the optimizer is made"
         )
-    return Attached(optimizer, clip)
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
+    others = [h.__self__ for h in hooks if isinstance(getattr(h, "__self__", None), Attached)]
+    clipped = {p for other in others for p in other.parameters.values()}
+    twice = [name for name, p in left.items() if p in clipped]
+    if twice:
+        more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
+        raise ValueError(
+            f"{', '.join(twice[:3])}{more} would be clipped twice, since clipping is attached to "
+            "this optimizer already; remove() the handle of it first, or exclude what it clips"
+        )
+    return Attached(optimizer, left, partial(_clip, clipping=clipping, eps=eps, is_whole=is_whole))
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> set[Tensor]:
+    return {p for group in optimizer.param_groups for p in group["params"]}
 
 
 class Attached:
@@ -240,10 +286,17 @@ class Attached:
 
     Attributes:
         clipped: what the last step clipped; empty before the first.
+        parameters: name → what is clipped if the optimizer trains it.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, clip: Callable[[], Clipped]) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: dict[str, Tensor],
+        clip: Callable[[dict[str, Tensor]], Clipped],
+    ) -> None:
         self.clipped = Clipped({})
+        self.parameters = parameters
         self._clip = clip
         try:
             self._handle = optimizer.register_step_pre_hook(self._before_step)
@@ -261,19 +314,25 @@ class Attached:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if getattr(optimizer, "grad_scale", None) is not None:
+            if hasattr(optimizer, "found_inf"):
+                # The scaler takes these away only after a step that returns; left here, they would
+                # pass for those of the next step, whose gradients may be unscaled.
+                del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
             raise RuntimeError(
                 "gradients are still scaled when this fused optimizer steps, so they cannot be "
                 "clipped; call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
+        own = _trained(optimizer)
+        chosen = {name: p for name, p in self.parameters.items() if p in own}
         itself, *given = args
         closure = given.pop(0) if given else kwargs.get("closure")
         if closure is None:
-            self.clipped = self._clip()
+            self.clipped = self._clip(chosen)
             return None
 
         def clipped_closure() -> Any:
             loss = closure()
-            self.clipped = self._clip()
+            self.clipped = self._clip(chosen)
             return loss
 
         return (itself, *given), {**kwargs, "closure": clipped_closure}
@@ -292,15 +351,24 @@ def norm_type(tensor: Tensor) -> torch.dtype | None:
 
 
 def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Name → parameter; each name and each parameter must be given once."""
+    """Name → parameter; each name and each parameter must be given once.
+
+    Raises:
+        TypeError: for anything but pairs of a name and a tensor.
+        ValueError: for a generator that was used before, a name or a parameter that is given twice,
+            and tensors of which none has or can get a gradient.
+    """
+    if isinstance(named_parameters, Mapping) or not isinstance(named_parameters, Iterable):
+        raise TypeError(_no_pair(named_parameters))
+    pairs = list(named_parameters)
     try:
-        pairs = list(named_parameters)
         parameters = dict(pairs)
-        named = all(isinstance(name, str) for name in parameters)
+        proper = all(issubclass(kind, str) for kind in set(map(type, parameters)))
+        proper &= all(issubclass(kind, Tensor) for kind in set(map(type, parameters.values())))
     except (TypeError, ValueError):
-        named = False
-    if not named or isinstance(named_parameters, Mapping):
-        raise TypeError("expected (name, parameter) pairs, such as model.named_parameters()")
+        proper = False
+    if not proper:
+        raise TypeError(next(filter(None, map(_no_pair, pairs))))
     if not pairs and isinstance(named_parameters, Iterator):
         raise ValueError(
             "there are no parameters; a generator gives them only once, so pass "
@@ -310,7 +378,32 @@ def by_name(named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]
         raise ValueError("two parameters have the same name; give each a name of its own")
     if len(set(map(id, parameters.values()))) < len(pairs):
         raise ValueError("a parameter is given under two names; give each parameter once")
+    if pairs and not any(map(_may_have_gradient, parameters.values())):
+        raise ValueError(
+            "none of these tensors has a gradient or can get one; a state_dict() holds copies "
+            "without, so pass model.named_parameters()"
+        )
     return parameters
+
+
+def _no_pair(given: Any) -> str:
+    """What to say of what should be a name and a tensor; nothing if it is."""
+    said = "expected (name, parameter) pairs, such as model.named_parameters(); got "
+    if isinstance(given, Mapping) and "params" in given:
+        return (
+            f"{said}a parameter group. ClippedSGD makes its groups from names: give it "
+            "no_decay=nbrepro.optim.undecayed(model) instead of parameter_groups(model, ...)"
+        )
+    if not isinstance(given, (tuple, list)) or len(given) != 2 or not isinstance(given[0], str):
+        return f"{said}a {type(given).__name__}"
+    if not isinstance(given[1], Tensor):
+        return f"{said}a {type(given[1]).__name__} named {given[0]!r}"
+    return ""
+
+
+def _may_have_gradient(tensor: Tensor) -> bool:
+    """A frozen parameter may, once it is thawed; a tensor of a ``state_dict`` may not."""
+    return tensor.requires_grad or isinstance(tensor, nn.Parameter) or tensor.grad is not None
 
 
 def check_numbers(clipping: float, eps: float) -> None:
@@ -324,6 +417,11 @@ def check_numbers(clipping: float, eps: float) -> None:
             f"clipping is {clipping} and eps is {eps}; expected a number above 0, such as 0.01, "
             "and one of at least 0, such as 1e-3"
         )
+
+
+#: What parameters have that FSDP shards: those of ``fully_shard``, and those that
+#: ``FullyShardedDataParallel`` flattens, flat or as they were.
+_SHARDED = ("device_mesh", "_fsdp_flattened")
 
 
 def alike(parameters: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -341,7 +439,7 @@ def alike(parameters: dict[str, Tensor]) -> list[dict[str, Tensor]]:
             what = "complex"
         elif layout is not torch.strided:
             what = str(layout).removeprefix("torch.")
-        elif any(hasattr(parameter, "device_mesh") for parameter in group.values()):
+        elif any(hasattr(parameter, mark) for parameter in group.values() for mark in _SHARDED):
             what = "sharded"
         else:
             continue

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbrepro import agc, models
-from nbrepro.optim import ClippedSGD, clipped_sgd
+from nbrepro.optim import ClippedSGD, clipped_sgd, parameter_groups, undecayed
 
 #: All three classes of shapes, with shapes that are not square and sizes that are 1.
 SHAPES = {
@@ -277,6 +277,74 @@ def test_unknown_rule_and_bad_gradients() -> None:
     weight.grad = torch.randn(4, 2, dtype=torch.complex64)
     with pytest.raises(TypeError, match="gradients of phase are complex"):
         agc.clip_grads_([("phase", weight)])
+
+
+@pytest.mark.parametrize("take", [agc.clip_grads_, agc.ratios])
+def test_gradients_that_cannot_be_clipped_have_no_ratios(take: Callable[..., object]) -> None:
+    for gradient, kind in (
+        (torch.randn(4, 2).to_sparse(), "sparse_coo"),
+        (torch.randn(4, 2, dtype=torch.complex64), "complex"),
+    ):
+        weight = nn.Parameter(torch.randn(4, 2, dtype=gradient.dtype))
+        weight.grad = gradient
+        with pytest.raises(TypeError, match=f"gradients of weight are {kind}; expected dense"):
+            take([("weight", weight)])
+
+
+@pytest.mark.parametrize("take", [agc.clip_grads_, agc.ratios, ClippedSGD])
+def test_pairs_of_something_else_are_named(take: Callable[..., object]) -> None:
+    model = Net()
+    with pytest.raises(TypeError, match="got a int named 'a'"):
+        take([("skip", model.skip), ("a", 3)])
+    with pytest.raises(TypeError, match=r"got a parameter group\. ClippedSGD .* no_decay="):
+        take(parameter_groups(model, 1e-4))
+    with pytest.raises(ValueError, match=r"none of these .* a state_dict\(\) holds copies"):
+        take(model.state_dict().items())
+
+
+def test_a_frozen_network_has_nothing_to_clip() -> None:
+    """As while it waits to be thawed: that is no mistake, unlike the tensors of a state_dict."""
+    assert not agc.clip_grads_(Net().requires_grad_(False).named_parameters())
+
+
+def test_parameters_without_elements_have_no_units() -> None:
+    named = {
+        name: nn.Parameter(torch.randn(shape))
+        for name, shape in {"row": (0, 3), "column": (3, 0), "none": (0,), "real": (2, 3)}.items()
+    }
+    optimizer = ClippedSGD(named.items())
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for clipped in (optimizer.clipped, agc.clip_grads_(named.items())):
+        shares = {name: float(part) for name, part in clipped.items()}
+        assert shares == {"row": 0, "column": 0, "none": 0, "real": 1}
+        assert repr(clipped) == "Clipped(100.0% of 2 units; most: real 100%)"
+    empty = agc.clip_grads_((name, named[name]) for name in ("row", "column"))
+    assert repr(empty) == "Clipped(0.0% of 0 units; most: none)"
+
+
+def test_shares_of_parameters_on_two_devices() -> None:
+    """Tensors without data stand for a second device; what is on it cannot be read."""
+    here, there = parameters(), {f"meta.{n}": p.to("meta") for n, p in parameters().items()}
+    there = {name: nn.Parameter(p.detach()) for name, p in there.items()}
+    for parameter in there.values():
+        parameter.grad = torch.empty_like(parameter)
+    both = agc.clip_grads_([*there.items(), *here.items()])
+    assert agc.share(both).device.type == "meta"
+    assert agc.share(both).shape == ()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_network_on_two_devices_says_what_was_clipped() -> None:
+    here, there = parameters(), {f"cuda.{n}": p.cuda() for n, p in parameters().items()}
+    there = {name: nn.Parameter(p.detach()) for name, p in there.items()}
+    for parameter, twin in zip(there.values(), here.values(), strict=True):
+        parameter.grad = twin.grad.cuda()
+    both = agc.clip_grads_([*here.items(), *there.items()])
+    alone = agc.clip_grads_(parameters().items())
+    assert float(agc.share(both)) == pytest.approx(float(agc.share(alone)))
+    assert f" of {2 * sum(map(len, alone.factors.values()))} units" in repr(both)
 
 
 def test_what_has_no_gradient_is_skipped() -> None:
@@ -868,6 +936,55 @@ def test_a_group_that_is_added_names_what_is_not_clipped() -> None:
     assert list(optimizer.clipped) == ["bias"]
 
 
+def test_a_group_that_is_added_is_checked_as_the_first_ones() -> None:
+    model = Net()
+    optimizer = ours(model)
+    head = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+
+    def add(**group: Any) -> None:
+        optimizer.add_param_group({"params": head["a"].named_parameters(), **group})
+
+    with pytest.raises(ValueError, match=r"not to clip: 'wieght' matches no name; nearest: weight"):
+        add(unclipped=["wieght"])
+    with pytest.raises(TypeError, match="expected a list of names"):
+        add(unclipped="weight")
+    with pytest.raises(ValueError, match="no key 'exclude'; list what is not clipped as 'unclip"):
+        add(exclude=["weight"])
+    with pytest.raises(ValueError, match=r"dampening is 0\.5; ClippedSGD has none"):
+        add(dampening=0.5)
+    with pytest.raises(TypeError, match=r"pairs, such as model\.named_parameters\(\)"):
+        add(params=head["a"].parameters())
+    assert len(optimizer.param_groups) == 2
+    add(unclipped=["wei*"])
+    assert optimizer.param_groups[-1]["unclipped"] == ["weight"]
+    with pytest.raises(ValueError, match=r"'weight' already; .*named_parameters\(prefix='head'\)"):
+        add(params=head["b"].named_parameters())
+    add(params=head["b"].named_parameters(prefix="b"))
+    head["b"](head["a"](torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    assert list(optimizer.clipped) == ["bias", "b.weight", "b.bias"]
+
+
+def test_a_group_may_give_its_names_apart() -> None:
+    """As the groups of torch's optimizers have them."""
+    optimizer, layer = ours(Net()), nn.Linear(2, 2)
+    names, params = zip(*layer.named_parameters(), strict=True)
+    optimizer.add_param_group({"params": params, "param_names": names})
+    assert optimizer.param_groups[-1]["param_names"] == ["weight", "bias"]
+
+
+def test_names_of_what_is_not_decayed() -> None:
+    model = Net()
+    model.stem.requires_grad_(False)
+    optimizer = ClippedSGD(model.named_parameters(), weight_decay=1e-4, no_decay=undecayed(model))
+    decayed, free = optimizer.param_groups
+    assert decayed["param_names"] == ["stem.weight", "mid.weight", "fc.weight"]
+    assert free["param_names"] == ["gain", "skip", "stem.bias", "fc.bias"]
+    model.stem.requires_grad_(True)
+    for group, same in zip(optimizer.param_groups, parameter_groups(model, 1e-4), strict=True):
+        assert list(map(id, group["params"])) == list(map(id, same["params"]))
+
+
 def test_a_capture_needs_a_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Net()
     optimizer = ours(model)
@@ -1009,7 +1126,7 @@ import os, sys
 import torch
 from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, sys.argv[2])
@@ -1036,23 +1153,29 @@ for name, build in (("function", Reference), ("optimizer", ours)):
         stepper.step()
     report[name] = plain.state_dict()
 
-model = Net().double()
-del model.skip
-model.skip = 0.0  # fully_shard takes no scalars
-fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-halves(model, 0)
-for take in (agc.clip_grads_, lambda named: ClippedSGD(named).step()):
-    try:
-        take(model.named_parameters())
-    except TypeError as error:
-        report.setdefault("refused", []).append(str(error))
+cpu = torch.device("cpu")
+for shard in (
+    lambda model: fully_shard(model, mesh=init_device_mesh("cpu", (2,))),
+    lambda model: FullyShardedDataParallel(model, device_id=cpu),
+    lambda model: FullyShardedDataParallel(model, device_id=cpu, use_orig_params=True),
+):
+    model = Net().double()
+    del model.skip
+    model.skip = 0.0  # they take no scalars
+    model = shard(model)
+    halves(model, 0)
+    for take in (agc.clip_grads_, agc.ratios, lambda named: ClippedSGD(named).step()):
+        try:
+            take(model.named_parameters())
+        except TypeError as error:
+            report.setdefault("refused", []).append(str(error))
 torch.save(report, f"{sys.argv[1]}/{rank}.pt")
 destroy_process_group()
 """
 
 
 def test_two_processes_end_as_one(tmp_path: Path) -> None:
-    """DistributedDataParallel averages before we clip; what FSDP shards is refused."""
+    """DistributedDataParallel averages before we clip; what either FSDP shards is refused."""
     (tmp_path / "worker.py").write_text(WORKER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     script = [str(tmp_path / "worker.py"), str(tmp_path), str(Path(__file__).parent)]
@@ -1067,5 +1190,5 @@ def test_two_processes_end_as_one(tmp_path: Path) -> None:
         for name, value in alone.state_dict().items():
             for kind in ("function", "optimizer"):
                 torch.testing.assert_close(report[kind][name], value, rtol=1e-9, atol=1e-12)
-        assert len(report["refused"]) == 2
+        assert len(report["refused"]) == 9
         assert all("are sharded" in message for message in report["refused"])

@@ -144,6 +144,23 @@ def test_a_loss_scaler_unscales_first_or_is_told_to(fused: bool, unscaled: bool)
     assert handle.clipped
 
 
+def test_who_forgot_to_unscale_can_go_on_with_the_same_optimizer() -> None:
+    model, other = net(), net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    (optimizer, _), (fresh, _) = attached(model, fused=True), attached(other, fused=True)
+    scaler.scale(loss_of(model, 0)).backward()
+    with pytest.raises(RuntimeError, match=r"call scaler.unscale_\(optimizer\) before"):
+        scaler.step(optimizer)
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    loss_of(other, 0).backward()
+    fresh.step()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+    assert not same(model, net())
+
+
 def test_a_step_that_the_scaler_leaves_out_is_left_out() -> None:
     model = net()
     optimizer, handle = attached(model)
@@ -210,3 +227,65 @@ def test_what_is_wrong_is_said_at_once() -> None:
         agc.attach(optimizer, named(), clipping=0)
     with pytest.raises(TypeError, match=r"\(name, parameter\) pairs"):
         agc.attach(optimizer, model.parameters())  # type: ignore[arg-type]
+
+
+def test_only_what_the_optimizer_trains_is_clipped() -> None:
+    """Two networks that are trained in turn: a step of one leaves gradients of the other alone."""
+    both = nn.ModuleDict({"G": net(), "D": net()})
+    optimizer = adamw(both["G"])
+    handle = agc.attach(optimizer, both.named_parameters())
+    for model in both.values():
+        loss_of(model, 0).backward()
+    before = [p.grad.clone() for p in both["D"].parameters()]
+    optimizer.step()
+    assert all(map(torch.equal, before, (p.grad for p in both["D"].parameters())))
+    assert set(handle.clipped) == {f"G.{name}" for name, _ in both["G"].named_parameters()}
+
+
+def test_a_part_of_what_is_trained_may_be_named() -> None:
+    model = net()
+    optimizer = adamw(model)
+    handle = agc.attach(optimizer, model[0].named_parameters(prefix="0"))
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert set(handle.clipped) == {"0.weight", "0.bias"}
+
+
+def test_parameters_that_are_named_may_join_later() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    model[0].requires_grad_(False)
+    handle = agc.attach(optimizer, model.named_parameters())
+    model[0].requires_grad_(True)
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert set(handle.clipped) == {name for name, _ in model.named_parameters()}
+
+
+def test_nothing_is_clipped_twice() -> None:
+    model = net()
+    optimizer, handle = attached(model)
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias, 2\.bias would be clipped twice"):
+        attached_again(model, optimizer)
+    other = agc.attach(optimizer, model.named_parameters(), 0.1, exclude=["0.*", "2.bias"])
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert set(handle.clipped).isdisjoint(other.clipped)
+    handle.remove()
+    other.remove()
+    attached_again(model, optimizer)
+
+
+def attached_again(model: nn.Module, optimizer: torch.optim.Optimizer) -> agc.Attached:
+    return agc.attach(optimizer, model.named_parameters(), exclude=EXCLUDE)
+
+
+def test_what_is_no_optimizer_is_named() -> None:
+    model = net()
+    schedule = torch.optim.lr_scheduler.ConstantLR(adamw(model))
+    for wrong, name in ((None, "NoneType"), (schedule, "ConstantLR"), (model, "Sequential")):
+        with pytest.raises(
+            TypeError, match=f"expected an optimizer of torch, got {name}; attach to"
+        ):
+            agc.attach(wrong, model.named_parameters())  # type: ignore[arg-type]

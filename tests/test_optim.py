@@ -182,6 +182,26 @@ def test_the_average_is_lent_to_the_model() -> None:
     assert places == [tensor.data_ptr() for tensor in model.state_dict().values()]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_average_of_a_half_precision_model_moves(dtype: torch.dtype) -> None:
+    """A change of 1e-5 of the difference is far below what half precision can add to 1."""
+    model = nn.Linear(4, 2).to(dtype)
+    nn.init.ones_(model.weight)
+    ema = EMA(model, decay=0.999)
+    nn.init.constant_(model.weight, 2.0)
+    for step in range(10**5, 10**5 + 10):
+        ema.update(step)
+    average = ema.state_dict()["weight"]
+    assert average.dtype == torch.float32
+    torch.testing.assert_close(average, torch.full_like(average, 2 - 0.999**10))
+    with ema.applied():
+        assert torch.equal(model.weight, average.to(dtype))
+    assert torch.equal(model.weight, torch.full_like(model.weight, 2.0))
+    assert model.weight.dtype == dtype
+    ema.load_state_dict({name: t.to(dtype) for name, t in ema.state_dict().items()})  # an old one
+    assert ema.state_dict()["weight"].dtype == torch.float32
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = net()
     model.conv.requires_grad_(False)
@@ -328,6 +348,27 @@ def test_at_a_flat_point_sam_stays() -> None:
     assert model.weight.grad.tolist() == [0, 0]
 
 
+def test_sam_leaves_unused_parameters_where_they_are() -> None:
+    model, alone = Bowl(), Bowl()
+    model.unused = nn.Parameter(torch.ones(3))
+    curvature = torch.tensor([[3.0, 2.0]])
+    for each in (model, alone):
+        sam.sam_gradient(each, each, [curvature])
+    assert model.unused.grad is None
+    assert torch.equal(model.unused, torch.ones(3))
+    assert torch.equal(model.weight.grad, alone.weight.grad)
+
+
+def test_sam_says_what_it_cannot_ascend() -> None:
+    model, other = Bowl(), torch.ones(1, requires_grad=True)
+    for rho in (-0.05, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"rho is {rho}; expected a finite number of at least"):
+            sam.sam_gradient(model, model, [torch.ones(1, 2)], rho=rho)
+    assert model.weight.tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="depends on none of the model's trainable parameters"):
+        sam.sam_gradient(model, lambda _: other.sum(), [torch.ones(1, 2)])
+
+
 # LARS
 
 
@@ -379,6 +420,34 @@ def test_at_a_constant_rate_lars_is_that_of_timm() -> None:
             optimizer.step()
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_lars_names_a_number_that_is_out_of_range() -> None:
+    weight = torch.ones(2, 2, requires_grad=True)
+    for option, value, expected in (
+        ("lr", -1, "at least 0"),
+        ("lr", float("nan"), "at least 0"),
+        ("momentum", 2, "at least 0 and below 1"),
+        ("momentum", -0.1, "at least 0 and below 1"),
+        ("weight_decay", -1e-4, "at least 0"),
+        ("trust", -0.001, "at least 0"),
+        ("scalars", -1.0, "at least 0"),
+    ):
+        with pytest.raises(ValueError, match=f"{option} is {value}; expected .*{expected}$"):
+            LARS([weight], **{"lr": 1.0, option: value})
+    with pytest.raises(TypeError, match=r"lr is '0\.1'; expected a number"):
+        LARS([weight], "0.1")  # type: ignore[arg-type]
+
+
+def test_lars_refuses_sparse_gradients_before_anything_moves() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    linear = nn.Linear(2, 1)
+    optimizer = LARS([*linear.parameters(), *table.parameters()], 1.0)
+    before = linear.weight.detach().clone()
+    linear(table(torch.tensor([1, 2]))).sum().backward()
+    with pytest.raises(TypeError, match=r"of shape \(5, 2\) is sparse; LARS expects dense ones"):
+        optimizer.step()
+    assert torch.equal(linear.weight, before)
 
 
 def test_lars_takes_a_closure() -> None:

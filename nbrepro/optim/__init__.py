@@ -8,7 +8,7 @@ its ``label_smoothing`` is that of the NFNet authors.
 from nbrepro.optim import sam
 from nbrepro.optim.clipped_sgd import ClippedSGD
 from nbrepro.optim.ema import EMA
-from nbrepro.optim.groups import parameter_groups
+from nbrepro.optim.groups import parameter_groups, undecayed
 from nbrepro.optim.lars import LARS
 
-__all__ = ["EMA", "LARS", "ClippedSGD", "parameter_groups", "sam"]
+__all__ = ["EMA", "LARS", "ClippedSGD", "parameter_groups", "sam", "undecayed"]

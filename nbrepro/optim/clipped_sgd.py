@@ -56,7 +56,7 @@ class ClippedSGD(torch.optim.SGD):
         eps: lower bound of weight norms, see there.
         exclude: names or patterns of parameters that are not clipped.
         no_decay: names or patterns of parameters that are not decayed; they form the second
-            parameter group.
+            parameter group. ``undecayed(model)`` gives those that :func:`parameter_groups` exempts.
 
     A group's key ``unclipped`` lists the names in it that are not clipped. In a group that is added
     later, everything is clipped unless it has this key:
@@ -94,6 +94,41 @@ class ClippedSGD(torch.optim.SGD):
         self.defaults |= {"clipping": clipping, "eps": eps, "unclipped": []}
         for group in self.param_groups:
             group |= {"clipping": clipping, "eps": eps}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train further parameters, as with torch's optimizers.
+
+        Args:
+            param_group: ``params``, pairs of a name and a parameter; maybe ``unclipped``, names or
+                patterns of those that are not clipped; maybe options such as ``lr``.
+
+        Raises:
+            TypeError: for parameters without names.
+            ValueError: for a name that is here already, an entry of ``unclipped`` that matches no
+                name, a key ``exclude``, and dampening.
+        """
+        if "exclude" in param_group:
+            raise ValueError(
+                "a parameter group has no key 'exclude'; list what is not clipped as 'unclipped'"
+            )
+        if param_group.get("dampening"):  # the momentum starts as zeros, torch's as the gradient
+            raise ValueError(
+                f"dampening is {param_group['dampening']}; ClippedSGD has none, so leave it out"
+            )
+        params = param_group["params"]
+        if "param_names" in param_group:  # a group of another optimizer
+            params = list(zip(param_group["param_names"], params, strict=True))
+        parameters = by_name(params)
+        here = {name for group in self.param_groups for name in group["param_names"]}
+        if taken := [name for name in parameters if name in here]:
+            raise ValueError(
+                f"the optimizer has a parameter named {taken[0]!r} already; give each a name of "
+                "its own, such as head.named_parameters(prefix='head')"
+            )
+        spared = select("parameter not to clip", param_group.get("unclipped", ()), parameters)
+        unclipped = [name for name in parameters if name in spared]
+        named = {"params": list(parameters.items()), "unclipped": unclipped}
+        super().add_param_group(param_group | named)
 
     @property
     def clipped(self) -> Clipped:

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nbrepro.agc import norm_type
+
 _Number = TypeVar("_Number", float, Tensor)
 
 
@@ -28,8 +30,9 @@ class EMA:
     """An exponential moving average of a model's weights (NFNets, appendix A.1).
 
     Averages the trainable parameters and the floating-point buffers (running statistics), copies
-    other buffers, and leaves frozen parameters out. It starts as a copy of the model. (The authors
-    average the running statistics of BatchNorm like the weights; other programs copy them.)
+    other buffers, and leaves frozen parameters out. It starts as a copy of the model. Averages of
+    half-precision weights are kept in float32, where their small changes are not rounded away. (The
+    authors average the running statistics of BatchNorm like the weights; other programs copy them.)
 
     ``torch.optim.swa_utils.AveragedModel`` would do the same, but its update reads a counter back
     from the device, which stalls a GPU and cannot be captured in a CUDA graph, and it also copies
@@ -44,7 +47,10 @@ class EMA:
         self.decay = decay
         tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._live = {**tensors, **dict(model.named_buffers())}
-        self._average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
+        self._average = {
+            name: tensor.detach().to(norm_type(tensor) or tensor.dtype, copy=True)
+            for name, tensor in self._live.items()
+        }
 
     @torch.no_grad()
     def update(self, step: int | Tensor) -> None:
@@ -69,7 +75,10 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average into the model, in place, and restore its own weights at the end."""
+        """Put the average into the model, in place, and restore its own weights at the end.
+
+        The model keeps its types: under half precision it has the average rounded.
+        """
         live, average = list(self._live.values()), list(self._average.values())
         own = [tensor.detach().clone() for tensor in live]
         with torch.no_grad():
@@ -81,11 +90,11 @@ class EMA:
                 torch._foreach_copy_(live, own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average by name; the tensors are not copies."""
+        """The average by name; the tensors are not copies, and float32 for half precision."""
         return dict(self._average)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned, in place.
+        """Restore what :meth:`state_dict` returned, in place; types may differ.
 
         Raises:
             ValueError: if it belongs to another model, or to one with other parameters trained.

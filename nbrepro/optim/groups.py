@@ -37,6 +37,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def undecayed(model: nn.Module) -> list[str]:
+    """The names of what :func:`parameter_groups` does not decay, for ``ClippedSGD(no_decay=...)``.
+
+    Frozen parameters are among them, so that they stay exempt when they are unfrozen.
+
+    Args:
+        model: any module; shared parameters appear once.
+    """
+    return [name for name, parameter in model.named_parameters() if not is_decayed(parameter)]
+
+
 def is_decayed(parameter: Tensor) -> bool:
     """Whether it has more numbers than its first dimension, unlike a bias, a gain or a scalar."""
     return parameter.ndim > 0 and parameter.numel() > parameter.shape[0]

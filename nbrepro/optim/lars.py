@@ -1,5 +1,6 @@
 """Layer-wise adaptive rate scaling, an alternative to AGC (2102.06171, section 4)."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,6 +30,10 @@ class LARS(torch.optim.Optimizer):
         weight_decay: for groups without one of their own; biases and gains are not exempt.
         trust: the paper's η.
         scalars: the ratio of biases, gains and scalars.
+
+    Raises:
+        TypeError: for options that are no numbers, and from ``step`` for sparse gradients.
+        ValueError: for numbers out of range.
     """
 
     def __init__(
@@ -47,6 +52,9 @@ class LARS(torch.optim.Optimizer):
             "trust": trust,
             "scalars": scalars,
         }
+        for name, value in defaults.items():
+            if not isinstance(value, Tensor):  # which would have to be read back
+                _check(name, value, below=1.0 if name == "momentum" else math.inf)
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -63,6 +71,7 @@ class LARS(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        _check_dense(self.param_groups)
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
@@ -95,3 +104,22 @@ class LARS(torch.optim.Optimizer):
         ]
         rates: Tensor = torch.stack(chosen) * group["lr"]
         return rates.unbind()
+
+
+def _check(name: str, value: float, below: float) -> None:
+    try:
+        possible = 0 <= value < below
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; expected a number") from None
+    if not possible:
+        bound = "" if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"{name} is {value}; expected a finite number of at least 0{bound}")
+
+
+def _check_dense(groups: list[dict[str, Any]]) -> None:
+    for parameter in (p for group in groups for p in group["params"]):
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise TypeError(
+                f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; LARS "
+                "expects dense ones, such as those of an embedding with sparse=False"
+            )

@@ -1,5 +1,6 @@
 """Sharpness-aware minimization (arXiv 2010.01412), as NFNets use it (2102.06171, appendix A.4)."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -33,7 +34,7 @@ def sam_gradient(
         The loss at the moved weights, detached.
 
     Raises:
-        ValueError: for a share outside (0, 1].
+        ValueError: for a share outside (0, 1] and a negative rho; see :func:`ascended`.
     """
     with ascended(model, loss_fn, subset(batch, share) if other is None else other, rho):
         loss = loss_fn(*batch)
@@ -72,11 +73,22 @@ def ascended(
         loss_fn: as in :func:`sam_gradient`; under autocast it must enter the context itself,
             since autocast caches the cast weights within a context.
         batch: the examples to ascend on.
-        rho: length of the step, over all trainable parameters together.
+        rho: length of the step, over all trainable parameters together; those that the loss does
+            not depend on stay where they are.
+
+    Raises:
+        ValueError: for a rho that is negative or infinite, and for a loss that depends on none of
+            the trainable parameters.
     """
+    if not 0 <= rho < math.inf:
+        raise ValueError(f"rho is {rho}; expected a finite number of at least 0, such as 0.05")
     parameters = trainable(model)
     with _statistics_kept(model):
-        step = list(torch.autograd.grad(loss_fn(*batch), parameters))
+        found = torch.autograd.grad(loss_fn(*batch), parameters, allow_unused=True)
+    step = [gradient for gradient in found if gradient is not None]
+    parameters = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+    if not parameters:
+        raise ValueError("the loss depends on none of the model's trainable parameters")
     own = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(step)))
