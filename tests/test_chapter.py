@@ -417,10 +417,13 @@ def test_a_review_is_answered_statement_by_statement() -> None:
     )
     review: Any = SimpleNamespace(key="mine", statements=statements)
     assert tables.review_tally(review, verdicts).data == (
-        "5 statements: 1 put to training on real images (0 of them settled), 1 to measurement, "
+        "5 statements: 1 put to training on real images (0 settled), 1 to measurement, "
         "counting, arithmetic or a check of code (1 settled), 1 not run yet, 1 cited only, "
         "1 without a claim."
     )
+    half = SimpleNamespace(key="mine", statements=(stated(1, "ACC-20", "ACC-22"),))
+    verdicts.append(Verdict(claims.get("ACC-22"), "contradicted"))
+    assert "(0 settled, 1 in part)" in tables.review_tally(half, verdicts).data
     page = tables.review(review, verdicts).data
     rows = re.findall("<tr id.*?</tr>", page, re.DOTALL)
     assert len(rows) == 5

@@ -186,29 +186,35 @@ def review_tally(review: "Review", verdicts: Iterable["Verdict"]) -> "Markdown":
     """One sentence: on how many statements of a review which kind of evidence bears.
 
     A statement counts for the first kind of :data:`EVIDENCE` that any of its claims rests on, runs
-    that are missing not counted.
+    that are missing not counted. It is settled if all of its claims of that kind are.
     """
     from IPython.display import Markdown
 
     judged = {row[0].claim.id: row[0] for row in _in_order(verdicts)}
-    by_kind: dict[str, list[bool]] = {}
+    by_kind: dict[str, list[str]] = {}
     for statement in review.statements:
         found = [judged[claim] for claim in statement.claims]
         kinds = {"not run" if v.verdict == "not run" else v.claim.evidence for v in found}
         kind = next((k for k in (*EVIDENCE, "not run") if k in kinds), "none")
         if kind == "cited" and "not run" in kinds:
             kind = "not run"
-        settled = any(v.tone in ("yes", "no") for v in found if v.claim.evidence == kind)
-        by_kind.setdefault(kind, []).append(settled)
+        settled = [v.tone in ("yes", "no") for v in found if v.claim.evidence == kind]
+        how_far = "settled" if all(settled) else "in part" if any(settled) else ""
+        by_kind.setdefault(kind, []).append(how_far)
     trained = by_kind.get("trained", [])
     others = [s for kind in list(EVIDENCE)[1:-1] for s in by_kind.get(kind, [])]
     counts = {kind: len(by_kind.get(kind, [])) for kind in ("not run", "cited", "none")}
     return Markdown(
         f"{len(review.statements)} statements: {len(trained)} put to training on real images "
-        f"({sum(trained)} of them settled), {len(others)} to measurement, counting, arithmetic or "
-        f"a check of code ({sum(others)} settled), {counts['not run']} not run yet, "
+        f"({_settled(trained)}), {len(others)} to measurement, counting, arithmetic or a check of "
+        f"code ({_settled(others)}), {counts['not run']} not run yet, "
         f"{counts['cited']} cited only, {counts['none']} without a claim."
     )
+
+
+def _settled(how_far: Sequence[str]) -> str:
+    part = how_far.count("in part")
+    return f"{how_far.count('settled')} settled" + (f", {part} in part" if part else "")
 
 
 # --- records ---
