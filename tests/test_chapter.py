@@ -421,7 +421,7 @@ def test_a_review_is_answered_statement_by_statement() -> None:
         "counting, arithmetic or a check of code (1 settled), 1 not run yet, 1 cited only, "
         "1 without a claim."
     )
-    half = SimpleNamespace(key="mine", statements=(stated(1, "ACC-20", "ACC-22"),))
+    half: Any = SimpleNamespace(key="mine", statements=(stated(1, "ACC-20", "ACC-22"),))
     verdicts.append(Verdict(claims.get("ACC-22"), "contradicted"))
     assert "(0 settled, 1 in part)" in tables.review_tally(half, verdicts).data
     page = tables.review(review, verdicts).data
