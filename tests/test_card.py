@@ -367,6 +367,25 @@ def test_large_rates_in_words() -> None:
     assert "most trained at 0 of them" in card.large_rates([*made(BAD), *made(BAD, **AGC)])
 
 
+def test_with_which_threshold_to_begin() -> None:
+    """The largest that often helps where most runs fail without clipping."""
+    hard: dict[str, Any] = {"batch_size": 256, "lr": 1.6}
+    runs = [*made(GOOD), *made(GOOD, **AGC), *made(BAD, **hard), *made(GOOD, **AGC, **hard)]
+    told = card.begin(runs).data
+    assert "At 1 of 2 pairs of batch and rate most runs trained without it." in told
+    assert "take λ = 0.01.**" in told
+    runs += [*made(GOOD, clipping=0.04, **AGC, **hard), *made(BAD, clipping=0.16, **AGC, **hard)]
+    told = card.begin(runs).data
+    assert "take λ = 0.04, then 0.01.**" in told
+    assert "λ = 0.16 at 0 of 1, λ = 0.04 at 1 of 1, λ = 0.01 at 1 of 1" in told
+    assert "helps often" in card.begin([*made(BAD, **hard), *made(BAD, **AGC, **hard)]).data
+    easy = card.begin([*made(GOOD), *made(GOOD, **AGC)]).data
+    assert "If runs fail" not in easy
+    whole: dict[str, Any] = {"dataset": "cifar10-jpeg", "unclipped": ("fc.weight",)}
+    easy = card.begin([*made(BETTER, **whole), *made(GOOD, clip="agc", **whole)]).data
+    assert "at batch 64 and the paper's rate all did, and λ = 0.01 cost 5.1 points" in easy
+
+
 @pytest.mark.parametrize(
     ("agc_ends", "norm_ends", "told"),
     [

@@ -26,10 +26,10 @@ from nbrepro.claims.tables import printed
 from nbrepro.models import nfnet
 from nbrepro.optim import ema
 
-#: Check → bounds on its values, by the first claim that rests on it.
+#: Check → bounds on its values, by the claim that rests on it.
 BOUNDS: dict[str, Mapping[str, Bounds]] = {
     claim.rule.check: claim.rule.bounds
-    for claim in reversed(claims.register().values())
+    for claim in claims.register().values()
     if isinstance(claim.rule, Check)
 }
 

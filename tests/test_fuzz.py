@@ -42,5 +42,5 @@ def test_the_page_has_the_last_long_run() -> None:
     body = json.loads((root / "results" / "fuzz.json").read_text(encoding="utf-8"))
     assert body.pop("digest") == _digest(body)
     assert list(body["counts"]) == list(fuzz.KINDS)
-    page = (root / "book" / "running.md").read_text(encoding="utf-8")
+    page = (root / "book" / "records.md").read_text(encoding="utf-8")
     assert fuzz.table(body["counts"]) in page

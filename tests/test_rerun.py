@@ -58,5 +58,5 @@ def test_the_page_has_the_stored_table() -> None:
     assert body.pop("digest") == _digest(body)
     assert list(body["rows"]) == list(RERUN.SAMPLE)
     assert body["provenance"]["dirty"] is False
-    page = (ROOT / "book" / "running.md").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "records.md").read_text(encoding="utf-8")
     assert RERUN.table(body["rows"]) in page

@@ -87,6 +87,58 @@ def test_the_figure_of_few_images_has_a_line_for_each_way() -> None:
     assert "no records yet" in transfer.images_table([]).data
 
 
+def test_what_the_figures_of_few_images_show_in_words() -> None:
+    """Made up: pre-training leads by 4, 6 and 8 points, everything the output layer by -1, 1, 3."""
+    few = experiments.get("few_images").specs("quick", "cifar10-jpeg", seeds=2)
+    lead = {10: 0.04, 100: 0.06, transfer.MANY: 0.08}
+
+    def end(spec: Spec) -> float:
+        _, _, many = spec.dataset.partition("-few")
+        if not spec.pretrained:
+            return 0.3 - lead[int(many or transfer.MANY)]
+        output = 0.05 - lead[int(many or transfer.MANY)]
+        return 0.3 + (output if spec.train == "output" else 0)
+
+    runs = [record(spec, end(spec)) for spec in (*few, *QUICK)]
+    for twin in transfer.TWINS:
+        assert transfer.images_takeaway(runs, twin) == (
+            "At 10, 100 and 1,000 images per class pre-training leads training from scratch by "
+            "+4.0, +6.0 and +8.0 points, and training everything leads the output layer alone by "
+            "-1.0, +1.0 and +3.0."
+        )
+    told = transfer.images_text(runs).data
+    assert "by most at 1,000 images per class without BatchNorm (+8.0)" in told
+    assert "in neither twin" in told
+    assert "cross between 10 and 100 images with BatchNorm" in told
+    lead = {10: 0.04, 100: 0.03, transfer.MANY: 0.02}
+    told = transfer.images_text([record(spec, end(spec)) for spec in (*few, *QUICK)]).data
+    assert "it grows steadily without BatchNorm and with BatchNorm." in told
+    assert "do not cross with BatchNorm" in told
+    assert transfer.images_takeaway([], "with BatchNorm") == ""
+    assert "No records yet" in transfer.images_text([]).data
+
+
+def test_what_other_pairs_of_data_show_in_words() -> None:
+    def runs(output: float) -> list[Record]:
+        return [record(s, output if s.train == "output" else 0.4) for s in specs]
+
+    specs = fine_tuning_back.EXPERIMENT.specs("quick", "cifar10-jpeg", seeds=2)
+    arms = transfer.elsewhere(fine_tuning_back.DATA, fine_tuning_back.RATES)
+    assert transfer.pair_takeaway(runs(0.3), arms) == (
+        "Training everything adds +10.0 points without BatchNorm and +10.0 points with BatchNorm "
+        "to the output layer alone."
+    )
+    pairs = {"a to b": (runs(0.3), arms), "b to c": (runs(0.35), arms)}
+    told = transfer.pairs_text(pairs).data
+    assert "on *b to c* without BatchNorm, where everything leads by +5.0 points" in told
+    assert "*a to b*" not in told
+    assert transfer.pair_takeaway([], arms) == ""
+    assert "No records yet" in transfer.pairs_text({"a to b": ([], arms)}).data
+    lost = [record(s, 0.01) if s.clip == "none" and s.lr == 0.8 else record(s, 0.4) for s in specs]
+    told = transfer.without_agc({"first": (runs(0.3), arms), "second": (lost, arms)}).data
+    assert "rate of 0.8 without AGC, on other data, 2 of 2 (first) and 0 of 2 (second)" in told
+
+
 def test_twins_share_everything_but_what_makes_them_twins() -> None:
     """The rates of the whole networks are their own; the start is one data set for all."""
     assert {spec.pretrained for spec in QUICK} == {"", "tiny-imagenet-50@16:5"}

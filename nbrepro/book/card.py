@@ -143,12 +143,67 @@ def best(runs: "Sequence[Record]") -> tuple[float, Ends] | None:
 # --- the sentences ---
 
 
-def advice(records: "Sequence[Record]", augmentation: str = "") -> "Markdown":
+def begin(records: "Sequence[Record]") -> "Markdown":
+    """With which λ to begin: with none; where runs fail, with the largest that often helped."""
+    from IPython.display import Markdown
+
+    hard = _hard(records)
+    many = len({_bare(r.spec) for r in records if r.spec.clip == "agc"})
+    first = (
+        f"**Begin without clipping.** At {many - len(hard)} of {many} pairs of batch and rate most "
+        f"runs trained without it.{_unneeded(records)}"
+    )
+    if not hard:
+        return Markdown(first)
+    tried: dict[float, list[bool]] = {}
+    for spec in hard:
+        for by_lambda in _forms(r for r in records if _bare(r.spec) == spec).values():
+            for x, found in by_lambda.items():
+                tried.setdefault(x, []).append(len(found.survivors) > len(found.failed))
+    order = sorted(tried, reverse=True)
+    counts = ", ".join(f"λ = {x:g} at {sum(tried[x])} of {len(tried[x])}" for x in order)
+    often = [f"{x:g}" for x in order if 2 * sum(tried[x]) > len(tried[x])]
+    said = f"take λ = {', then '.join(often)}" if often else "no λ that we tried helps often"
+    return Markdown(
+        f"{first}\n\n**If runs fail, {said}.** Where most failed without clipping, most trained "
+        f"with {counts} (SkipInit clipped and left alone count apart). A larger λ clips less."
+    )
+
+
+def _hard(records: "Iterable[Record]") -> "list[Spec]":
+    """What runs with AGC share with runs without clipping, where most of the latter fail."""
+    runs = list(records)
+    found = []
+    for spec in {_bare(r.spec) for r in runs if r.spec.clip == "agc"}:
+        free = Ends.of(r for r in runs if r.spec.clip == "none" and _bare(r.spec) == spec)
+        if len(free.failed) > len(free.survivors):
+            found.append(spec)
+    return found
+
+
+def _unneeded(records: "Sequence[Record]") -> str:
+    """What the best λ did at the smallest batch of the paper's own form, if all train without."""
+    runs = [r for r in records if not _small(r.spec)]
+    batch, rate = min(((r.spec.batch_size, r.spec.lr) for r in runs), default=(0, 0.0))
+    here = [r for r in runs if (r.spec.batch_size, r.spec.lr) == (batch, rate)]
+    free = [r for r in here if r.spec.clip == "none"]
+    clipped = champion([r for r in here if r.spec.clip == "agc" and _starred(r.spec)])
+    if not (free and clipped) or any(map(failed, free)):
+        return ""
+    told = _against(compared(free, clipped), "no clipping")
+    return (
+        f" On whole images at batch {batch} and the paper's rate all did, and "
+        f"λ = {clipped[0].spec.clipping:g} {told}."
+    )
+
+
+def advice(records: "Sequence[Record]", augmentation: str = "", adamw: str = "") -> "Markdown":
     """What the records say to whoever has to choose, one line for each question.
 
     Args:
         records: from :func:`evidence`.
         augmentation: what is known of strong augmentation, in a sentence.
+        adamw: what is known of AdamW, likewise.
     """
     from IPython.display import Markdown
 
@@ -158,6 +213,7 @@ def advice(records: "Sequence[Record]", augmentation: str = "") -> "Markdown":
         "How much will be clipped": clipped_shares(records),
         "The norm of the whole gradient": norm(records),
         "Strong augmentation": augmentation,
+        "AdamW": adamw,
     }
     return Markdown("\n".join(f"- **{name}.** {text}" for name, text in lines.items() if text))
 
@@ -213,19 +269,17 @@ def tiny_batches(records: "Sequence[Record]", below: int = 64) -> str:
 
 def large_rates(records: "Sequence[Record]") -> str:
     """Where most runs fail without clipping: at how many of these settings some λ helps most."""
-    hard = helped = 0
-    for spec in {_bare(r.spec) for r in records if r.spec.clip == "agc"}:
-        here = [r for r in records if _bare(r.spec) == spec]
-        free = Ends.of(r for r in here if r.spec.clip == "none")
-        if len(free.failed) <= len(free.survivors):
-            continue
-        hard += 1
-        chosen = Ends.of(champion([r for r in here if r.spec.clip == "agc"]))
-        helped += len(chosen.survivors) > len(chosen.failed)
+    hard = _hard(records)
     if not hard:
         return "Most runs survived without clipping at every batch and rate."
+    helped = 0
+    for spec in hard:
+        agc = [r for r in records if r.spec.clip == "agc" and _bare(r.spec) == spec]
+        chosen = Ends.of(champion(agc))
+        helped += len(chosen.survivors) > len(chosen.failed)
+    many = len(hard)
     return (
-        f"Without clipping most runs failed at {hard} pair{'s' * (hard > 1)} of batch and rate; "
+        f"Without clipping most runs failed at {many} pair{'s' * (many > 1)} of batch and rate; "
         f"with the best λ most trained at {helped} of them."
     )
 
@@ -267,14 +321,22 @@ def _best_form(spec: "Spec") -> str:
 
 def champion(runs: "Sequence[Record]") -> "list[Record]":
     """The runs of the best λ in the best form."""
-    forms = {run.spec.unclipped for run in runs}
     arms = [
         (found, [r for r in runs if r.spec.unclipped == form and r.spec.clipping == x])
-        for form in sorted(forms)
-        for x, found in ends([r for r in runs if r.spec.unclipped == form], "clipping").items()
+        for form, by_lambda in _forms(runs).items()
+        for x, found in by_lambda.items()
     ]
     key = lambda arm: (len(arm[0].survivors) / arm[0].n, arm[0].mean)  # noqa: E731
     return max(arms, key=key)[1] if arms else []
+
+
+def _forms(runs: "Iterable[Record]") -> dict[tuple[str, ...], dict[float, Ends]]:
+    """What is left unclipped → λ → how the runs with AGC ended."""
+    clipped = [run for run in runs if run.spec.clip == "agc"]
+    return {
+        form: ends([r for r in clipped if r.spec.unclipped == form], "clipping")
+        for form in sorted({run.spec.unclipped for run in clipped})
+    }
 
 
 def clipped_shares(records: "Sequence[Record]") -> str:

@@ -1,24 +1,31 @@
 """What chapter 7 asks: arms of fine-tuning, and what pre-training had reached before it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.figures import by_number, runs_of
 from nbrepro.book.figures.runs import Ends
 from nbrepro.book.found import against
 from nbrepro.book.markup import table
-from nbrepro.claims.outcomes import value
+from nbrepro.claims.findings import compare
+from nbrepro.claims.outcomes import failed, outcome, value
+from nbrepro.claims.rules import Bounds
+from nbrepro.claims.statistics import digits
 from nbrepro.data import card
 from nbrepro.experiments import few_images
 from nbrepro.experiments.fine_tuning import GENTLE, LARGE, PRETRAINED, RATES, Rates, twins, ways
 
 if TYPE_CHECKING:
-    from IPython.display import HTML
+    from IPython.display import HTML, Markdown
 
     from nbrepro.book.figures import Chart
     from nbrepro.records.ledger import Record
 
 Settings = dict[str, Any]
+#: Name of a pair of data → its runs, and settings by name as :func:`elsewhere` has them.
+Pairs = Mapping[str, tuple[Sequence["Record"], Mapping[str, Settings]]]
 
 #: Reader's name of a twin → that of its affine parameters.
 TWINS = {"without BatchNorm": "gains and biases", "with BatchNorm": "γ and β"}
@@ -136,14 +143,83 @@ def images_table(records: Sequence["Record"]) -> "HTML":
     return table(head, rows)
 
 
-def pairs_table(
-    pairs: Mapping[str, tuple[Sequence["Record"], Mapping[str, Settings]]],
-) -> "HTML":
-    """In points, by pair of data: what pre-training brings, and what more than the output layer.
+def images_takeaway(records: Sequence["Record"], twin: str) -> str:
+    """What a twin's figure by number of images shows, in points; empty where a number is missing.
 
-    Args:
-        pairs: name of a pair → its runs, and settings by name as :func:`elsewhere` has them.
+    By how much pre-training leads, and everything the output layer alone, at each number of images.
     """
+    leads = [_leads(records, twin, other) for other in (SCRATCH, OUTPUT)]
+    if any(math.isnan(lead) for by in leads for lead in by.values()):
+        return ""
+    numbers = _listed(f"{n:,}" for n in leads[0])
+    scratch, output = (_listed(map(_signed, by.values())) for by in leads)
+    return (
+        f"At {numbers} images per class pre-training leads training from scratch by {scratch} "
+        f"points, and training everything leads the output layer alone by {output}."
+    )
+
+
+def images_text(records: Sequence["Record"]) -> "Markdown":
+    """Do fewer images make pre-training worth more, and where does the output layer catch up?"""
+    from IPython.display import Markdown
+
+    scratch, output = (
+        {twin: _leads(records, twin, other) for twin in TWINS} for other in (SCRATCH, OUTPUT)
+    )
+    every = [lead for by in (*scratch.values(), *output.values()) for lead in by.values()]
+    if any(map(math.isnan, every)):
+        return Markdown("No records yet, or runs that failed.")
+    most = {twin: max(by.items(), key=lambda item: item[1]) for twin, by in scratch.items()}
+    grows = [t for t, by in scratch.items() if sorted(by.values(), reverse=True) == [*by.values()]]
+    return Markdown(
+        "Pre-training leads by most at "
+        + " and at ".join(
+            f"{n:,} images per class {t} ({_signed(x)})" for t, (n, x) in most.items()
+        )
+        + f". As images get fewer it grows steadily {' and '.join(grows) or 'in neither twin'}. "
+        "The lines of everything and of the output layer alone "
+        + " and ".join(f"{_crossings(by)} {twin}" for twin, by in output.items())
+        + ". These are means; the table has their intervals."
+    )
+
+
+def _leads(records: Sequence["Record"], twin: str, other: str) -> dict[int, float]:
+    """Images per class → points by which the pre-trained network leads another way of a twin."""
+    arms = by_images(twin)
+    ours = arms[PRETRAINED_TOO]
+    return {n: _lead(records, ours[n], arms[other][n]) for n in (*few_images.IMAGES, MANY)}
+
+
+def _lead(records: Sequence["Record"], first: Settings, second: Settings) -> float:
+    """Points by which an arm leads another; not a number where runs are missing or failed."""
+    high, low = (list(map(outcome, runs_of(records, arm))) for arm in (first, second))
+    if not (high and low):
+        return math.nan
+    return 100 * compare("", low, high, Bounds(0, math.inf)).effect
+
+
+def _crossings(leads: Mapping[int, float]) -> str:
+    """``cross between 10 and 100 images``, by the sign of a lead."""
+    places = [
+        f"between {fewer:,} and {more:,} images"
+        for (fewer, before), (more, after) in pairwise(leads.items())
+        if (before > 0) != (after > 0)
+    ]
+    return f"cross {_listed(places)}" if places else "do not cross"
+
+
+def _signed(points: float) -> str:
+    return digits(points, "+.1f")
+
+
+def _listed(parts: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def pairs_table(pairs: Pairs) -> "HTML":
+    """In points, by pair of data: what pre-training brings, and what more than the output layer."""
     rows = []
     for pair, (records, arms) in pairs.items():
         for twin in TWINS:
@@ -152,6 +228,51 @@ def pairs_table(
             rows.append((pair, twin, *(against(records, whole, other) for other in others)))
     head = ("data", "network", "pre-trained over from scratch", "all over output layer")
     return table(head, rows)
+
+
+def pair_takeaway(records: Sequence["Record"], arms: Mapping[str, Settings]) -> str:
+    """What training everything adds to the output layer alone, in both twins of a pair of data."""
+    leads = {twin: _over_output(records, arms, twin) for twin in TWINS}
+    if any(map(math.isnan, leads.values())):
+        return ""
+    told = " and ".join(f"{_signed(lead)} points {twin}" for twin, lead in leads.items())
+    return f"Training everything adds {told} to the output layer alone."
+
+
+def pairs_text(pairs: Pairs) -> "Markdown":
+    """On which pair of data the output layer alone comes closest to training everything."""
+    from IPython.display import Markdown
+
+    closest = []
+    for twin in TWINS:
+        leads = {name: _over_output(*pair, twin) for name, pair in pairs.items()}
+        if any(map(math.isnan, leads.values())):
+            return Markdown("No records yet, or runs that failed.")
+        name = min(leads, key=lambda name: leads[name])
+        closest.append(f"on *{name}* {twin}, where everything leads by {_signed(leads[name])}")
+    return Markdown(
+        "The output layer alone comes closest to training everything "
+        + " points, and ".join(closest)
+        + " points. These are means; the table has their intervals."
+    )
+
+
+def _over_output(records: Sequence["Record"], arms: Mapping[str, Settings], twin: str) -> float:
+    return _lead(records, arms[f"{twin}: everything"], arms[f"{twin}: output layer"])
+
+
+def without_agc(pairs: Pairs) -> "Markdown":
+    """How many runs on other pairs of data survive at the large rate without AGC."""
+    from IPython.display import Markdown
+
+    told = []
+    for name, (records, arms) in pairs.items():
+        runs = runs_of(records, arms[f"without BatchNorm: everything, no AGC, rate {LARGE:g}"])
+        told.append(f"{len(runs) - sum(map(failed, runs))} of {len(runs)} ({name})")
+    return Markdown(
+        f"At the same rate of {LARGE:g} without AGC, on other data, {_listed(told)} survive. No "
+        "claim was made of these."
+    )
 
 
 def begun(records: Sequence["Record"]) -> float:

@@ -127,7 +127,7 @@ def flops_not_parameters() -> Outcome:
             "millions_fewer_in_b7": f0["params"] - b7["params"],
             "points_more_in_b7": b7["top1"] - f0["top1"],
         },
-        f"at equal FLOPs NFNets are {b6_gap:+.2f} and {b7_gap:+.2f} points from B6 and B7; "
+        f"at equal FLOPs NFNets lie {b6_gap:+.2f} points from B6 and {b7_gap:+.2f} from B7; "
         f"{b7['params']}M parameters give {b7['top1']} % in B7, {f0['params']}M give "
         f"{f0['top1']} % in F0 (B8, trained with another augmentation, MaxUp: "
         f"{ahead('EfficientNet-B8 + MaxUp'):+.1f} at equal FLOPs)",
