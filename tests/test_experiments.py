@@ -74,9 +74,10 @@ def test_an_unfit_module_names_its_file(package: ModuleType, text: str, message:
         experiments.find(package)
 
 
-def test_every_profile_says_how_many_seeds() -> None:
-    with pytest.raises(ValueError, match="seeds of 'slip' has quick; it needs smoke, quick, full"):
-        experiments.Experiment("slip", "04_a", "A slip", lambda _: [], {"quick": 1})
+def test_a_profile_without_seeds_names_the_experiment() -> None:
+    slip = experiments.Experiment("slip", "04_a", "A slip", lambda _: [], {"quick": 1})
+    with pytest.raises(experiments.BrokenExperiment, match="'slip' has no seeds for full"):
+        slip.specs("full")
 
 
 @pytest.mark.parametrize(

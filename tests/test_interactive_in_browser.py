@@ -261,7 +261,7 @@ def test_the_threshold_moves_the_veil_and_says_what_is_left(show: Show) -> None:
             assert f'{attribute}="{value}"' in expected
         curve = CURVES["affine"]
         off, accuracy = 100 * curve.off(threshold), 100 * curve.accuracy(threshold)
-        left = f"{off:.0f}\u00a0% off, {accuracy:.1f}\u00a0%"
+        left = f"{off:.0f}\u00a0% zeroed, {accuracy:.1f}\u00a0%"
         assert tab.locator('[data-part="said"]').first.text_content() == left
         said = tab.locator('[role="status"]').text_content()
         assert f"|γ| < {threshold:g} set to zero. affine: {left};" in said

@@ -44,13 +44,6 @@ class Experiment:
     stands_in: bool = False
     published: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        if set(self.seeds) != set(PROFILES):
-            raise ValueError(
-                f"seeds of {self.name!r} has {', '.join(self.seeds) or 'no profile'}; it needs "
-                f"{', '.join(PROFILES)}"
-            )
-
     def specs(
         self, profile: str, dataset: str | None = None, seeds: int | None = None
     ) -> list[Spec]:
@@ -69,6 +62,8 @@ class Experiment:
             BrokenExperiment: if the experiment cannot say what its arms are.
         """
         choose("profile", profile, PROFILES)
+        if seeds is None and profile not in self.seeds:
+            raise BrokenExperiment(f"the experiment {self.name!r} has no seeds for {profile}")
         replicates = self.seeds[profile] if seeds is None else seeds
         if replicates < 1:
             raise ValueError(f"seeds is {replicates}; it must be at least 1")
