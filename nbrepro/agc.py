@@ -259,7 +259,7 @@ def attach(
         )
     parameters = by_name(named_parameters)
     left, is_whole = _checked(parameters.items(), clipping, eps, exclude, units)
-    if _trained(optimizer).isdisjoint(parameters.values()):
+    if _trained(optimizer).isdisjoint(map(id, parameters.values())):
         raise ValueError(
             "the optimizer has none of these parameters; give those of the model that it trains, "
             "as they are when the optimizer is made"
@@ -277,8 +277,8 @@ def attach(
     return Attached(optimizer, left, partial(_clip, clipping=clipping, eps=eps, is_whole=is_whole))
 
 
-def _trained(optimizer: torch.optim.Optimizer) -> set[Tensor]:
-    return {p for group in optimizer.param_groups for p in group["params"]}
+def _trained(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 class Attached:
@@ -323,7 +323,7 @@ class Attached:
                 "clipped; call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
         own = _trained(optimizer)
-        chosen = {name: p for name, p in self.parameters.items() if p in own}
+        chosen = {name: p for name, p in self.parameters.items() if id(p) in own}
         itself, *given = args
         closure = given.pop(0) if given else kwargs.get("closure")
         if closure is None:

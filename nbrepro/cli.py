@@ -264,8 +264,8 @@ def _planned(
     apart = options.profile == "smoke" and options.results is None
     ledger = Ledger(SMOKE if apart else options.results)
     planned = _plan(options, ledger, options.dataset)
-    if not planned:
-        claim = claims.get(options.name)
+    claim = claims.register().get(options.name)
+    if claim and not planned:
         accepted = sweep.accepted(claim)
         if options.profile in accepted:
             raise ValueError(
@@ -465,12 +465,12 @@ def _verify(options: argparse.Namespace) -> int:
     chosen = [claims.get(name) for name in options.claims] or list(claims.register().values())
     ledger = Ledger(options.results)
     records, damaged = ledger.scan()
-    if ledger.is_empty() and not damaged:  # such as a run leaves that could not begin
+    measured = timings.read(ledger.root)
+    if not (records or damaged or measured):  # such as a run leaves that could not begin
         raise OSError(
             f"the ledger {ledger.root.absolute()} has no records; work in a clone of the book, or "
             "name a ledger with --results or NBREPRO_RESULTS"
         )
-    measured = timings.read(ledger.root)
     judged = [verdicts.judge_all(claim, records, measured) for claim in chosen]
     reports = [report(rows, records) for rows in judged]
     if options.json:

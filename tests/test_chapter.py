@@ -161,20 +161,6 @@ def test_runs_are_held_against_the_recipe_of_their_own_paper() -> None:
         shown("05_adaptive_gradient_clipping")
 
 
-def test_runs_know_their_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = experiments.get("training_only_batchnorm")
-    runs = {
-        profile: [ended(spec, 0.5) for spec in experiment.specs(profile, "cifar10-jpeg", seeds=1)]
-        for profile in ("quick", "full")
-    }
-    monkeypatch.setattr(chapter, "recorded", lambda: [*runs["full"], *runs["quick"]])
-    page = chapter.Chapter("08_training_only_batchnorm", **DEFAULTS)
-    for profile, of_profile in runs.items():
-        assert page.profile_of(of_profile) == profile
-        assert page.profile_of(page.evidence(profile=profile)) == profile
-    assert page.profile_of([*runs["full"], *runs["quick"]]) == ""
-
-
 def rows(page: Any) -> dict[str, list[str]]:
     """First cell of each row → the others."""
     cells = (re.findall("<td.*?>(.*?)</td>", row) for row in re.findall("<tr>.*?</tr>", page, re.S))

@@ -200,12 +200,15 @@ def test_two_arms_that_no_claim_compares() -> None:
 
 def test_a_page_shows_each_claim_once_and_then_the_rest() -> None:
     open_ = Verdict(claims.get("F2-d"), "inconclusive", (difference(0, "open"),), scale="quick")
-    further = Verdict(claims.get("F2-d"), "contradicted", (difference(1, "no"),), profile="quick")
+    (run,) = trained([0.4])
+    further = Verdict(
+        claims.get("F2-d"), "contradicted", (difference(1, "no"),), records=(run.spec.hash,)
+    )
     cited = Verdict(claims.get("M-12"), "cited only")
     page = found.Claims([open_, further, Verdict(claims.get("M-13"), "not run"), cited])
     assert page["F2-d"] == open_
-    assert page.at("F2-d", "quick") == further
-    assert page.at("F2-d", "full") == open_
+    assert page.of("F2-d", [run, *trained([0.4], seed=1)]) == further
+    assert page.of("F2-d", trained([0.4], seed=1)) == open_
     first, rest = page("F2-d").data, page.rest().data
     assert re.findall('id="(.*?)"', first) == ["F2-d"]
     assert re.findall('id="(.*?)"', rest) == ["M-13", "M-12"]

@@ -401,7 +401,7 @@ def decay_said(kept: Mapping[str, Sequence[Features]]) -> str:
     usual, without = (_below(kept[name], features.OFF) for name in (_USUAL, _NO_DECAY))
     return (
         f"With weight decay {usual} % of γ end below {features.OFF}, without it {without} %; "
-        f"before training it is {100 * features.OFF:g} %."
+        f"of γ as they are drawn before training, from [0, 1), it is {100 * features.OFF:g} %."
     )
 
 

@@ -11,7 +11,7 @@ import tempfile
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,26 +89,6 @@ class Chapter:
             ValueError: for an unknown experiment.
         """
         return evidence(experiment or self.name, profile)
-
-    def profile_of(self, records: "Sequence[Record]", experiment: str | None = None) -> str:
-        """The profile whose runs these are, as of :meth:`evidence`; empty if it is none's alone.
-
-        Args:
-            records: all runs of the profile on some data.
-            experiment: where a chapter has several, the one that is meant.
-
-        Raises:
-            ValueError: for an unknown experiment.
-        """
-        from nbrepro import experiments
-        from nbrepro.claims.scales import of_scale, scales
-
-        own = {record.spec.hash for record in records}
-        for tier, dataset in scales(records):
-            for one in experiments.select(experiment or self.name):
-                if own == {r.spec.hash for r in of_scale(records, one.name, tier, dataset)}:
-                    return tier
-        return ""
 
     def deviations(self, *names: str, also: "Iterable[Record]" = ()) -> "HTML":
         """How the recorded runs differ from the published recipe: a table.

@@ -110,10 +110,16 @@ def against(
         first: settings of one arm.
         second: of the other; a positive difference says that the first is better.
     """
+    finding = compared(records, first, second)
+    return "no records yet" if finding is None else f"{_Numbers(finding)}"
+
+
+def compared(
+    records: "Sequence[Record]", first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Finding | None:
+    """The same as a finding; ``None`` where an arm has no runs."""
     high, low = (list(map(outcome, runs_of(records, arm))) for arm in (first, second))
-    if not (high and low):
-        return "no records yet"
-    return f"{_Numbers(compare('', low, high, Bounds(0, math.inf)))}"
+    return compare("", low, high, Bounds(0, math.inf)) if high and low else None
 
 
 def said(verdict: "Verdict") -> Said:
@@ -187,16 +193,17 @@ class Claims:
         """
         return self._all[choose("claim of this page", name, self._all)][0]
 
-    def at(self, name: str, profile: str) -> "Verdict":
-        """The verdict on a claim at a profile, or the one that decides where it was not run there.
+    def of(self, name: str, records: "Sequence[Record]") -> "Verdict":
+        """The verdict on a claim that rests on these runs, or else the one that decides.
 
-        For figures that show the runs of that profile.
+        For figures that show the runs.
 
         Raises:
             ValueError: for a claim that is not one of the page.
         """
-        deciding = self[name]
-        return next((v for v in self._all[name] if v.profile == profile), deciding)
+        deciding, shown = self[name], {record.spec.hash for record in records}
+        rows = (row for row in self._all[name] if row.records and shown.issuperset(row.records))
+        return next(rows, deciding)
 
     def __call__(self, *wanted: str) -> "HTML":
         """A table of these claims.

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.figures import by_number, runs_of
 from nbrepro.book.figures.runs import Ends
-from nbrepro.book.found import against
+from nbrepro.book.found import against, compared
 from nbrepro.book.markup import table
-from nbrepro.claims.findings import compare
-from nbrepro.claims.outcomes import failed, outcome, value
-from nbrepro.claims.rules import Bounds
+from nbrepro.claims.outcomes import failed, value
 from nbrepro.claims.statistics import digits
 from nbrepro.data import card
 from nbrepro.experiments import few_images
@@ -192,10 +190,8 @@ def _leads(records: Sequence["Record"], twin: str, other: str) -> dict[int, floa
 
 def _lead(records: Sequence["Record"], first: Settings, second: Settings) -> float:
     """Points by which an arm leads another; not a number where runs are missing or failed."""
-    high, low = (list(map(outcome, runs_of(records, arm))) for arm in (first, second))
-    if not (high and low):
-        return math.nan
-    return 100 * compare("", low, high, Bounds(0, math.inf)).effect
+    finding = compared(records, first, second)
+    return math.nan if finding is None else 100 * finding.effect
 
 
 def _crossings(leads: Mapping[int, float]) -> str:

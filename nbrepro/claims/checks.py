@@ -165,12 +165,12 @@ def registry() -> Mapping[str, Check]:
     Raises:
         ValueError: if two modules have a check of the same name.
     """
-    from nbrepro import claims
     from nbrepro.claims.register import register
 
-    for paper in sorted({claim.paper.folder for claim in register().values()}):
-        for module in iter_modules([str(Path(folder) / paper) for folder in claims.__path__]):
-            import_module(f"{claims.__name__}.{paper}.{module.name}")
+    for folder in sorted({claim.paper.folder for claim in register().values()}):
+        paper = import_module(f"nbrepro.claims.{folder}")
+        for module in iter_modules(paper.__path__):
+            import_module(f"{paper.__name__}.{module.name}")
     return _CHECKS
 
 

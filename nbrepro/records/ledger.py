@@ -245,11 +245,6 @@ class Ledger:
             raise ValueError(f"{record}; or name another ledger with --results")
         return record if isinstance(record, Record) else None
 
-    def is_empty(self) -> bool:
-        """Whether there is nothing yet: no folder, or none with records or timings."""
-        recorded = (self.root / RUNS, self.root / BENCHMARKS)
-        return not any(any(folder.glob("*.json")) for folder in recorded)
-
     def scan(self) -> tuple[list[Record], list[Damaged]]:
         """All sound records, and everything that is not trusted.
 
