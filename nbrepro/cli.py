@@ -374,11 +374,9 @@ def _status(options: argparse.Namespace) -> None:
         print("The arms of one: nbrepro status NAME")
     _say_elsewhere(options, ledger, records)
     total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
-    more = f", and {unknown} runs whose cost is not measured yet" if unknown else ""
-    if any(p.missing for p in planned):
-        print(f"To do: {duration(total)} at the speed of the latest records{more}.")
-    else:
-        print("Nothing is left to do.")
+    left = [f"{duration(total)} at the speed of the latest records"] * bool(total)
+    left += [f"{unknown} runs whose cost is not measured yet"] * bool(unknown)
+    print(f"To do: {', and '.join(left)}." if left else "Nothing is left to do.")
     if card(on).classes is None and not any(p.record for p in planned):
         print(
             f"note: nothing is known of a data set called {on!r}; to run on it, put a folder of "
