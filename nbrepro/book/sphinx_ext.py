@@ -71,11 +71,12 @@ def _as_blocks(found: re.Match[str]) -> str:
     return f'<div class="sig-lines">{lines}</div>'
 
 
-def _bound(found: re.Match[str]) -> str:
-    return "\u00a0" if found[0] == " " else found[0]
+def _typeset(found: re.Match[str]) -> str:
+    return {" ": "\u00a0", "-": "\u2212"}.get(found[0], found[0])
 
 
-#: What is taken out of every page, or put in another form; in this order.
+#: What is taken out of every page, or put in another form; in this order. Numbers keep their units,
+#: their names and their minus signs.
 _TIDY = (
     (re.compile(r'<link[^>]*rel="preload"[^>]*as="font"[^>]*>'), ""),
     (re.compile(r"(<script>const THEBE_JS_URL.*?</script>)(.*?)\1", re.DOTALL), r"\1\2"),
@@ -84,8 +85,15 @@ _TIDY = (
     (re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")'), ""),
     (re.compile(r'<dl>\s*(<dd><em class="sig-param">.*?)</dl>', re.DOTALL), _as_blocks),
     (
-        re.compile(r"<(pre|script|style)\b.*?</\1>|(?<=\d) (?=%|points?\b)", re.DOTALL),
-        _bound,
+        re.compile(
+            r"<(pre|script|style|code|textarea)\b.*?</\1>|<[^>]*>"  # as it is
+            r"|\\\(.*?\\\)|\\\[.*?\\\]"  # and so is TeX
+            r"|(?<=\d) (?=%|points?\b)"  # 5 %, 5 points
+            r"|(?<=\w) (?== [-+\d])|(?<=\w[ \u00a0]=) (?=[-+\d])"  # n = 5
+            r"|(?<=\[)-(?=\d)|(?<![\w.\]/)-])-(?=\d+\.\d)",  # [-5, -0.5 but not "and -32"
+            re.DOTALL,
+        ),
+        _typeset,
     ),
 )
 
