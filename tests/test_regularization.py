@@ -80,6 +80,15 @@ def test_a_run_that_never_fits_has_no_such_accuracy() -> None:
     assert not has(short, "fitted")
 
 
+def test_what_training_images_are_ahead_by() -> None:
+    spec = Spec(model="cifar_nf_resnet8", epochs=3)
+    trained, untrained = (
+        Record(spec, "completed", row, CURVE, {}) for row in (CURVE[-1], CURVE[0])
+    )
+    assert value(trained, "train_lead") == pytest.approx(0.9 - 0.5)
+    assert not has(untrained, "train_lead")
+
+
 def test_rates_are_octaves_and_arms_are_twins() -> None:
     arms = experiments.get("largest_rates").specs("quick", seeds=1)
     for size, rates in largest_rates.RATES.items():

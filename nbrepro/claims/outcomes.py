@@ -27,13 +27,15 @@ def has(record: Record, metric: str) -> bool:
     """Whether a run has a metric; those made before it was kept have not."""
     if metric == "fitted":
         return at_equal_fit(record.curve, FITTED) is not None
+    if metric == "train_lead":
+        metric = "train_accuracy"
     return metric == "untrained_accuracy" or metric in record.metrics
 
 
 def value(record: Record, metric: str) -> float:
     """A final metric, or ``untrained_accuracy``, the test accuracy before the first step.
 
-    Or ``fitted``, see :func:`at_equal_fit`.
+    Or ``fitted``, see :func:`at_equal_fit`, or ``train_lead``, training less test accuracy.
     """
     if metric == "untrained_accuracy":
         return record.curve[0]["test_accuracy"]
@@ -41,6 +43,8 @@ def value(record: Record, metric: str) -> float:
         found = at_equal_fit(record.curve, FITTED)
         assert found is not None, "ask has() first"
         return found
+    if metric == "train_lead":
+        return record.metrics["train_accuracy"] - record.metrics["test_accuracy"]
     return record.metrics[metric]
 
 

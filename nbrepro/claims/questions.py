@@ -17,6 +17,7 @@ from nbrepro.claims.labels import comparison, label, network
 from nbrepro.claims.outcomes import has, outcome
 from nbrepro.claims.register import Claim, register
 from nbrepro.claims.rules import (
+    DIFFERENCES,
     METRICS,
     Arm,
     Bounds,
@@ -210,7 +211,7 @@ def _level(
         if rule.times_chance and chance is not None:
             bounds = Bounds(rule.times_chance.low * chance, rule.times_chance.high * chance)
         if bounds:
-            unit: findings.Unit = "points" if rule.metric == "clamp_loss" else "%"
+            unit: findings.Unit = "points" if rule.metric in DIFFERENCES else "%"
             answer = findings.level(name, runs, bounds, published, unit)
             found.append(replace(answer, names=(name,)))
     return found, missing

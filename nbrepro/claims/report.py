@@ -12,6 +12,7 @@ from nbrepro.claims.findings import Finding
 from nbrepro.claims.labels import comparison, label, network
 from nbrepro.claims.register import Claim
 from nbrepro.claims.rules import (
+    DIFFERENCES,
     METRICS,
     Arm,
     Bounds,
@@ -81,7 +82,8 @@ def _level(rule: Level, arm: Arm) -> str:
     what = "accuracy" if rule.metric == "test_accuracy" else METRICS[rule.metric]
     asked = f"the {what} of {rule.over} ({label(arm)})"
     if rule.between:
-        return f"{asked} {_lies(rule.between, 100, ' %')}"
+        unit = " points" if rule.metric in DIFFERENCES else " %"
+        return f"{asked} {_lies(rule.between, 100, unit)}"
     if rule.times_chance:
         return f"{asked}, in multiples of chance, {_lies(rule.times_chance)}"
     assert arm.value

@@ -167,11 +167,13 @@ class Gains:
 #: The share of training images that are right when ``fitted`` looks at the test images.
 FITTED = 0.7
 #: What may be asked of a run, in words. The last four are measured at its end, see
-#: :meth:`nbrepro.records.features.Features.metrics`.
+#: :meth:`nbrepro.records.features.Features.metrics`. Training accuracy is counted in training mode,
+#: on augmented images, while the last epoch goes on.
 METRICS = {
     "test_accuracy": "test accuracy",
     "untrained_accuracy": "test accuracy before training",
     "fitted": f"test accuracy when {FITTED:.0%} of the training images are right",
+    "train_lead": "training accuracy less test accuracy",
     "gamma_off": "share of γ below 0.01",
     "gamma_small": "share of γ below 0.1",
     "relu_off": "share of ReLUs that are always off",
@@ -181,11 +183,14 @@ Metric: TypeAlias = Literal[
     "test_accuracy",
     "untrained_accuracy",
     "fitted",
+    "train_lead",
     "gamma_off",
     "gamma_small",
     "relu_off",
     "clamp_loss",
 ]
+#: Those that are differences of two accuracies, and so in points.
+DIFFERENCES = ("train_lead", "clamp_loss")
 
 
 @dataclass(frozen=True)
@@ -268,7 +273,7 @@ class Level:
         if self.between and self.times_chance:
             raise ValueError("between and times_chance are set; leave one of them out")
         if self.between:
-            least = -1 if self.metric == "clamp_loss" else 0
+            least = -1 if self.metric in DIFFERENCES else 0
             self.between.check("an accuracy or a share", least, 1)
         elif self.times_chance:
             self.times_chance.check("an accuracy in multiples of chance", 0, math.inf)
