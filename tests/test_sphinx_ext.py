@@ -20,7 +20,8 @@ def tidied(text: str, folder: Path) -> str:
     ("text", "expected"),
     [
         ("<p>47.5 % of 10 seeds, 1 point less</p>", "<p>47.5_% of 10 seeds, 1_point less</p>"),
-        ("<b>-0.7 points [-2, +3], n = 5</b>", "<b>−0.7_points [−2, +3], n_=_5</b>"),
+        ("<b>-0.7 points [-2, +3], n = 5</b>", "<b>−0.7_points [−2,_+3], n_=_5</b>"),
+        ("Figure 2, Table 6, section 4", "Figure_2, Table_6, section_4"),
         ("ResNet-32 and -56, F2-a-4096, 1e-5", "ResNet-32 and -56, F2-a-4096, 1e-5"),
         ("<pre>7 % 2</pre><code>x[-1] = -0.5</code>", "<pre>7 % 2</pre><code>x[-1] = -0.5</code>"),
         ("<script>i = 5 % 3</script>8 %", "<script>i = 5 % 3</script>8_%"),

@@ -88,7 +88,8 @@ _TIDY = (
         re.compile(
             r"<(pre|script|style|code|textarea)\b.*?</\1>|<[^>]*>"  # as it is
             r"|\\\(.*?\\\)|\\\[.*?\\\]"  # and so is TeX
-            r"|(?<=\d) (?=%|points?\b)"  # 5 %, 5 points
+            r"|(?<=\d) (?=%|points?\b)|(?<=\d,) (?=[-+]?\d[\d.,]*\])"  # 5 %, 5 points, [1, 5]
+            r"|(?<=Table) (?=\d)|(?<=Figure) (?=\d)|(?<=section) (?=\d)"
             r"|(?<=\w) (?== [-+\d])|(?<=\w[ \u00a0]=) (?=[-+\d])"  # n = 5
             r"|(?<=\[)-(?=\d)|(?<![\w.\]/)-])-(?=\d+\.\d)",  # [-5, -0.5 but not "and -32"
             re.DOTALL,
