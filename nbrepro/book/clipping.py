@@ -167,6 +167,17 @@ def parts() -> Arms:
     }
 
 
+def fewer_failures() -> Arms:
+    """AGC by unit and by layer, and with the classifier clipped too, in batches of 1024 images."""
+    large = {"batch_size": 1024, "lr": LARGE["lr"]}
+    return {
+        "AGC, unit by unit": {**AGC, **large},
+        "AGC, layer by layer": {**AGC, **large, "clip": "agc-layer"},
+        "AGC, classifier clipped too": {**AGC, **large, "unclipped": ("*skip_gain",)},
+        "BatchNorm": {**BATCHNORM, **large},
+    }
+
+
 def augmented() -> Arms:
     """Without clipping and with AGC, on crops alone and with RandAugment besides."""
     small: dict[str, Any] = {
