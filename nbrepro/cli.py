@@ -253,7 +253,11 @@ def _list(_options: argparse.Namespace) -> None:
 def _planned(
     options: argparse.Namespace,
 ) -> tuple["Ledger", list["Planned"], list["Record"], list["Damaged"]]:
-    """The ledger, the runs behind an experiment, a chapter, a claim or everything, and its scan."""
+    """The ledger, the runs that the name stands for, most informative first, and its scan.
+
+    Raises:
+        ValueError: for an unknown name, or a claim that none of these runs can settle.
+    """
     from nbrepro import claims, experiments, sweep
     from nbrepro.records.ledger import Ledger
 
@@ -266,17 +270,11 @@ def _planned(
     planned = _plan(options, ledger, options.dataset)
     claim = claims.register().get(options.name)
     if claim and not planned:
-        accepted = sweep.accepted(claim)
-        if options.profile in accepted:
-            raise ValueError(
-                f"runs on {options.dataset!r} do not count for {claim.id}; take --dataset "
-                f"{_counted(claim)}"
-            )
-        wanted = " or ".join(f"--profile {name}" for name in accepted)
-        raise ValueError(f"no {options.profile} run settles {claim.id}; take {wanted}")
+        raise ValueError(_what_would_settle(claim, options))
     if options.command == "run":
         ledger.check_writable()
-    records, damaged = ledger.scan() if ledger.root.exists() or not apart else ([], [])
+    fresh = apart and not ledger.root.exists()  # no smoke run was ever recorded
+    records, damaged = ([], []) if fresh else ledger.scan()
     return ledger, sweep.most_informative(planned, records, options.profile), records, damaged
 
 
@@ -289,25 +287,32 @@ def _plan(options: argparse.Namespace, ledger: "Ledger", dataset: str) -> list["
     from nbrepro import claims, experiments, sweep
 
     claim = claims.register().get(options.name)
-    if claim and not claim.experiment:
-        raise ValueError(f"{claim.id} needs no run; see nbrepro verify {claim.id}")
-    selected = experiments.select(claim.experiment if claim and claim.experiment else options.name)
-    planned = sweep.plan(selected, options.profile, ledger, dataset=dataset, seeds=options.seeds)
+    name = claim.experiment if claim else str(options.name)
+    if not name:
+        raise ValueError(f"{options.name} needs no run; see nbrepro verify {options.name}")
+    planned = sweep.plan(
+        experiments.select(name), options.profile, ledger, dataset=dataset, seeds=options.seeds
+    )
     if not claim:
         return planned
     settled = sweep.settles([p.spec for p in planned], options.profile)
     return [p for p in planned if claim.id in settled[p.spec.hash]]
 
 
-def _counted(claim: "Claim") -> str:
-    """The data sets whose runs count for a claim, for a message."""
+def _what_would_settle(claim: "Claim", options: argparse.Namespace) -> str:
+    """Why no run of this profile on these data settles a claim, and which would."""
+    from nbrepro import sweep
     from nbrepro.claims.questions import needs_cifar10
     from nbrepro.claims.rules import Trained
     from nbrepro.claims.scales import CIFAR10
 
-    if isinstance(claim.rule, Trained) and needs_cifar10(claim.rule):
-        return " or ".join(CIFAR10)
-    return f"{CIFAR10[0]}, or a whole data set of your own"
+    accepted = sweep.accepted(claim)
+    if options.profile not in accepted:
+        wanted = " or ".join(f"--profile {name}" for name in accepted)
+        return f"no {options.profile} run settles {claim.id}; take {wanted}"
+    absolute = isinstance(claim.rule, Trained) and needs_cifar10(claim.rule)
+    counted = " or ".join(CIFAR10) if absolute else f"{CIFAR10[0]}, or a whole data set of your own"
+    return f"runs on {options.dataset!r} do not count for {claim.id}; take --dataset {counted}"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -325,15 +330,7 @@ def _run(options: argparse.Namespace) -> int:
         if not done:
             _say_elsewhere(options, ledger, earlier)
         for record in records:
-            if record.status == "failed":
-                last = (record.error or "").strip().splitlines()[-1:]
-                print(f"{record.spec}: failed: {''.join(last)}", flush=True)
-            else:
-                accuracy = 100 * record.metrics["test_accuracy"]
-                seconds = record.provenance["seconds"]
-                print(
-                    f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s", flush=True
-                )
+            print(_ended(record), flush=True)
     found = [ledger.find(p.spec) for p in planned]
     failed = sum(record is not None and record.status == "failed" for record in found)
     print(f"{found.count(None)} left to do. Records: {ledger.root}")
@@ -342,41 +339,24 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _ended(record: "Record") -> str:
+    """What became of a run, in one line."""
+    if record.status == "failed":
+        last = (record.error or "").strip().splitlines()[-1:]
+        return f"{record.spec}: failed: {''.join(last)}"
+    accuracy, seconds = 100 * record.metrics["test_accuracy"], record.provenance["seconds"]
+    return f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s"
+
+
 def _status(options: argparse.Namespace) -> None:
-    from nbrepro import sweep
     from nbrepro.data.cards import card
     from nbrepro.records.fingerprints import remarks
-    from nbrepro.records.timings import duration
 
     ledger, planned, records, damaged = _planned(options)
-    on = _on(options)
-    head, rows = _rows(planned, options)
-    table = _table(
-        f"{options.profile} on {on}" + ", most informative first" * (head != ("experiment",)),
-        *head, "runs recorded", "to do", "estimated cost", "bears on",
-    )  # fmt: skip
-    open_claims = sweep.unsettled(records)
-    settles = sweep.settles([p.spec for p in planned], options.profile)
-    for cells, runs in rows.items():
-        missing = [p for p in runs if p.missing]
-        known, unknown = sweep.cost([p.spec for p in missing], records, ledger.work)
-        parts = [duration(known)] * bool(known) + [f"{unknown} not measured"] * bool(unknown)
-        done = sum(p.record is not None and p.record.status != "failed" for p in runs)
-        failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
-        recorded = f"{done}" + (f" ({failed} failed)" if failed else "")
-        would = {c for p in missing for c in settles[p.spec.hash] if c in open_claims}
-        table.add_row(
-            *cells, recorded, str(len(missing)), " and ".join(parts) or "-",
-            ", ".join(sorted(would)) or "-",
-        )  # fmt: skip
-    _print(table)
-    if head == ("experiment",):
-        print("The arms of one: nbrepro status NAME")
+    _print_plan(options, ledger, planned, records)
     _say_elsewhere(options, ledger, records)
-    total, unknown = sweep.cost([p.spec for p in planned if p.missing], records, ledger.work)
-    left = [f"{duration(total)} at the speed of the latest records"] * bool(total)
-    left += [f"{unknown} runs whose cost is not measured yet"] * bool(unknown)
-    print(f"To do: {', and '.join(left)}." if left else "Nothing is left to do.")
+    print(_to_do(ledger, planned, records))
+    on = _on(options)
     if card(on).classes is None and not any(p.record for p in planned):
         print(
             f"note: nothing is known of a data set called {on!r}; to run on it, put a folder of "
@@ -387,6 +367,52 @@ def _status(options: argparse.Namespace) -> None:
         print(f"note: {remark}", file=sys.stderr)
     for entry in damaged:
         print(f"damaged, counts as not done: {entry}", file=sys.stderr)
+
+
+def _print_plan(
+    options: argparse.Namespace,
+    ledger: "Ledger",
+    planned: "Sequence[Planned]",
+    records: "Sequence[Record]",
+) -> None:
+    """Print the table of a plan: what is recorded, what is left and what that would tell."""
+    from nbrepro import sweep
+    from nbrepro.records.timings import duration
+
+    head, rows = _rows(planned, options)
+    by_experiment = head == ("experiment",)
+    title = f"{options.profile} on {_on(options)}"
+    if not by_experiment:
+        title += ", most informative first"
+    table = _table(title, *head, "runs recorded", "to do", "estimated cost", "bears on")
+    undecided = set(sweep.unsettled(records))
+    settles = sweep.settles([p.spec for p in planned], options.profile)
+    for cells, runs in rows.items():
+        missing = [p.spec for p in runs if p.missing]
+        failed = sum(p.record is not None and p.record.status == "failed" for p in runs)
+        done = len(runs) - len(missing) - failed
+        recorded = f"{done} ({failed} failed)" if failed else str(done)
+        seconds, unmeasured = sweep.cost(missing, records, ledger.work)
+        cost = [duration(seconds)] * bool(seconds)
+        cost += [f"{unmeasured} not measured"] * bool(unmeasured)
+        told = undecided & {claim for spec in missing for claim in settles[spec.hash]}
+        left = (str(len(missing)), " and ".join(cost) or "-", ", ".join(sorted(told)) or "-")
+        table.add_row(*cells, recorded, *left)
+    _print(table)
+    if by_experiment:
+        print("The arms of one: nbrepro status NAME")
+
+
+def _to_do(ledger: "Ledger", planned: "Sequence[Planned]", records: "Sequence[Record]") -> str:
+    """What the missing runs cost together: a sentence."""
+    from nbrepro import sweep
+    from nbrepro.records.timings import duration
+
+    missing = [p.spec for p in planned if p.missing]
+    seconds, unmeasured = sweep.cost(missing, records, ledger.work)
+    left = [f"{duration(seconds)} at the speed of the latest records"] * bool(seconds)
+    left += [f"{unmeasured} runs whose cost is not measured yet"] * bool(unmeasured)
+    return f"To do: {', and '.join(left)}." if left else "Nothing is left to do."
 
 
 def _on(options: argparse.Namespace) -> str:
@@ -434,17 +460,18 @@ def _rows(
 def _settings(specs: "Sequence[Spec]") -> "Callable[[Spec], str]":
     """A function that names those settings of a spec in which ``specs`` differ."""
     rows = [spec.to_dict() for spec in specs]
-    plain = {"model", "seed", "dataset"}
-    varied = [k for k in (rows[0] if rows else {}) if k not in plain and
-              len({str(row[k]) for row in rows}) > 1]  # fmt: skip
+    elsewhere = {"model", "seed", "dataset"}  # a row's network, its replicates, the table's title
+    names = [name for name in (rows[0] if rows else ()) if name not in elsewhere]
+    varied = [name for name in names if len({str(row[name]) for row in rows}) > 1]
 
     def words(spec: "Spec") -> str:
         settings = spec.to_dict()
+        # What the run's kind of clipping does not read makes no difference to it.
         unread = {"none": ("clipping", "unclipped"), "norm": ("unclipped",)}.get(spec.clip, ())
         return " ".join(
-            f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}"
-            for k in varied
-            if k not in unread and (v := settings[k]) is not None
+            f"{name}={','.join(map(str, v)) if isinstance(v, list) else v}"
+            for name in varied
+            if name not in unread and (v := settings[name]) is not None
         )
 
     return words

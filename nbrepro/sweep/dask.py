@@ -27,7 +27,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from nbrepro.records.ledger import Ledger, Record
 from nbrepro.spec import Spec
@@ -36,6 +36,7 @@ from nbrepro.sweep.options import SweepOptions
 
 if TYPE_CHECKING:
     from distributed import Client
+    from tqdm import tqdm
 
 log = logging.getLogger("nbrepro")
 
@@ -114,58 +115,34 @@ class _Sweep:
 def _sweep(
     todo: list[Spec], options: SweepOptions, workers: int, gpus: list[str]
 ) -> Generator[Record]:
+    """Hand all runs to the workers, the first ones first, and yield their records."""
     from distributed import as_completed
-    from tqdm import tqdm
 
     budget = math.inf if options.time_budget is None else options.time_budget
-    sweep = _Sweep(
-        uuid.uuid4().hex,
-        _absolute(options),
-        time.time() + budget,
-        gpus,
-        None if options.scheduler else _threads(workers),
-    )
-    waiting: dict[Any, int] = {}
+    threads = None if options.scheduler else _threads(workers)
+    stop_at = time.time() + budget
+    sweep = _Sweep(uuid.uuid4().hex, _absolute(options), stop_at, gpus, threads)
+    cluster = _connected(options.scheduler, budget) if options.scheduler else _local(workers)
     late = 0
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(
-            _connected(options.scheduler, budget) if options.scheduler else _local(workers)
-        )
-
-        def submit(number: int) -> Any:
-            spec = todo[number]
-            future = client.submit(
-                *(_on_worker, spec, spec.hash, sweep),
-                key=f"{spec.hash}-{uuid.uuid4().hex}",
-                priority=-number,
-                pure=False,
-            )
-            waiting[future] = number
-            return future
-
-        cut_off = None if budget == math.inf else max(0, sweep.stop_at + GRACE - time.time())
-        futures = [submit(number) for number in range(len(todo))]
+    with cluster as client, _bar(len(todo), shown=options.progress) as bar:
+        cut_off = None if budget == math.inf else max(0, stop_at + GRACE - time.time())
+        futures = [_submit(client, sweep, spec, -place) for place, spec in enumerate(todo)]
+        waiting = {future: place for place, future in enumerate(futures)}
         results = as_completed(futures, timeout=cut_off)  # type: ignore[no-untyped-call]
-        bar = tqdm(
-            total=len(todo),
-            unit="run",
-            dynamic_ncols=True,
-            leave=False,
-            disable=None if options.progress else True,  # None: only on a terminal
-        )
-        stack.enter_context(bar)
         try:
             for future in results:
-                number = waiting.pop(future)
-                outcome = _outcome(future, todo[number], sweep)
+                place = waiting.pop(future)
+                outcome = _outcome(future, todo[place], sweep)
                 if outcome is None:
-                    results.add(submit(number))  # type: ignore[no-untyped-call]
+                    again = _submit(client, sweep, todo[place], -place)
+                    waiting[again] = place
+                    results.add(again)  # type: ignore[no-untyped-call]
                     continue
                 bar.update()
                 bar.clear()  # the reader of the record may print
                 if not isinstance(outcome, Left):
                     yield outcome
-                elif time.time() > sweep.stop_at:
+                elif time.time() > stop_at:
                     late += 1
                 else:
                     log.warning("%s", outcome)
@@ -174,11 +151,34 @@ def _sweep(
             late += len(waiting)
         finally:
             if options.scheduler and waiting:
-                with contextlib.suppress(Exception):  # the cluster may be gone
-                    client.cancel(list(waiting))  # type: ignore[no-untyped-call]
-                    client.run(_end, sweep.id, on_error="ignore")
+                _give_up(client, sweep, list(waiting))
     if late:
         log.warning("time budget spent, %d runs left", late)
+
+
+def _submit(client: "Client", sweep: _Sweep, spec: Spec, priority: int) -> Any:
+    """Give a run to the scheduler; a run that is given again is another task."""
+    return client.submit(
+        *(_on_worker, spec, spec.hash, sweep),
+        key=f"{spec.hash}-{uuid.uuid4().hex}",
+        priority=priority,
+        pure=False,
+    )
+
+
+def _give_up(client: "Client", sweep: _Sweep, futures: list[Any]) -> None:
+    """Take back what is not done from workers that go on without us."""
+    with contextlib.suppress(Exception):  # the cluster may be gone
+        client.cancel(futures)  # type: ignore[no-untyped-call]
+        client.run(_end, sweep.id, on_error="ignore")
+
+
+def _bar(runs: int, *, shown: bool) -> "tqdm[NoReturn]":
+    """A bar over the runs."""
+    from tqdm import tqdm
+
+    disable = None if shown else True  # None: only on a terminal
+    return tqdm(total=runs, unit="run", dynamic_ncols=True, leave=False, disable=disable)
 
 
 def _absolute(options: SweepOptions) -> SweepOptions:

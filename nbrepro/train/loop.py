@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -123,65 +123,43 @@ def train(
     saved = checkpoints.read(checkpoint, identity, accelerator.device) if checkpoint else None
     precision = saved["how"]["precision"] if saved else resolved(spec.precision, accelerator.device)
     run, finished = assemble(spec, dataset, accelerator, precision, start)
-    state, per_epoch = run.state, run.steps_per_epoch
+    state = run.state
     if saved:
         state.restore(saved)
     done = int(state.curve[-1]["epoch"]) if saved else 0
-    before = state.seconds
+    began = started - state.seconds  # as if earlier sessions had ended when this one started
     _agree(done, precision, accelerator)
-    trained_images, training_seconds = 0, 0.0
 
-    bar = tqdm(
-        total=spec.epochs * per_epoch,
-        initial=done * per_epoch,
-        desc=f"{spec.model} {spec.train} seed {spec.seed}",
-        unit="step",
-        dynamic_ncols=True,
-        leave=False,
-        # None: no bar where standard error is not a terminal (logs, papermill, nbval)
-        disable=None if progress and accelerator.is_main_process else True,
-    )
+    spent: list[float] = []  # seconds of training in each epoch of this session
+    bar = _bar(run, done, shown=progress and accelerator.is_main_process)
     with bar, watched(state.model, state.how):
         driver = Eager(run) if eager else _driver(run, accelerator)
-        session = {
-            "device": device_name(accelerator.device),
-            "step": driver.name,
-            "threads": torch.get_num_threads(),
-        }
+        session = _session(driver, accelerator)
         if not state.curve:
-            state.add(_row(0, 0, evaluate(driver, accelerator)), session)
+            state.add(_row(run, 0, evaluate(driver, accelerator)), session)
         for epoch in range(done, spec.epochs):
             if state.diverged_at is not None:
                 break
+            if epoch > done and _asked_to_stop(should_stop, accelerator):
+                raise Interrupted(f"{spec}: stopped after epoch {epoch} of {spec.epochs}")
             tick = time.perf_counter()
             trained = train_epoch(driver, accelerator, epoch, bar.update)
-            training_seconds += time.perf_counter() - tick
-            trained_images += len(run.training)
-            tested = evaluate(driver, accelerator)
-            last = _row(epoch + 1, (epoch + 1) * per_epoch, trained | tested)
-            state.add(last, session)
-            accelerator.log(last, step=epoch + 1)
-            bar.set_postfix_str(f"test accuracy {last['test_accuracy']:.1%}")
-            log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch + 1, spec.epochs,
-                     100 * last["test_accuracy"])  # fmt: skip
-            state.seconds = before + time.perf_counter() - started
+            spent.append(time.perf_counter() - tick)
+            row = _row(run, epoch + 1, trained | evaluate(driver, accelerator))
+            state.add(row, session)
+            _tell(row, spec, accelerator, bar)
+            state.seconds = time.perf_counter() - began
             if checkpoint and accelerator.is_main_process:
                 state.save(checkpoint, identity)
-            if epoch + 1 < spec.epochs and state.diverged_at is None:
-                # Any process may ask to stop; all must leave the loop together.
-                stop = torch.tensor([should_stop()], device=accelerator.device)
-                if accelerator.gather(stop).any():
-                    raise Interrupted(f"{spec}: stopped after epoch {epoch + 1} of {spec.epochs}")
 
     for tracker in accelerator.trackers:  # end_training() would end the process group too
         tracker.finish()
     learnt = _features(run, accelerator) if state.diverged_at is None else None
-    took = {
-        "seconds": round(before + time.perf_counter() - started, 1),
+    how = _how(run, accelerator) | {
+        "seconds": round(time.perf_counter() - began, 1),
         "resumed_at_epoch": done,
-        "images_per_second": round(trained_images / training_seconds) if training_seconds else None,
+        "images_per_second": round(len(spent) * len(run.training) / sum(spent)) if spent else None,
     }
-    how = _how(run, accelerator) | took
     return _result(state, how, learnt, finished(int(state.curve[-1]["step"])))
 
 
@@ -208,6 +186,46 @@ def _driver(run: Run, accelerator: Accelerator) -> "Captured | Eager":
     """The driver that replays steps where that helps, else the eager one."""
     alone = accelerator.device.type == "cuda" and accelerator.num_processes == 1
     return captured(run) if alone and run.training.capturable else Eager(run)
+
+
+def _bar(run: Run, done: int, *, shown: bool) -> "tqdm[NoReturn]":
+    """A bar over the steps of a run of which so many epochs are done."""
+    spec, per_epoch = run.spec, run.steps_per_epoch
+    return tqdm(
+        total=spec.epochs * per_epoch,
+        initial=done * per_epoch,
+        desc=f"{spec.model} {spec.train} seed {spec.seed}",
+        unit="step",
+        dynamic_ncols=True,
+        leave=False,
+        # None: no bar where standard error is not a terminal (logs, papermill, nbval)
+        disable=None if shown else True,
+    )
+
+
+def _session(driver: "Captured | Eager", accelerator: Accelerator) -> dict[str, Any]:
+    """Where and how this process computes epochs."""
+    return {
+        "device": device_name(accelerator.device),
+        "step": driver.name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _asked_to_stop(should_stop: Callable[[], bool], accelerator: Accelerator) -> bool:
+    """Whether any process asks to stop; all get the same answer, to leave the loop together."""
+    asked = torch.tensor([should_stop()], device=accelerator.device)
+    return bool(accelerator.gather(asked).any())
+
+
+def _tell(
+    row: dict[str, float], spec: Spec, accelerator: Accelerator, bar: "tqdm[NoReturn]"
+) -> None:
+    """Tell the tracker, the bar and the log what an epoch has come to."""
+    epoch, accuracy = int(row["epoch"]), row["test_accuracy"]
+    accelerator.log(row, step=epoch)
+    bar.set_postfix_str(f"test accuracy {accuracy:.1%}")
+    log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch, spec.epochs, 100 * accuracy)
 
 
 def _how(run: Run, accelerator: Accelerator) -> dict[str, Any]:
@@ -341,9 +359,10 @@ def _features(run: Run, accelerator: Accelerator) -> Features | None:
     )
 
 
-def _row(epoch: int, step: int, measured: dict[str, float]) -> dict[str, float]:
-    """A row of the curve, rounded for the record."""
-    return {"epoch": epoch, "step": step} | {k: round(v, 6) for k, v in measured.items()}
+def _row(run: Run, epoch: int, measured: dict[str, float]) -> dict[str, float]:
+    """The row of the curve after so many epochs, rounded for the record."""
+    rounded = {name: round(number, 6) for name, number in measured.items()}
+    return {"epoch": epoch, "step": epoch * run.steps_per_epoch} | rounded
 
 
 def _agree(done: int, precision: str, accelerator: Accelerator) -> None:
