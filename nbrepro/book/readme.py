@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbrepro.claims.verdicts import Verdict
 
 #: Claims that a newcomer understands, of both papers and of most kinds of verdicts.
-SHOWN = ("ACC-19", "ACC-10", "ACC-21", "GB-6", "F2-a-4096", "F2-c", "P-10", "B-1")
+SHOWN = ("ACC-19", "ACC-10", "ACC-21", "GB-6", "F2-a-4096", "F2-c", "F2-f-1024", "P-10", "B-1")
 BEGIN, END = "<!-- what was found: written by nbrepro -->\n", "<!-- end of what was found -->\n"
 
 
