@@ -176,6 +176,15 @@ def test_the_gap_shrinks_as_the_running_statistics_follow() -> None:
     assert gap[20] < 0.5 * gap[1]
 
 
+def test_what_looking_costs_is_what_the_check_finds() -> None:
+    """Seed by seed, so that the figure's mean is the number beside it."""
+    found = compute_one("frozen_statistics", 1).values
+    lost = {name: rows[0][0] - rows[0][100] for name, rows in page.looking([1]).items()}
+    assert lost["BatchNorm"] == pytest.approx(100 * found["batchnorm"], abs=1e-4)
+    assert lost["BatchNorm: evaluation mode"] == 0
+    assert lost["normalizer-free"] == pytest.approx(100 * found["normalizer_free"], abs=1e-4)
+
+
 def test_an_image_is_put_anywhere_in_small_company_and_in_its_place_in_large() -> None:
     places, alone = page.in_company()
     assert page.in_company() == (places, alone), "the same batches every time"

@@ -12,10 +12,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.text import Annotation
 
 from nbrepro import experiments
 from nbrepro.book import captions, figures, style
 from nbrepro.book.figures import Chart
+from nbrepro.book.figures.chart import drawing, powers_of_ten
 from nbrepro.book.figures.measured import slower
 from nbrepro.claims import register
 from nbrepro.claims.nfnets.smoothness import Along
@@ -129,6 +131,9 @@ def test_a_sweep_counts_failures_and_marks_the_mean_of_the_survivors() -> None:
     figure = figures.sweep(runs, {"all": {}}, by="lr")
     assert "1/4" in texts(figure)
     assert "2/4" not in texts(figure), "rate 0.5 fails nowhere"
+    (count,) = (text for text in figure.axes[0].texts if text.get_text() == "1/4")
+    assert isinstance(count, Annotation)
+    assert count.xy == (1.0, 50.0), "above the survivors, not on them"
     hollow = [li for li in marked(figure, "s") if li.get_markerfacecolor() == style.GROUND]
     assert [(xs(line), ys(line)) for line in hollow] == [([1.0], [50.0])]
     (axis,) = figure.axes
@@ -487,14 +492,16 @@ def test_relus_stand_against_beta_and_against_beta_in_units_of_gamma() -> None:
         ("group width 8 over 128, batch 4", 2.0,
          "Group width 128 takes 2.0× as long as group width 8 (batch 4)"),
         ("A over B", 1.01, "B takes about as long as A"),
+        ("A over B, narrow", 1.03, "B takes 1.03× as long as A (narrow)"),
         ("A over B", 0.99, "A takes about as long as B"),
     ],
 )  # fmt: skip
 def test_a_ratio_is_said_as_the_slower_one_taking_longer(
     case: str, ratio: float, said: str
 ) -> None:
+    off = 0.01 if "narrow" in case else 0.1
     text, factor, low, high = slower(
-        case, {"ratio": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio}
+        case, {"ratio": ratio, "low": (1 - off) * ratio, "high": (1 + off) * ratio}
     )
     assert text.replace("\u00a0", " ") == said
     assert low < factor < high
@@ -531,6 +538,14 @@ def test_bars_are_as_long_as_the_factor_and_whiskers_as_the_rounds() -> None:
     assert said in figure.alt
 
 
+def test_an_axis_of_close_timings_ends_with_them_and_has_finer_ticks() -> None:
+    rows = {"A over B": {"ratio": 1.08, "low": 0.98, "high": 1.2}}
+    timing = Benchmark("steps", "a CPU", False, rows, {"threads": 1, "versions": {"torch": "2"}})
+    (axis,) = figures.times_as_long([timing]).axes
+    assert axis.get_xlim()[1] == pytest.approx(1.05 * 1.2)
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1×", "1.1×", "1.2×"]
+
+
 # --- along a gradient, and at equal fit ---
 
 
@@ -562,6 +577,11 @@ def test_test_accuracy_stands_over_training_accuracy() -> None:
     assert "BatchNorm: ends at 60.0 and 45.0" in figure.alt
 
 
+def test_an_arm_of_one_run_is_no_mean() -> None:
+    figure = figures.at_equal_fit(fitting()[:1], {"BatchNorm": {}}, 0.5)
+    assert labelled(figure, "BatchNorm (one run)").get_linewidth() <= 1
+
+
 def test_steps_along_a_gradient_stand_at_their_rates() -> None:
     found = {"normalizer-free": Along(1.0, [0.9, 1.5], [0.1, 2.0])}
     figure = figures.along_gradient([0.1, 0.2], found)
@@ -576,6 +596,36 @@ def test_places_of_a_descent_lie_on_the_parabola() -> None:
     curve, path = figure.axes[0].lines
     assert ys(path) == pytest.approx([x**2 / 2 for x in xs(path)])
     assert min(xs(curve)) < -1.2
+
+
+def test_seeds_of_a_live_measurement_are_thin_and_their_mean_is_thick() -> None:
+    rows = {"BatchNorm": [{0.0: 100.0, 10.0: 40.0}, {0.0: 90.0, 10.0: 20.0}]}
+    figure = figures.lines_by_seed(rows, "passes", "accuracy, %")
+    first, second, mean = figure.axes[0].lines
+    assert (ys(first), ys(second), ys(mean)) == ([100, 40], [90, 20], [95, 30])
+    assert first.get_linewidth() < mean.get_linewidth()
+    assert "BatchNorm: 95.0 to 30.0" in figure.alt
+    assert "2 seeds" in figure.note
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.05, 0.5), ["0.05", "0.1", "0.2", "0.5"]),
+        ((1200, 6000), ["2,000", "5,000"]),
+        ((3e-6, 2.5e-5), ["5·10⁻⁶", "10⁻⁵", "2·10⁻⁵"]),
+        ((0.5, 20), ["1", "10"]),
+        ((0.5, 2e5), ["1", "10", "100", "1,000", "10,000", "10⁵"]),
+    ],
+)
+def test_a_logarithmic_axis_has_two_labels_at_least(
+    ends: tuple[float, float], expected: list[str]
+) -> None:
+    with drawing(300) as (_, (axis,)):
+        powers_of_ten(axis)
+        axis.set_ylim(*ends)
+    shown = zip(axis.get_yticks(), axis.get_yticklabels(), strict=True)
+    assert [t.get_text() for y, t in shown if ends[0] <= y <= ends[1]] == expected
 
 
 # --- on pages ---
@@ -597,6 +647,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.branch_shares([0.5, 0.3], {"BatchNorm": [0.5, 0.3]}),
         figures.influence({"BatchNorm": torch.ones(2, 2)}),
         figures.lines({"BatchNorm": {1: 0.1, 2: 0.2}}, "devices", "loss", levels={"floor": 0.1}),
+        figures.lines_by_seed({"BatchNorm": [{1.0: 0.1, 2.0: 0.2}]}, "passes", "accuracy, %"),
         figures.clipped_shares(shares, "digits"),
         figures.skip_bounds({"ours": [1e-5, 1e-4]}),
         figures.skip_gains(table, table, [0.1, 1.0]),

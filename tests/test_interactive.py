@@ -3,7 +3,9 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +330,7 @@ def test_the_map_has_a_dot_per_run_that_leads_to_its_record() -> None:
     assert all(a == b for a, b in linked)
     diverged = [run for run in shown if run.status == "diverged"]
     assert diverged
-    crosses = re.findall(r'r="5.5"/><path class="line vermilion"', html)
+    crosses = re.findall(r'r="[\d.]+"/><path class="line vermilion"', html)
     assert len(crosses) == len(diverged)
     assert "never run" not in html
     for run in diverged:
@@ -350,6 +352,23 @@ def test_the_map_knows_which_claims_rest_on_a_run() -> None:
         runs[0].spec.hash: ["F2-a", "F2-b"]
     }
     assert found[runs[0].spec.hash][0][1] == "claims/F2-a.html"
+
+
+@pytest.mark.parametrize("seeds", [3, 32])
+def test_cells_of_neighbouring_columns_stay_apart(seeds: int) -> None:
+    """Columns are further apart than dots, however many there are; a page has 400 units."""
+    made = [
+        replace(run, spec=run.spec.replace(seed=seed, lr=lr))
+        for run in records()[:1]
+        for lr in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+        for seed in range(seeds)
+    ]
+    html = interactive.rate_map(made, {"all": {}}).data
+    places = sorted({float(x) for x in re.findall(r'class="hit" cx="([\d.]+)"', html)})
+    gaps = sorted(b - a for a, b in pairwise(places))
+    assert gaps[-5] > 1.5 * gaps[0], "five gaps are those between columns"
+    assert html.count('class="hit"') == 6 * seeds
+    assert max(places) <= 400 - gaps[0] / 2
 
 
 def test_a_page_can_say_what_tells_the_rows_apart() -> None:

@@ -86,21 +86,19 @@ def family_table() -> "HTML":
     rows = []
     for name in _FAMILY:
         variant, paper = VARIANTS[name.lower()], _row(f"NFNet-{name}")
-        rows.append(
-            (
-                name,
-                " ".join(map(str, variant.depths)),
-                f"{variant.train_pixels} / {variant.test_pixels}",
-                f"{variant.test_pixels / variant.train_pixels:.2f}",
-                f"{size(_network(name)) / 1e6:.1f} ({paper['params']})",
-                f"{_macs(name, variant.test_pixels):.2f} ({paper['flops']:.2f})",
-                f"{_macs(name, variant.train_pixels):.2f}",
-            )
+        cells = (
+            name,
+            f"{_macs(name, variant.test_pixels):.2f} ({paper['flops']:.2f})",
+            f"{_macs(name, variant.train_pixels):.2f}",
+            f"{size(_network(name)) / 1e6:.1f} ({paper['params']})",
+            f"{variant.train_pixels} / {variant.test_pixels}",
+            " ".join(map(str, variant.depths)),
         )
-    head = ("network", "blocks", "pixels", "ratio", "parameters", "multiply-adds", "training")
+        rows.append([cell.replace(" ", "\u00a0") for cell in cells])  # each stays on one line
+    head = ("network", "multiply-adds", "in training", "parameters", "pixels", "blocks")
     note = (
-        "Pixels in training / in tests; parameters in millions; multiply-adds in billions, at test "
-        "and at training resolution. Counted from our networks; in brackets as printed "
+        "Multiply-adds in billions, at test and at training resolution; parameters in millions; "
+        "pixels in training / in tests. Counted from our networks; in brackets as printed "
         f"({ARXIV}, Tables 1 and 3)."
     )
     return table(head, rows, note)

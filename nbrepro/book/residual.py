@@ -64,9 +64,13 @@ def schedules(records: Sequence["Record"]) -> dict[str, Arms]:
 
 def all_arms(records: Sequence["Record"]) -> Arms:
     """Every arm of :func:`schedules`, and those without SkipInit."""
-    return {
-        f"{case}: {name}{note}": arm | {"skip_init": skip_init}
-        for skip_init, note in ((True, ""), (False, ", no SkipInit"))
+    arms = {
+        f"{case}: {name}": arm
         for case, twins in schedules(records).items()
         for name, arm in twins.items()
     }
+    without = {
+        name.replace("normalizer-free", "NF") + " without SkipInit": arm | {"skip_init": False}
+        for name, arm in arms.items()
+    }
+    return arms | without

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.figures import by_number, runs_of
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
 
     from nbrepro.book.figures import Chart
+    from nbrepro.claims.findings import Finding
     from nbrepro.records.ledger import Record
 
 Settings = dict[str, Any]
@@ -161,10 +161,10 @@ def images_text(records: Sequence["Record"]) -> "Markdown":
     """Do fewer images make pre-training worth more, and where does the output layer catch up?"""
     from IPython.display import Markdown
 
-    scratch, output = (
-        {twin: _leads(records, twin, other) for twin in TWINS} for other in (SCRATCH, OUTPUT)
-    )
-    every = [lead for by in (*scratch.values(), *output.values()) for lead in by.values()]
+    scratch = {twin: _leads(records, twin, SCRATCH) for twin in TWINS}
+    output = {twin: _findings(records, twin, OUTPUT) for twin in TWINS}
+    every = [lead for by in scratch.values() for lead in by.values()]
+    every += [_points(found) for by in output.values() for found in by.values()]
     if any(map(math.isnan, every)):
         return Markdown("No records yet, or runs that failed.")
     most = {twin: max(by.items(), key=lambda item: item[1]) for twin, by in scratch.items()}
@@ -175,33 +175,55 @@ def images_text(records: Sequence["Record"]) -> "Markdown":
             f"{n:,} images per class {t} ({_signed(x)})" for t, (n, x) in most.items()
         )
         + f". As images get fewer it grows steadily {' and '.join(grows) or 'in neither twin'}. "
-        "The lines of everything and of the output layer alone "
-        + " and ".join(f"{_crossings(by)} {twin}" for twin, by in output.items())
-        + ". These are means; the table has their intervals."
+        f"These are means; the table has their intervals. By those, {_ahead(output)}."
     )
 
 
 def _leads(records: Sequence["Record"], twin: str, other: str) -> dict[int, float]:
     """Images per class → points by which the pre-trained network leads another way of a twin."""
+    return {n: _points(found) for n, found in _findings(records, twin, other).items()}
+
+
+def _findings(records: Sequence["Record"], twin: str, other: str) -> "dict[int, Finding | None]":
+    """Images per class → the pre-trained network against another way of a twin."""
     arms = by_images(twin)
     ours = arms[PRETRAINED_TOO]
-    return {n: _lead(records, ours[n], arms[other][n]) for n in (*few_images.IMAGES, MANY)}
+    return {n: compared(records, ours[n], arms[other][n]) for n in (*few_images.IMAGES, MANY)}
 
 
 def _lead(records: Sequence["Record"], first: Settings, second: Settings) -> float:
     """Points by which an arm leads another; not a number where runs are missing or failed."""
-    finding = compared(records, first, second)
+    return _points(compared(records, first, second))
+
+
+def _points(finding: "Finding | None") -> float:
     return math.nan if finding is None else 100 * finding.effect
 
 
-def _crossings(leads: Mapping[int, float]) -> str:
-    """``cross between 10 and 100 images``, by the sign of a lead."""
-    places = [
-        f"between {fewer:,} and {more:,} images"
-        for (fewer, before), (more, after) in pairwise(leads.items())
-        if (before > 0) != (after > 0)
-    ]
-    return f"cross {_listed(places)}" if places else "do not cross"
+def _ahead(twins: "Mapping[str, Mapping[int, Finding | None]]") -> str:
+    """At how many images whole intervals say who is ahead; twins that agree are told together."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for twin, by in twins.items():
+        for n, finding in by.items():
+            if finding is not None:
+                found.setdefault(_first(finding), {}).setdefault(twin, []).append(f"{n:,}")
+    told = []
+    for says, numbers in found.items():
+        places: dict[str, list[str]] = {}
+        for twin, images in numbers.items():
+            places.setdefault(_listed(images), []).append(twin)
+        for at, agree in places.items():
+            where = "in both twins" if len(agree) == len(TWINS) else _listed(agree)
+            told.append(f"{says} at {at} images per class {where}")
+    return "; ".join(told)
+
+
+def _first(finding: "Finding") -> str:
+    if finding.low > 0:
+        return "everything is ahead of the output layer alone"
+    if finding.high < 0:
+        return "the output layer alone is ahead of everything"
+    return "whether everything or the output layer alone is ahead is open"
 
 
 def _signed(points: float) -> str:
@@ -231,7 +253,7 @@ def pair_takeaway(records: Sequence["Record"], arms: Mapping[str, Settings]) -> 
     leads = {twin: _over_output(records, arms, twin) for twin in TWINS}
     if any(map(math.isnan, leads.values())):
         return ""
-    told = " and ".join(f"{_signed(lead)} points {twin}" for twin, lead in leads.items())
+    told = " and ".join(f"{digits(lead)} points {twin}" for twin, lead in leads.items())
     return f"Training everything adds {told} to the output layer alone."
 
 
@@ -267,7 +289,7 @@ def without_agc(pairs: Pairs) -> "Markdown":
         told.append(f"{len(runs) - sum(map(failed, runs))} of {len(runs)} ({name})")
     return Markdown(
         f"At the same rate of {LARGE:g} without AGC, on other data, {_listed(told)} survive. No "
-        "claim was made of these."
+        "claim was made about these."
     )
 
 

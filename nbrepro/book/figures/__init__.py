@@ -4,7 +4,7 @@ A function returns a :class:`~nbrepro.book.figures.chart.Chart`, a Matplotlib fi
 words what it shows; :func:`nbrepro.book.captions.figure` puts it on a page.
 """
 
-from nbrepro.book.figures.batches import lines
+from nbrepro.book.figures.batches import lines, lines_by_seed
 from nbrepro.book.figures.chart import Chart
 from nbrepro.book.figures.family import ladder, pictures, trade_offs
 from nbrepro.book.figures.measured import (
@@ -67,6 +67,7 @@ __all__ = [
     "k_sweep",
     "ladder",
     "lines",
+    "lines_by_seed",
     "outcomes",
     "overshooting",
     "pictures",

@@ -1,6 +1,7 @@
 """Figures of what a batch does: measured lines beside what theory says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Literal
 
 from nbrepro.book import style
@@ -48,4 +49,30 @@ def lines(
             level(axis, height, f"{name}, {height:.2f}")
         name_axes(axis, x, y)
     chart.alt = f"{y} against {x}, from left to right. {said(told)}"
+    return chart
+
+
+def lines_by_seed(measured: Mapping[str, Sequence[Mapping[float, float]]], x: str, y: str) -> Chart:
+    """Measured values as thin lines, one per seed, and their mean as a thick one; upright from 0.
+
+    Args:
+        measured: name → value at each point across, a row for each seed, all at the same points; a
+            method's name, before a colon, is its look.
+        x: what is across.
+        y: what is upright.
+    """
+    told = []
+    with drawing(300) as (chart, (axis,)):
+        for look, (name, rows) in zip(style.of(measured), measured.items(), strict=True):
+            points = [*rows[0]]
+            for row in rows:
+                axis.plot(points, [row[x] for x in points], color=look.light, lw=0.8, alpha=0.5)
+            means = [fmean(row[x] for row in rows) for x in points]
+            axis.plot(points, means, color=look.light, ls=look.line, marker=look.marker, lw=2.5,
+                      ms=6, markevery=max(1, len(points) // 6), label=name)  # fmt: skip
+            told.append(f"{name}: {means[0]:.1f} to {means[-1]:.1f}")
+        axis.set_ylim(bottom=0)
+        name_axes(axis, x, y)
+    chart.alt = f"{y} against {x}, from left to right, means. {said(told)}"
+    chart.note = f"thin: {len(rows)} seeds; thick: their mean"
     return chart

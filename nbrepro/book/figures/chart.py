@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from nbrepro.book import style
 
@@ -90,28 +91,38 @@ def powers_of_two(axis: "Axes") -> None:
     ticks(axis, marks, [f"{mark:,}" for mark in marks])
 
 
+class _Powers(LogLocator):
+    """Powers of ten; where an axis has fewer than two of them, also twice and five times each."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        few = math.floor(math.log10(vmax)) - math.ceil(math.log10(vmin)) < 1
+        self.set_params(subs=(1, 2, 5) if few else (1,))
+        return super().tick_values(vmin, vmax)
+
+
 def powers_of_ten(axis: "Axes", which: Literal["x", "y"] = "y") -> None:
-    """A logarithmic axis whose labels are plain text: 0.01, 1, 100, 10⁵."""
+    """A logarithmic axis whose labels are plain text: 0.01, 1, 100, 10⁵, or 0.2, 0.5, 1, 2."""
     (axis.set_yscale if which == "y" else axis.set_xscale)("log")
     lines = axis.yaxis if which == "y" else axis.xaxis
+    lines.set_major_locator(_Powers())
     lines.set_major_formatter(lambda value, _: power(value))
     axis.minorticks_off()
 
 
 def power(value: float) -> str:
-    """A power of ten for readers; what is no such power is left out."""
-    exponent = round(math.log10(value))
-    if abs(math.log10(value) - exponent) > 1e-6:
-        return ""
+    """A power of ten, or some of them, for readers: ``0.01``, ``2,000``, ``2·10⁵``."""
+    exponent = math.floor(math.log10(value) + 1e-9)
     if -4 < exponent < 5:
         return f"{value:,.{max(0, -exponent)}f}"
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    ten = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    times = f"{value / 10.0**exponent:.2g}"
+    return ten if times == "1" else f"{times}·{ten}"
 
 
-def level(axis: "Axes", height: float, name: str) -> None:
-    """A dotted line across the panel, with its name below."""
+def level(axis: "Axes", height: float, name: str, below: float = 3) -> None:
+    """A dotted line across the panel, with its name so many points below."""
     axis.axhline(height, color=style.MUTED, ls=":", lw=1.4)
-    axis.annotate(name, (1, height), (0, -3), xycoords=("axes fraction", "data"), ha="right",
+    axis.annotate(name, (1, height), (0, -below), xycoords=("axes fraction", "data"), ha="right",
                   va="top", textcoords="offset points", color=style.MUTED)  # fmt: skip
 
 

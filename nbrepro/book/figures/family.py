@@ -90,7 +90,7 @@ def ladder(
     return chart
 
 
-_SIDE, _GAP, _TITLE = 60, 6, 24  # pixels
+_SIDE, _GAP, _TITLE = 80, 6, 24  # pixels; six pictures fill a figure
 
 
 def pictures(grid: Mapping[str, "Tensor"], note: str) -> Chart:

@@ -419,18 +419,20 @@ def times_as_long(timings: Sequence["Benchmark"], only: str = "", pair: str = ""
     if not rows:
         return nothing("Not measured yet.", "the scripts in `benchmarks/` measure it")
     texts = [textwrap.wrap(text, _LINE) for text, *_ in rows]
-    tall = 36 + 17 * max(map(len, texts))
+    tall = 40 + 17 * max(map(len, texts))
     with drawing(tall * len(rows) + 50, width=_BARS) as (chart, (axis,)):
         for y, (text, (_, factor, low, high, _)) in enumerate(zip(texts, rows, strict=True)):
             axis.barh(y, factor - 1, 14 / tall, 1, color=_PLAIN, alpha=0.6, lw=0)
             axis.vlines(1, y - 10 / tall, y + 10 / tall, color=style.INK, lw=1)
             if low < high:
                 axis.plot([low, high], [y, y], color=style.INK, lw=1.5)
-            above(axis, y, "\n".join(text))
-        least, most = min(row[2] for row in rows), max(row[3] for row in rows)
-        marks = [mark for mark in (1, 2, 4, 8, 16, 32, 64) if mark <= 1.3 * most]
-        ticks(axis, marks, [f"{mark}×" for mark in marks])
-        axis.set_xlim(min(1, least) * 0.98, max(2, most) * 1.05)
+            above(axis, y, "\n".join(text), up=15)
+        left = min(1, *(row[2] for row in rows)) * 0.98
+        right = max(row[3] for row in rows) * 1.05
+        finer = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(1, right)
+        marks = [mark for mark in (finer if right < 2 else _TWOS) if 1 <= mark <= right]
+        ticks(axis, marks, [f"{mark:g}×" for mark in marks])
+        axis.set_xlim(left, right)
         rows_only(axis, len(rows), 1 - 24 / tall)
         name_axes(axis, "times as long")
     told = [f"{text} [{low:.2f}, {high:.2f}]" for text, _, low, high, _ in rows]
@@ -444,6 +446,7 @@ def times_as_long(timings: Sequence["Benchmark"], only: str = "", pair: str = ""
     return chart
 
 
+_TWOS = [2.0**power for power in range(7)]
 #: Pixels of a figure of bars, and the characters that fit; narrow, for a larger type on phones.
 _BARS, _LINE = 440, 54
 
@@ -483,7 +486,8 @@ def slower(case: str, row: Mapping[str, float]) -> tuple[str, float, float, floa
     factor, low, high = row["ratio"], row["low"], row["high"]
     if factor < 1:
         first, second, factor, low, high = second, first, 1 / factor, 1 / high, 1 / low
-    long = "about as long as" if low < 1 < high else f"{factor:.1f}× as long as"
+    digits = 2 if factor < 1.1 else 1
+    long = "about as long as" if low < 1 < high else f"{factor:.{digits}f}× as long as"
     where = ", ".join(filter(None, (before, after))).replace(" ", "\u00a0")  # stays on one line
     text = f"{second} takes {long} {first}" + f" ({where})" * bool(where)
     return text[0].upper() + text[1:], factor, low, high

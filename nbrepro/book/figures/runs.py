@@ -85,6 +85,12 @@ class Ends:
             return math.nan, math.nan
         return statistics.interval(self.survivors)
 
+    @property
+    def top(self) -> float:
+        """The highest of the runs and of the interval's end."""
+        _, high = self.interval
+        return max(*self.survivors, *self.failed, -math.inf if math.isnan(high) else high)
+
     def __str__(self) -> str:
         """``47.9 [47.0, 48.8]``, or ``5 of 8 survive: 54.8``, or ``0 of 8 survive``."""
         mean = "" if math.isnan(self.mean) else statistics.digits(self.mean)

@@ -128,7 +128,7 @@ def _line(
 def _chance(axis: "Axes", used: Sequence[Record]) -> None:
     chance = chance_of(used)
     if chance:
-        level(axis, chance, "chance")
+        level(axis, chance, "chance", below=8)  # crosses lie on the line
 
 
 def accuracy(
@@ -288,8 +288,11 @@ def at_equal_fit(records: Sequence[Record], arms: Arms, share: float) -> Chart:
                 axis.plot(*path.to_numpy().T, color=look.light, lw=0.8, alpha=0.4)
             if paths:
                 middle = sum(paths[1:], paths[0]) / len(paths)
-                axis.plot(*middle.to_numpy().T, color=look.light, ls=look.line, lw=2.5, ms=6,
-                          marker=look.marker, label=name)  # fmt: skip
+                several = len(paths) > 1
+                name += "" if several else " (one run)"
+                axis.plot(*middle.to_numpy().T, color=look.light, ls=look.line, label=name,
+                          marker=look.marker, lw=2.5 if several else 1,
+                          ms=6 if several else 4)  # fmt: skip
                 train, test = middle.to_numpy()[-1]
                 told.append(f"{name}: ends at {train:.1f} and {test:.1f}")
         axis.axvline(100 * share, color=style.MUTED, ls=":", lw=1.4)
@@ -364,7 +367,7 @@ def dots(records: Sequence[Record], arms: Arms, title: str = "") -> Chart:
     with drawing(_ROW * len(rows) + 50 + 30 * bool(title)) as (chart, (axis,)):
         for y, (look, (name, found)) in enumerate(zip(looks, rows.items(), strict=True)):
             _row(axis, y, found, look)
-            above(axis, y, f"{name} (n = {found.n})")
+            above(axis, y, f"{name} (n = {found.n})", up=13)
             axis.annotate(str(found), (1.02, y), xycoords=("axes fraction", "data"), va="center")
         rows_only(axis, len(rows))
         chance = chance_of(used)
@@ -373,7 +376,7 @@ def dots(records: Sequence[Record], arms: Arms, title: str = "") -> Chart:
         low, high = axis.get_xlim()
         if chance and low <= chance <= high:
             for y in range(len(rows)):
-                axis.vlines(chance, y - 0.22, y + 0.3, color=style.MUTED, ls=":", lw=1.4)
+                axis.vlines(chance, y - 0.12, y + 0.3, color=style.MUTED, ls=":", lw=1.4)
         name_axes(axis, _ACCURACY, title=title)
     chart.alt = f"{_ACCURACY.capitalize()}. " + said(
         [f"{name}: {found}" for name, found in rows.items()]
@@ -430,7 +433,6 @@ def sweep(
         for number, (name, found) in enumerate(cells.items()):
             _line(axis, found, looks[name], name, 15 * (number - (len(cells) - 1) / 2))
             told.append(_told(name, found))
-        _count_failures(axis, cells, looks)
         levels = levels or {}
         for look, (name, settings) in zip(_looks(levels), levels.items(), strict=True):
             others = Ends.of(runs_of(records, settings))
@@ -441,6 +443,7 @@ def sweep(
         ticks(axis, values, [f"{x:g}" for x in values])
         _chance(axis, used)
         axis.set_ylim(bottom=0)
+        _count_failures(axis, cells, looks)
         name_axes(axis, label or _SETTINGS.get(by, by), _ACCURACY, title)
     chart.alt = f"{_ACCURACY.capitalize()} by {label or _SETTINGS.get(by, by)}. {said(told)}"
     failures = any(cell.failed for found in cells.values() for cell in found.values())
@@ -466,10 +469,10 @@ def by_number(runs: Mapping[str, Mapping[int, Sequence[Record]]], label: str) ->
     with drawing(400) as (chart, (axis,)):
         for number, (name, found) in enumerate(cells.items()):
             _line(axis, found, looks[name], name, 9 * (number - (len(cells) - 1) / 2))
-        _count_failures(axis, cells, looks)
         ticks(axis, values, [f"{x:,}" for x in values])
         _chance(axis, used)
         axis.set_ylim(bottom=0)
+        _count_failures(axis, cells, looks)
         name_axes(axis, label, _ACCURACY)
     told = [_told(name, found) for name, found in cells.items()]
     chart.alt = f"{_ACCURACY.capitalize()} by {label}. {said(told)}"
@@ -481,16 +484,17 @@ def by_number(runs: Mapping[str, Mapping[int, Sequence[Record]]], label: str) ->
 def _count_failures(
     axis: "Axes", cells: Mapping[str, Mapping[Any, Ends]], looks: Mapping[str, Style]
 ) -> None:
-    """``5/8`` above the crosses, one line per arm."""
+    """``5/8`` above all that was drawn at a place, one line per arm."""
     for x in {x for found in cells.values() for x in found}:
-        failing = {
-            name: found[x] for name, found in cells.items() if x in found and found[x].failed
-        }
-        top = max((max(cell.failed) for cell in failing.values()), default=0)
+        here = {name: found[x] for name, found in cells.items() if x in found}
+        failing = {name: cell for name, cell in here.items() if cell.failed}
+        top = max(cell.top for cell in here.values())
         for line, (name, cell) in enumerate(failing.items()):
             count = f"{len(cell.failed)}/{cell.n}"
             axis.annotate(count, (x, top), (0, 8 + 15 * line), textcoords="offset points",
                           ha="center", color=looks[name].light)  # fmt: skip
+        if failing:  # room for them, of the 300 pixels that an axis has about
+            axis.set_ylim(top=max(axis.get_ylim()[1], top / (1 - (15 + 15 * len(failing)) / 300)))
 
 
 def survival(records: Sequence[Record], arms: Arms, by: str = "lr", label: str = "") -> Chart:

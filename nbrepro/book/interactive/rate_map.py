@@ -1,6 +1,7 @@
 """The map of runs: a dot for each, by learning rate and arm."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ class _Dot:
     text: str
 
 
-#: Of the map: where its columns begin and end, and from dot to dot.
-_LEFT, _RIGHT, _PITCH = 132.0, 400.0, 11.0
+#: Of the map: where its columns begin and end.
+_LEFT, _RIGHT = 132.0, 400.0
+#: From dot to dot, and the same where a cell has more than so many of them.
+_PITCH, _NARROW, _MANY = 11.0, 9.0, 12
 _LONGEST = 22  #: characters of a row's name
 
 
@@ -64,7 +67,9 @@ def rate_map(
     best = max(run.metrics["test_accuracy"] for run in used)
     chance = max(card(run.spec.dataset).chance or 0.0 for run in used)
     width = (_RIGHT - _LEFT) / len(rates)
-    across = max(1, int(width // _PITCH))
+    most = max(Counter((name, run.spec.lr) for name, runs in rows.items() for run in runs).values())
+    pitch = _PITCH if most <= _MANY else _NARROW
+    across = max(1, int((width - pitch / 2) // pitch))  # columns stay apart
     columns = {rate: _LEFT + (number + 0.5) * width for number, rate in enumerate(rates)}
     dots: list[list[_Dot]] = []
     labels, y = [], 42.0
@@ -72,14 +77,15 @@ def rate_map(
         cells = {rate: [run for run in runs if run.spec.lr == rate] for rate in rates}
         row: list[_Dot] = []
         for rate, x in columns.items():
-            row += _cell(cells[rate], name, (x, y), across, (chance, best))
+            row += _cell(cells[rate], name, (x, y), (across, pitch), (chance, best))
         dots.append(row)
         deep = math.ceil(max(map(len, cells.values())) / across)
-        labels.append((y + (deep - 1) * _PITCH / 2, name))
-        y += deep * _PITCH + 13
+        labels.append((y + (deep - 1) * pitch / 2, name))
+        y += deep * pitch + 13
     picture = drawn(
         "rate_map",
         dots=dots,
+        pitch=pitch,
         labels=labels,
         columns=[(x, f"{rate:g}") for rate, x in columns.items()],
         middle=(_LEFT + _RIGHT) / 2,
@@ -105,10 +111,19 @@ def _cell(
     runs: "Sequence[Record]",
     name: str,
     at: tuple[float, float],
-    across: int,
+    dots: tuple[int, float],
     scale: tuple[float, float],
 ) -> Iterable[_Dot]:
-    """The runs of one arm and rate as lines of dots, the best first; empty at chance, full best."""
+    """The runs of one arm and rate as lines of dots, the best first; empty at chance, full best.
+
+    Args:
+        runs: the runs.
+        name: of the arm.
+        at: the middle of the first line.
+        dots: at most how many to a line, and from one to the next.
+        scale: accuracies of an empty dot and of a full one.
+    """
+    across, pitch = dots
     in_order = sorted(runs, key=lambda run: (-run.metrics["test_accuracy"], run.spec.seed))
     lines = math.ceil(len(runs) / across)
     wide = math.ceil(len(runs) / max(lines, 1))  # lines of equal length
@@ -119,8 +134,8 @@ def _cell(
         ended = "diverged" if diverged else f"{100 * accuracy:.1f} %"
         yield _Dot(
             run.spec.hash,
-            at[0] + (number % wide - (wide - 1) / 2) * _PITCH,
-            at[1] + number // wide * _PITCH,
+            at[0] + (number % wide - (wide - 1) / 2) * pitch,
+            at[1] + number // wide * pitch,
             round(max(0.0, fill), 2),
             diverged,
             f"{name}, rate {run.spec.lr:g}, seed {run.spec.seed}: {ended}",

@@ -92,8 +92,9 @@ def stages(family: str, members: Sequence[Member], start: int = 0) -> "HTML":
         takeaway="From member to member only the depth and the images grow.",
         caption=(
             "The residual blocks of each stage, from the input at the left; beside them its "
-            "channels and the pixels of its feature map in training. The darker a box, the larger "
-            f"β: it starts again behind a stage's first block and comes to {largest:.2f} at most."
+            "channels and the pixels of its feature map in training. The stronger the colour of a "
+            "box, the larger β: it starts again behind a stage's first block and comes to "
+            f"{largest:.2f} at most."
         ),
         alt=f"Rows of boxes, one per block. {shown.name}: "
         + ", ".join(

@@ -222,10 +222,10 @@ def randaugment_blanks() -> Outcome:
     blank = {m: float(augment.blank_share(augmented(96, m))) for m in (5, 20)}
     return Outcome(
         {"one_color_share": mean(_commonest(image) > 0.8 for image in at_224)},
-        "16 crops per seed, but of only two photographs, and the released code's ops: at 224 "
-        "pixels and magnitude 20 {one_color_share:.0%} have one color on more than 80 %, and "
-        "{blank:.0%} are blank by a stricter measure; by that at 96 pixels {small:.0%}, and at "
-        "magnitude 5 {weak:.0%}",
+        "16 crops per seed, but of only two photographs, and the released code's ops: "
+        "{one_color_share:.0%} have one colour on more than 80 % at 224 pixels and magnitude 20, "
+        "and {blank:.0%} are blank by a stricter measure; by that {small:.0%} are at 96 "
+        "pixels, and {weak:.0%} at 96 pixels and magnitude 5",
         {"blank": float(augment.blank_share(at_224)), "small": blank[20], "weak": blank[5]},
     )
 
@@ -257,9 +257,9 @@ def bf16_statistics() -> Outcome:
     bf16, float32 = errors.values()
     return Outcome(
         {"bfloat16_error": bf16[-1], "other_errors": np.max([bf16[0], float32[0], float32[-1]])},
-        "a demonstration with drawn numbers, not with a network's activations: of a variance of 1 "
-        "E[x²] - E[x]² is off in bfloat16 by {none:.4f} where the mean is 0, by {ten:.2f}, "
-        "{thirty:.1f} and {bfloat16_error:.0f} at means of about 10, 30 and 100; in float32 from "
-        "the same numbers by at most {float32:.3f}",
+        "a demonstration with drawn numbers, not with a network's activations: where the variance "
+        "is 1, E[x²] − E[x]² misses it in bfloat16 by {none:.4f} if the mean is 0, and by "
+        "{ten:.2f}, {thirty:.1f} and {bfloat16_error:.0f} at means of about 10, 30 and 100; in "
+        "float32, from the same numbers, by at most {float32:.3f}",
         {"none": bf16[0], "ten": bf16[1], "thirty": bf16[2], "float32": np.max(float32)},
     )
