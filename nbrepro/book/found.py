@@ -38,7 +38,7 @@ SEEN = {
     "recalled": "recalled, seen nowhere",
 }
 #: More seeds per arm than this are more than we, or a reader, would run.
-MANY_SEEDS = 50
+MANY_SEEDS = 100
 #: What stands before the paper's name on a card.
 BY = {"paper": "", "review": "a published review of ", "ours": "beside "}
 
