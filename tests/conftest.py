@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -21,6 +22,17 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 MakeTree = Callable[..., Path]
+
+
+def loaded(path: Path) -> Any:
+    """A script as a module, though it lies in no package."""
+    description = importlib.util.spec_from_file_location(path.stem, path)
+    assert description is not None
+    assert description.loader is not None
+    module = importlib.util.module_from_spec(description)
+    description.loader.exec_module(module)
+    return module
+
 
 #: What starts processes, a cluster or a browser, builds pages or takes seconds: files, and tests.
 SLOW = (

@@ -1,11 +1,10 @@
 """Where there is nothing to find, the rules find something in at most 5 % of the experiments."""
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import loaded
 from scipy import stats
 
 from nbrepro.records.ledger import _digest
@@ -13,15 +12,7 @@ from nbrepro.records.ledger import _digest
 ROOT = Path(__file__).parents[1]
 
 
-def script() -> Any:
-    path = ROOT / "benchmarks" / "null_experiments.py"
-    spec = importlib.util.spec_from_file_location("null_experiments", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-NULL = script()
+NULL = loaded(ROOT / "benchmarks" / "null_experiments.py")
 #: Single answers of a whole paper are there to show what the correction is for.
 CORRECTED = [name for name in NULL.SHAPES if "single" not in name]
 

@@ -1,12 +1,11 @@
 """Networks drawn again from their records: the script, and the table of chapter 8."""
 
-import importlib.util
 import json
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import loaded
 
 from nbrepro import data
 from nbrepro.book.redrawn import redrawn_table
@@ -16,13 +15,7 @@ from nbrepro.spec import Spec
 from nbrepro.sweep import SweepOptions, run_one
 
 ROOT = Path(__file__).parents[1]
-
-
-def script() -> Any:
-    description = importlib.util.spec_from_file_location("redraw", ROOT / "scripts" / "redraw.py")
-    module = importlib.util.module_from_spec(description)
-    description.loader.exec_module(module)
-    return module
+REDRAW = loaded(ROOT / "scripts" / "redraw.py")
 
 
 def test_a_network_drawn_again_is_as_good_as_recorded(ledger: Ledger) -> None:
@@ -33,7 +26,7 @@ def test_a_network_drawn_again_is_as_good_as_recorded(ledger: Ledger) -> None:
     ((record,), _) = ledger.scan()
     kept = features.read(ledger.root, spec.hash)
     assert kept
-    found = script().row(record, kept, data.load("digits"))
+    found = REDRAW.row(record, kept, data.load("digits"))
     assert found["recorded"] == record.metrics["test_accuracy"]
     assert found["test"] == pytest.approx(found["recorded"], abs=0.05)
     assert found["train"] == pytest.approx(record.metrics["train_accuracy"], abs=0.1)

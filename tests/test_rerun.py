@@ -1,12 +1,11 @@
 """Records run again, to the last digit: the script, and what the page says of it."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import loaded
 
 from nbrepro.records.ledger import Ledger, Record, _digest
 from nbrepro.spec import Spec
@@ -15,14 +14,7 @@ from nbrepro.sweep import SweepOptions, run_one
 ROOT = Path(__file__).parents[1]
 
 
-def script() -> Any:
-    description = importlib.util.spec_from_file_location("rerun", ROOT / "scripts" / "rerun.py")
-    module = importlib.util.module_from_spec(description)
-    description.loader.exec_module(module)
-    return module
-
-
-RERUN = script()
+RERUN = loaded(ROOT / "scripts" / "rerun.py")
 
 
 def recorded(spec: Spec, ledger: Ledger) -> Record:

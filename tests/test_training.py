@@ -1,4 +1,3 @@
-import importlib.util
 import io
 import logging
 import math
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import loaded
 from torch import Tensor, nn
 
 from nbrepro import models
@@ -725,12 +725,7 @@ def worker(tmp_path: Path) -> Path:
 
 
 def in_this_process(worker: Path) -> Result:
-    description = importlib.util.spec_from_file_location("worker", worker)
-    assert description is not None
-    assert description.loader is not None
-    module = importlib.util.module_from_spec(description)
-    description.loader.exec_module(module)
-    return module.run()
+    return loaded(worker).run()
 
 
 def test_two_processes_equal_one(worker: Path, tmp_path: Path) -> None:
