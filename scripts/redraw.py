@@ -54,6 +54,7 @@ def redraw(run: Run, kept: Features) -> None:
 
 def row(record: Record, kept: Features, dataset: Dataset) -> dict[str, Any]:
     """A row of the table: accuracies as recorded and of the network drawn again."""
+    torch.set_num_threads(record.provenance["threads"])  # as recorded: rounding depends on it
     accelerator = accelerator_for("cpu")
     run, _ = assemble(record.spec, dataset, accelerator, record.provenance["precision"])
     redraw(run, kept)
