@@ -48,9 +48,11 @@ def _arms(profile: str) -> list[Spec]:
         *(_agc(at[rate], x) for rate in (1.6, 0.4) for x in LAMBDAS[1:]),
         # unit by unit or layer by layer
         _agc(at[1.6], clip="agc-layer"),
-        # the same, and the classifier clipped too, where AGC saves every run
+        # the same, the classifier or SkipInit clipped too, and LARS, where AGC saves every run
         _agc(scaled[1], clip="agc-layer"),
         _agc(scaled[1], unclipped=("*skip_gain",)),
+        _agc(scaled[1], unclipped=("fc.weight",)),
+        scaled[1].replace(optimizer="lars", lr=6.4, scalar_lr=0.4),
         # which parts must be clipped
         _agc(at[1.6], unclipped=("*skip_gain",)),
         *(_agc(at[1.6], unclipped=(*FREE, part)) for part in PARTS),
