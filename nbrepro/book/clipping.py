@@ -168,12 +168,14 @@ def parts() -> Arms:
 
 
 def fewer_failures() -> Arms:
-    """AGC by unit and by layer, and with the classifier clipped too, in batches of 1024 images."""
+    """AGC by unit, by layer and with more clipped, and LARS, in batches of 1024 images."""
     large = {"batch_size": 1024, "lr": LARGE["lr"]}
     return {
         "AGC, unit by unit": {**AGC, **large},
         "AGC, layer by layer": {**AGC, **large, "clip": "agc-layer"},
         "AGC, classifier clipped too": {**AGC, **large, "unclipped": ("*skip_gain",)},
+        "AGC, SkipInit clipped too": {**PAPERS, **large},
+        "LARS at rate 6.4, scalars at 0.4": {**LARS, **large, "lr": 6.4, "scalar_lr": 0.4},
         "BatchNorm": {**BATCHNORM, **large},
     }
 
