@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from nbrepro import agc
 from nbrepro.book import card, clipping
 from nbrepro.book.chapter import recorded
-from nbrepro.book.figures.outcomes import told_of
+from nbrepro.book.figures.outcome_table import told_of
 from nbrepro.book.figures.runs import Ends, ends, runs_of
 from nbrepro.experiments.adaptive_gradient_clipping import FREE
 from nbrepro.records.ledger import Record

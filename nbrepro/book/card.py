@@ -9,7 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from nbrepro.book.clipping import AGC, NONE
-from nbrepro.book.figures import outcomes
+from nbrepro.book.figures import outcome_table
 from nbrepro.book.figures.runs import Ends, ends, runs_of, scale_of
 from nbrepro.claims.findings import Finding, compare
 from nbrepro.claims.labels import network
@@ -86,7 +86,7 @@ def which(records: "Sequence[Record]") -> "Chart":
         f"survive; a number in %: the mean test accuracy where all do. Norm: the best threshold "
         f"for the whole gradient, chosen afterwards. {scale_of(used)}."
     )
-    return outcomes(groups, columns, note)
+    return outcome_table(groups, columns, note)
 
 
 def _setting(spec: "Spec") -> "Spec":

@@ -22,7 +22,7 @@ from nbrepro.book.figures.measured import (
     times_as_long,
     zeroed,
 )
-from nbrepro.book.figures.outcomes import outcomes
+from nbrepro.book.figures.outcome_table import outcome_table
 from nbrepro.book.figures.runs import (
     Arms,
     ended,
@@ -68,7 +68,7 @@ __all__ = [
     "ladder",
     "lines",
     "lines_by_seed",
-    "outcomes",
+    "outcome_table",
     "overshooting",
     "pictures",
     "runs_of",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _ROW = 34  # pixels
 
 
-def outcomes(
+def outcome_table(
     groups: Mapping[str, Mapping[str, Mapping[str, Ends]]],
     columns: Mapping[str, str],
     note: str = "",
