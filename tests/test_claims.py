@@ -201,6 +201,8 @@ def test_arms_have_readable_names() -> None:
     deep, wide = arm("cifar_resnet110"), arm("cifar_resnet14x8")
     assert label(wide) == "ResNet-14 ×8, BatchNorm only"
     assert comparison(deep, wide) == "ResNet-110 over ResNet-14 ×8 (BatchNorm only)"
+    ours, theirs = (Arm({}, called=f"ResNet-32, {what}") for what in ("γ and β", "two weights"))
+    assert comparison(ours, theirs) == "γ and β over two weights (ResNet-32)"
 
 
 def test_effects_and_their_intervals() -> None:

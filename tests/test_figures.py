@@ -27,6 +27,8 @@ from nbrepro.records.ledger import Record
 from nbrepro.records.timings import Benchmark
 from nbrepro.spec import Spec
 
+#: What is trained, as a page may call it.
+OWN = {"batchnorm": "γ and β", "all": "everything"}
 ARMS = {
     "BatchNorm": {"model": "bn_cifar_nf_resnet20", "batch_size": 256},
     "no clipping": {"model": "cifar_nf_resnet20", "clip": "none", "batch_size": 256,
@@ -395,13 +397,13 @@ def test_stored_bytes_of_each_policy() -> None:
         ("cifar_resnet32", "all"): 2**20,
     }
     figure = figures.stored(
-        {"one task": runs, "none": []}, lambda spec: sizes[spec.model, spec.train]
+        {"one task": runs, "none": []}, lambda spec: sizes[spec.model, spec.train], OWN
     )
     assert len(figure.axes) == 1
-    assert xs(labelled(figure, "BatchNorm only")) == [16, 30]
-    assert xs(labelled(figure, "all parameters")) == [700, 1048.576]
+    assert xs(labelled(figure, "γ and β")) == [16, 30]
+    assert xs(labelled(figure, "everything")) == [700, 1048.576]
     assert "100" in texts(figure)
-    assert "one task, BatchNorm only, ResNet-32, 30.0 kB: 50.0" in figure.alt
+    assert "one task, γ and β, ResNet-32, 30.0 kB: 50.0" in figure.alt
 
 
 def test_tasks_keep_their_intervals_apart() -> None:
@@ -413,10 +415,10 @@ def test_tasks_keep_their_intervals_apart() -> None:
         ]
         for mean in (0.8, 0.4)
     )
-    figure = figures.stored({"easy": easy, "hard": hard}, lambda spec: 1000)
+    figure = figures.stored({"easy": easy, "hard": hard}, lambda spec: 1000, OWN)
     alt = figure.alt
-    assert "easy, all parameters, ResNet-14, 1.0 kB: 80.5 [74.1, 86.9]" in alt
-    assert "hard, all parameters, ResNet-14, 1.0 kB: 40.5 [34.1, 46.9]" in alt
+    assert "easy, everything, ResNet-14, 1.0 kB: 80.5 [74.1, 86.9]" in alt
+    assert "hard, everything, ResNet-14, 1.0 kB: 40.5 [34.1, 46.9]" in alt
     first, second = (axis.get_ylim() for axis in figure.axes)
     assert first == second
     assert first[0] == 0
@@ -432,12 +434,12 @@ def test_a_sweep_of_k_has_a_band_for_gamma_and_beta() -> None:
     faster = [run.spec.replace(lr=0.3) for run in runs if run.spec.train == "batchnorm"]
     others = [ended(spec, accuracy=0.9) for spec in faster]
     figure = figures.k_sweep(runs + others, {"lr": 0.1})
-    line = labelled(figure, "ResNet-14, k random parameters")
+    line = labelled(figure, "ResNet-14, k random weights")
     assert xs(line) == [1, 4]
     assert ys(line) == pytest.approx([21, 31])
-    band = labelled(figure, "ResNet-14, BatchNorm only")
+    band = labelled(figure, "ResNet-14, γ and β")
     assert ys(band) == pytest.approx([51, 51])
-    assert "ResNet-14, BatchNorm only: 51.0 [38.3, 63.7]" in figure.alt
+    assert "ResNet-14, γ and β: 51.0 [38.3, 63.7]" in figure.alt
 
 
 def test_histograms_say_how_many_gamma_are_small() -> None:
@@ -686,7 +688,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         lambda: figures.equal_parameters(trained("all")),
         lambda: figures.k_sweep(trained("batchnorm"), {}),
         lambda: figures.zeroed({"batchnorm": []}),
-        lambda: figures.stored({}, lambda spec: 1),
+        lambda: figures.stored({}, lambda spec: 1, OWN),
         lambda: figures.sweep(trained("all"), {"never run": ARMS["never run"]}, by="lr"),
     ],
 )

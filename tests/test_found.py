@@ -127,7 +127,7 @@ def test_what_is_missing() -> None:
     open_ = replace(difference(0, "open"), needed=lambda _: 12, family=17)
     verdict = Verdict(given, "inconclusive", (open_,), single="contradicted")
     assert "12 seeds per arm" in found.missing(verdict)
-    assert "17 comparisons it is contradicted" in found.missing(verdict)
+    assert "17 comparisons the verdict would be “contradicted”" in found.missing(verdict)
     many = replace(open_, needed=lambda _: found.MANY_SEEDS + 1)
     assert "hardly" in found.missing(Verdict(given, "inconclusive", (many,)))
     single = replace(difference(0, "open"), n=(1, 1))

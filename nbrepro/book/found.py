@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbrepro._suggest import choose, unknown
 from nbrepro.book.figures import runs_of
 from nbrepro.book.markup import address, render
-from nbrepro.claims.findings import Finding, compare
+from nbrepro.claims.findings import Finding, compare, gain
 from nbrepro.claims.outcomes import outcome
 from nbrepro.claims.register import parse, register
 from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
@@ -114,6 +114,26 @@ def against(
     return "no records yet" if finding is None else f"{_Numbers(finding)}"
 
 
+def ahead_by_more(
+    records: "Sequence[Record]",
+    first: tuple[Mapping[str, Any], Mapping[str, Any]],
+    second: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> str:
+    """By how much one lead is larger than another, in numbers: seed by seed.
+
+    Args:
+        records: the runs.
+        first: settings of two arms, of which the first leads the second.
+        second: the same of two others.
+    """
+    (a, b), (c, d) = (
+        [list(map(outcome, runs_of(records, arm))) for arm in pair] for pair in (first, second)
+    )
+    if not (a and b and c and d):
+        return "no records yet"
+    return f"{_Numbers(gain('', (d, c), (b, a), Bounds(0, math.inf)))}"
+
+
 def compared(
     records: "Sequence[Record]", first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> Finding | None:
@@ -151,7 +171,10 @@ def missing(verdict: "Verdict") -> str:
         words = "More seeds of the same runs would hardly settle it."
     if verdict.single not in ("", verdict.verdict):
         family = verdict.findings[0].family
-        words += f" Before the correction for {family} comparisons it is {verdict.single}."
+        words += (
+            f" Without the correction for {family} comparisons the verdict would be "
+            f"“{verdict.single}”."
+        )
     return words
 
 

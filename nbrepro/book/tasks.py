@@ -49,7 +49,7 @@ def distant_arms() -> dict[str, dict[str, Any]]:
 
 def class_arms() -> dict[str, dict[str, Any]]:
     """What is trained, with fifty classes and with ten: name → settings of the runs."""
-    sizes = {"50 classes": many_classes.MANY, "ten classes": many_classes.FEW}
+    sizes = {"50 classes": many_classes.MANY, "10 classes": many_classes.FEW}
     return {
         f"{size}: {NAMES[train]}": {"dataset": name, "train": train}
         for size, name in sizes.items()

@@ -54,6 +54,9 @@ def label(arm: Arm) -> str:
 def comparison(high: Arm, low: Arm) -> str:
     """A reader's name for a pair, what both share said once: ``A over B (BatchNorm only)``."""
     if high.called or low.called:
+        (where, *first), (there, *second) = (label(arm).split(", ") for arm in (high, low))
+        if first and second and where == there:
+            return f"{', '.join(first)} over {', '.join(second)} ({where})"
         return f"{label(high)} over {label(low)}"
     shared = {k: v for k, v in high.settings.items() if low.settings.get(k) == v}
     ours, theirs = (

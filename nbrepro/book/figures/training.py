@@ -40,7 +40,7 @@ from nbrepro.book.figures.runs import (
     survived,
 )
 from nbrepro.book.style import Style
-from nbrepro.claims.labels import network, trained
+from nbrepro.claims.labels import network
 from nbrepro.models import size
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
@@ -611,12 +611,17 @@ def equal_parameters(
     return chart
 
 
-def stored(panels: Mapping[str, Sequence[Record]], size_of: Callable[[Spec], int]) -> Chart:
+def stored(
+    panels: Mapping[str, Sequence[Record]],
+    size_of: Callable[[Spec], int],
+    names: Mapping[str, str],
+) -> Chart:
     """Accuracy against the kilobytes that a network has of its own, in panels, by policy.
 
     Args:
         panels: name → runs; each panel has intervals of its own, and all have one scale.
         size_of: bytes that would be stored of a run's network.
+        names: policy → what readers call it, in the legend's order; runs of others are left out.
     """
     shown = {name: found for name, runs in panels.items() if (found := ended(runs))}
     every = [run for runs in shown.values() for run in runs]
@@ -625,7 +630,8 @@ def stored(panels: Mapping[str, Sequence[Record]], size_of: Callable[[Spec], int
     told = []
     with drawing(360, len(shown)) as (chart, axes):
         for axis, (title, runs) in zip(axes, shown.items(), strict=True):
-            arms = policies(runs)
+            present = {run.spec.train for run in runs}
+            arms = {name: {"train": train} for train, name in names.items() if train in present}
             for look, (name, arm) in zip(_looks(arms), arms.items(), strict=True):
                 sizes: dict[float, list[Record]] = {}
                 for run in runs_of(runs, arm):
@@ -644,17 +650,14 @@ def stored(panels: Mapping[str, Sequence[Record]], size_of: Callable[[Spec], int
     return chart
 
 
-def k_sweep(
-    records: Sequence[Record], settings: Mapping[str, Any], band: str = "batchnorm"
-) -> Chart:
-    """Accuracy against k, with k random parameters trained per channel, one line per network.
+def k_sweep(records: Sequence[Record], settings: Mapping[str, Any]) -> Chart:
+    """Accuracy against k, with k random weights trained per channel, one line per network.
 
     Across it a band: the 95 % interval of what γ and β reach, which are two per channel.
 
     Args:
-        records: the runs; those of ``random:k`` and of the band's policy are used.
+        records: the runs; those of ``random:k`` and of γ and β are used.
         settings: what all of them have, so that no other start or rate gets into the band.
-        band: the policy of the band.
     """
     records = runs_of(records, settings)
     used = [run for run in ended(records) if _k(run)]
@@ -664,27 +667,26 @@ def k_sweep(
     every = sorted({_k(run) for run in used})
     told = []
     with drawing(400) as (chart, (axis,)):
-        looks = zip(style.of(["random"] * len(names)), style.of([band] * len(names)), strict=True)
+        looks = zip(*(style.of([arm] * len(names)) for arm in ("random", "batchnorm")), strict=True)
         for model, (look, across) in zip(names, looks, strict=True):
             runs = [run for run in used if run.spec.model == model]
             cells = {k: Ends.of(run for run in runs if _k(run) == k) for k in every}
             cells = {k: found for k, found in cells.items() if found.n}
-            _line(axis, cells, look, f"{network(model)}, k random parameters")
-            told.append(_told(f"{network(model)}, k random", cells))
-            reached = Ends.of(runs_of(records, {"train": band, "model": model}))
+            _line(axis, cells, look, f"{network(model)}, k random weights")
+            told.append(_told(f"{network(model)}, k random weights", cells))
+            reached = Ends.of(runs_of(records, {"train": "batchnorm", "model": model}))
             if reached.survivors:
-                name = f"{network(model)}, {trained(band)}"
+                name = f"{network(model)}, γ and β"
                 axis.axhline(reached.mean, color=across.light, ls=across.line, lw=1.5, label=name)
                 if not math.isnan(reached.interval[0]):
                     axis.axhspan(*reached.interval, color=across.light, alpha=0.15, lw=0)
                 told.append(f"{name}: {reached}")
-        axis.axvline(2, color=style.GRID, lw=1, zorder=0)
         ticks(axis, every, [str(k) for k in every])
         _chance(axis, used)
         axis.set_ylim(bottom=0)
-        name_axes(axis, "k, trained parameters per channel", _ACCURACY)
-    chart.alt = f"{_ACCURACY.capitalize()} by number of random parameters per channel. {said(told)}"
-    chart.note = _note(used, _MEAN, f"band: mean and 95 % interval of {trained(band)}")
+        name_axes(axis, "k, random weights trained per channel", _ACCURACY)
+    chart.alt = f"{_ACCURACY.capitalize()} by number of random weights per channel. {said(told)}"
+    chart.note = _note(used, _MEAN, "band: mean and 95 % interval of γ and β")
     return chart
 
 
