@@ -362,9 +362,9 @@ def test_tiny_batches_in_words() -> None:
 def test_large_rates_in_words() -> None:
     assert "survived without clipping" in card.large_rates([*made(GOOD), *made(GOOD, **AGC)])
     saved = card.large_rates([*made(BAD), *made(GOOD, **AGC)])
-    assert "at 1 pair of batch and rate" in saved
-    assert saved.endswith("most trained at 1 of them.")
-    assert "most trained at 0 of them" in card.large_rates([*made(BAD), *made(BAD, **AGC)])
+    assert "with 1 combination of network, batch and rate" in saved
+    assert saved.endswith("most trained with 1 of them.")
+    assert "most trained with 0 of them" in card.large_rates([*made(BAD), *made(BAD, **AGC)])
 
 
 def test_with_which_threshold_to_begin() -> None:
@@ -372,7 +372,7 @@ def test_with_which_threshold_to_begin() -> None:
     hard: dict[str, Any] = {"batch_size": 256, "lr": 1.6}
     runs = [*made(GOOD), *made(GOOD, **AGC), *made(BAD, **hard), *made(GOOD, **AGC, **hard)]
     told = card.begin(runs).data
-    assert "At 1 of 2 pairs of batch and rate most runs trained without it." in told
+    assert "With 1 of 2 combinations of network, batch and rate most runs trained" in told
     assert "take λ = 0.01.**" in told
     runs += [*made(GOOD, clipping=0.04, **AGC, **hard), *made(BAD, clipping=0.16, **AGC, **hard)]
     told = card.begin(runs).data

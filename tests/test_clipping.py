@@ -120,16 +120,20 @@ def test_every_run_with_adamw_is_of_one_arm() -> None:
 
 
 def test_what_agc_does_to_adamw_is_counted_and_averaged() -> None:
-    def run(spec: Spec, accuracy: float, status: str = "completed") -> Record:
+    def run(spec: Spec, accuracy: float, status: str = "completed", seed: int = 0) -> Record:
         row = {"epoch": 6, "test_accuracy": accuracy}
-        return Record(spec, status, row, [row], {})
+        return Record(spec.replace(seed=seed), status, row, [row], {})
 
     bare, held = ADAMW[:2]
     assert clipping.adamw_takeaway([]) == ""
     assert clipping.adamw_takeaway([run(bare, 0.4), run(held, 0.425)]) == (
         "With AdamW no run fails, clipped or not; AGC changes the accuracy by +2.5 points on "
-        "average."
+        "average over the rates and λ, n = 1."
     )
+    twice = [run(bare, 0.4, seed=1), run(held, 0.435, seed=1)]
+    told = clipping.adamw_takeaway([run(bare, 0.4), run(held, 0.425), *twice])
+    # Student, one degree of freedom: 3.0 ± 12.706 · 0.5
+    assert "+3.0 points [-3.4, +9.4] on average over the rates and λ, n = 2." in told
     diverged = [run(bare, 0.1, "diverged"), run(held, 0.4)]
     assert "1 of 1 runs fail without clipping and 0 of 1 with AGC" in clipping.adamw_takeaway(
         diverged

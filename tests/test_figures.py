@@ -19,6 +19,7 @@ from nbrepro.book import captions, figures, style
 from nbrepro.book.figures import Chart
 from nbrepro.book.figures.chart import drawing, powers_of_ten
 from nbrepro.book.figures.measured import slower
+from nbrepro.book.figures.runs import Ends
 from nbrepro.claims import register
 from nbrepro.claims.nfnets.smoothness import Along
 from nbrepro.claims.tables import printed
@@ -87,6 +88,12 @@ def test_dots_show_every_seed_and_say_how_many(records: list[Record]) -> None:
     assert sorted(shown) == pytest.approx([40.0, 40.0, 41.0, 41.0])
 
 
+def test_no_interval_reaches_beyond_what_a_percentage_can_be() -> None:
+    assert str(Ends((99.0, 100.0))) == "99.5 [93.1, 100.0]"
+    assert str(Ends((0.0, 1.0))) == "0.5 [0.0, 6.9]"
+    assert Ends((99.0, 100.0)).interval[1] > 100, "what is computed stays as it is"
+
+
 def test_failed_runs_are_crosses_and_in_no_mean() -> None:
     ends = [0.6, 0.5, 0.1, 0.15]  # the last one did not diverge, but is below twice chance
     runs = [
@@ -131,9 +138,9 @@ def test_a_sweep_counts_failures_and_marks_the_mean_of_the_survivors() -> None:
         for seed in (0, 1, 2, 3)
     ]
     figure = figures.sweep(runs, {"all": {}}, by="lr")
-    assert "1/4" in texts(figure)
-    assert "2/4" not in texts(figure), "rate 0.5 fails nowhere"
-    (count,) = (text for text in figure.axes[0].texts if text.get_text() == "1/4")
+    assert "1/4 fail" in texts(figure)
+    assert "2/4 fail" not in texts(figure), "rate 0.5 fails nowhere"
+    (count,) = (text for text in figure.axes[0].texts if text.get_text() == "1/4 fail")
     assert isinstance(count, Annotation)
     assert count.xy == (1.0, 50.0), "above the survivors, not on them"
     hollow = [li for li in marked(figure, "s") if li.get_markerfacecolor() == style.GROUND]
@@ -244,6 +251,22 @@ def test_published_accuracies_are_hollow_and_of_the_networks_shown_alone() -> No
     note = figures.accuracy(short, published).note
     assert note.startswith("ours: a shortened recipe, cifar10, 8 epochs")
     assert note.endswith("the paper: 160 epochs")
+
+
+def test_runs_with_the_whole_recipe_are_stars() -> None:
+    spec = Spec(model="cifar_resnet14", train="batchnorm", epochs=8)
+    short = [
+        ended(spec.replace(model=m), accuracy=0.4) for m in ("cifar_resnet14", "cifar_resnet32")
+    ]
+    whole = [ended(spec.replace(epochs=160, seed=s), accuracy=0.5 + s / 10) for s in (0, 1)]
+    figure = figures.accuracy(
+        short, whole=[*whole, ended(spec.replace(train="output"), accuracy=0.9)]
+    )
+    (star,) = (line for line in marked(figure, "*") if len(xs(line)))
+    assert xs(star) == [14]
+    assert ys(star) == pytest.approx([55])
+    assert "BatchNorm only, the paper's recipe: 14: 55.0" in figure.alt
+    assert "ours, the paper's recipe" in names(figure)
 
 
 def test_the_paper_s_figure_is_known_by_policy_and_network() -> None:
@@ -443,19 +466,26 @@ def test_a_sweep_of_k_has_a_band_for_gamma_and_beta() -> None:
 
 
 def test_histograms_say_how_many_gamma_are_small() -> None:
-    figure = figures.gammas({"batchnorm": [0.001, -0.002, 0.5, 1.0], "all": [0.5] * 3})
+    figure = figures.gammas(
+        {"batchnorm, longer": [[0.001, -0.002], [0.5, 1.0]], "all": [[0.5, 0.5, 7.0]]}
+    )
     first, second = figure.axes
-    assert [text.get_text() for text in first.texts] == ["50 % with |γ| < 0.01"]
-    assert [text.get_text() for text in second.texts] == ["0 % with |γ| < 0.01"]
+    assert [text.get_text() for text in first.texts] == ["50 % with |γ| < 0.01", "2 networks"]
+    assert [text.get_text() for text in second.texts] == ["0 % with |γ| < 0.01", "1 network"]
     for axis in figure.axes:
         bars, before = [patch for patch in axis.patches if isinstance(patch, StepPatch)]
-        counts, edges, _ = bars.get_data()
+        shares, edges, _ = bars.get_data()
         started, interval, _ = before.get_data()
         assert list(interval) == [0, 1]
         assert 0 in np.asarray(edges).round(12), "no bin holds γ of both signs"
-    assert sum(counts) == 3, "every γ is in a bin"
-    assert list(started) == pytest.approx([3 * (edges[1] - edges[0])])
-    assert "BatchNorm only: 4 γ, -0.002 to 1, 50 % with |γ| < 0.01" in figure.alt
+        assert sum(shares) == pytest.approx(100), "every γ is in a bin"
+        assert list(started) == pytest.approx([100 * (edges[1] - edges[0])])
+    assert shares[-1] == pytest.approx(100 / 3)
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_xlim() == second.get_xlim()
+    assert "BatchNorm only, longer: 2 networks, 4 γ, -0.002 to 1, 50 % with |γ| <" in figure.alt
+    assert "beyond ±2.5" in figure.note
+    assert "beyond" not in figures.gammas({"all": [[0.5]]}).note
 
 
 def test_accuracy_without_small_gamma_is_a_line_per_run() -> None:
@@ -653,7 +683,7 @@ def test_every_figure_says_in_words_what_it_shows(records: list[Record]) -> None
         figures.clipped_shares(shares, "digits"),
         figures.skip_bounds({"ours": [1e-5, 1e-4]}),
         figures.skip_gains(table, table, [0.1, 1.0]),
-        figures.gammas({"ResNet-14": [0.5, 1.0]}),
+        figures.gammas({"ResNet-14": [[0.5, 1.0]]}),
         figures.closed([Channel(0.5, -1.0, 1.0), Channel(1.0, 0.0, 0.5)]),
         figures.along_gradient([0.1, 0.2], {"BatchNorm": Along(1.0, [0.9, 1.2], [0.1, 0.3])}),
         figures.overshooting({"rate 2.2": [1.0, -1.2, 1.44]}),

@@ -16,7 +16,7 @@ from nbrepro.book import found
 from nbrepro.book.chapter import judged
 from nbrepro.claims import checks
 from nbrepro.claims.findings import Answer, Finding
-from nbrepro.claims.rules import Check, Failures, Level, Measured, Ordered, Trained
+from nbrepro.claims.rules import Check, Counts, Failures, Level, Measured, Ordered, Trained
 from nbrepro.claims.verdicts import TONE, Verdict
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
@@ -70,7 +70,7 @@ def outcomes(rule: Any) -> Iterator[tuple[Finding, ...]]:
             yield (counted(0, 1),)
         case Measured():
             yield tuple(difference(n, unit="×") for n, _ in enumerate(rule.cases))
-        case Check():
+        case Check() | Counts():
             yield ()
 
 
@@ -107,7 +107,7 @@ def test_every_verdict_on_a_claim_has_its_sentence(claim: str) -> None:
 
 def percents(values: dict[str, checks.Computed]) -> str:
     """The values of a check in all the forms that they may be given in."""
-    return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f}" for v in values.values())
+    return " ".join(f"{v:.0%} {v:.1%} {v:.1f} {v:.2f} {v:.3f} {v:.4f}" for v in values.values())
 
 
 def test_every_claim_that_training_decides_has_words_of_its_own() -> None:

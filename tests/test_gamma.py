@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nbrepro import experiments
-from nbrepro.book import gamma
+from nbrepro.book import figures, gamma
 from nbrepro.claims.rules import matches
 from nbrepro.records.features import Clamp, Features, Layer, Relu, write
 from nbrepro.records.ledger import Record
@@ -36,18 +36,21 @@ def test_tables_average_over_seeds() -> None:
     assert ">5\u00a0%<" in shares, "before training a twentieth of all γ lies below 0.05"
     relus = str(gamma.relus_table(TWO).data)
     assert "branch + shortcut" in relus
-    assert "stem" in relus
+    assert "1: stem" in relus
     assert "25 %" in relus
     assert "zero at more than 99 % of places" in relus
 
 
 def test_mean_leaves_out_what_was_not_measured() -> None:
     assert gamma.mean(TWO["BatchNorm only"], lambda one: one.lost(0.5)) == pytest.approx(10)
-    assert gamma.gammas({gamma.LONG: TWO["all parameters"]}) == {
-        "batchnorm+whole recipe": [0.2, 0.5]
-    }
-    assert gamma.gammas(TWO)["batchnorm"] == [0.001, 0.5, 0.3, 0.5]
+    assert gamma.gammas(TWO)["batchnorm"] == [(0.001, 0.5), (0.3, 0.5)]
     assert gamma.curves(TWO)["all parameters, seed 0"].accuracy(0.02) == 0.4
+
+
+def test_histograms_and_tables_call_the_whole_recipe_the_same() -> None:
+    found = gamma.gammas({gamma.LONG: TWO["all parameters"]})
+    assert [*found.values()] == [[(0.2, 0.5)]]
+    assert f"{gamma.LONG}: 1 network, 2 γ" in figures.gammas(found).alt
 
 
 def test_what_switches_channels_off_is_asked_of_runs_that_exist() -> None:
@@ -73,7 +76,7 @@ def test_how_well_beta_is_read_alone_and_in_units_of_gamma(
     assert ">1.00<" in table
     assert "nothing kept" not in table
     one = Features(spec.hash, (layer,), (Relu("bn", off),), ())
-    assert "0.80 for β alone, 1.00 for β / |γ|" in gamma.ranks_said(one)
+    assert "0.80 for −β alone, 1.00 for −β / |γ|" in gamma.ranks_said(one)
 
 
 def test_a_table_of_what_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +91,11 @@ def test_a_table_of_what_is_switched_off(tmp_path: Path, monkeypatch: pytest.Mon
     assert ">25.0<" in table
     assert "nothing kept" not in table
     assert gamma.older(runs) == ""
-    lost = Record(specs[0].replace(seed=2), "completed", {}, [], {})
-    assert gamma.older([*runs, lost]).startswith("Of the 3 runs with the whole recipe, 2 kept")
+    lost = [Record(specs[0].replace(seed=seed), "completed", {}, [], {}) for seed in (2, 3)]
+    said = gamma.older([*runs, lost[0]])
+    assert said.startswith("Of the 3 runs with the whole recipe, 2 kept")
+    assert "; the other is older than these files." in said
+    assert "2 kept their γ; the others are older" in gamma.older([*runs, *lost])
 
 
 def clamped(gammas: tuple[float, ...], *left: float) -> Features:
@@ -107,17 +113,42 @@ def test_sentences_on_small_gamma_have_the_numbers_of_their_networks() -> None:
         "start γ = 1, β = 1": [clamped(none, 0.5, 0.43, 0.4, 0.3)],
         gamma.WHOLE: [clamped((0.001, 0.002, 0.5, 0.5) * 2, 0.5, 0.5, 0.4, 0.3)],
     }
-    assert "With weight decay 25.0 % of γ end below 0.01, without it 0.0 %" in gamma.decay_said(
-        names
-    )
     said = gamma.drives(names)
-    assert "Without it 0.0 % of γ end below 0.01, with it 25.0 %" in said
-    assert "at its full side, it is 50.0 %" in said
+    assert "1 % lie below 0.01. Trained without decay, 0.0 % end there, with it 25.0 %" in said
+    assert "at its full side, it is 50.0 % instead of 25.0 %" in said
     assert "lose 0.0 and 7.0 points, the one with the paper's start 1.0" in said
     cliff = gamma.cliff({"BatchNorm only": names["γ and β, as above"]})
-    assert "BatchNorm only 1.0, 10.0, 20.0 points" in cliff
+    assert "BatchNorm only 1.0 for a quarter of the channels, 10.0 for 40 %, 20.0 for half" in cliff
     sizes = gamma.sizes_said({"ResNet-56, all parameters": [clamped(none, 0.5, 0.5, 0.4, 0.3)]})
     assert "trained: ResNet-56 0.65. The accuracy: ResNet-56 50.0 %" in sizes
+
+
+def test_what_sentences_conclude_depends_on_their_numbers() -> None:
+    gammas = (0.5, 0.6, 0.7, 0.8) * 2
+    alike = [clamped(gammas, 0.5, 0.5, 0.4, 0.3)]
+    names = {name: alike for name in (*gamma.variations(), gamma.WHOLE)}
+    assert "another start" not in gamma.drives(names)
+    lossy = [clamped(gammas, 0.5, 0.4, 0.4, 0.3)]
+    on = [dataclasses.replace(alike[0], relus=(Relu("bn", (0.0, 0.2)), Relu("", (0.2, 0.0))))]
+    for start, what in ((lossy, "small γ"), (on, "ReLUs")):
+        said = gamma.drives({**names, "start γ = 1, β = 1": start})
+        assert said.endswith(f"what this page says of {what} need not hold for another start.")
+
+    depends = "depends on which of them are called small"
+    assert depends in gamma.cliff({"one": alike})
+    assert depends not in gamma.cliff({"one": alike, "lossy": lossy})
+    assert depends not in gamma.cliff({"one": [clamped(gammas, 0.5, 0.5, 0.5, 0.49)]})
+    assert "gain" not in gamma.cliff({"one": alike})
+    better = gamma.cliff({"one": [clamped(gammas, 0.5, 0.51, 0.4, 0.3)]})
+    assert "(negative: a gain): one -1.0 for a quarter" in better
+    assert "-0.0" not in gamma.cliff({"one": [clamped(gammas, 0.5, 0.5001, 0.4, 0.3)]})
+
+    deep = [clamped(gammas, 0.4, 0.4, 0.4, 0.3)]
+    shallow = {"ResNet-14, all parameters": alike, "ResNet-14 ×2, all parameters": deep}
+    assert "behind" not in gamma.sizes_said(shallow), "a wide network is no deep one"
+    said = gamma.sizes_said({**shallow, "ResNet-56, all parameters": deep})
+    assert "ResNet-56 is deeper than ResNet-14 and yet behind it: it has probably not" in said
+    assert "behind" not in gamma.sizes_said({**shallow, "ResNet-56, all parameters": alike})
 
 
 def test_places_with_a_sum_before_the_relu_are_counted_apart() -> None:

@@ -501,7 +501,7 @@ def test_not_under_torchrun(lab: Lab, specs: list[Spec], monkeypatch: pytest.Mon
 
 def test_without_dask(lab: Lab, specs: list[Spec], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'nbrepro[cluster]'")):
+    with pytest.raises(ValueError, match=re.escape("pip install -e '.[cluster]'")):
         lab.sweep(*specs, workers=2)
     assert len(lab.sweep(specs[0])) == 1
 

@@ -150,8 +150,8 @@ def begin(records: "Sequence[Record]") -> "Markdown":
     hard = _hard(records)
     many = len({_bare(r.spec) for r in records if r.spec.clip == "agc"})
     first = (
-        f"**Begin without clipping.** At {many - len(hard)} of {many} pairs of batch and rate most "
-        f"runs trained without it.{_unneeded(records)}"
+        f"**Begin without clipping.** With {many - len(hard)} of {many} combinations of network, "
+        f"batch and rate most runs trained without it.{_unneeded(records)}"
     )
     if not hard:
         return Markdown(first)
@@ -271,7 +271,7 @@ def large_rates(records: "Sequence[Record]") -> str:
     """Where most runs fail without clipping: at how many of these settings some λ helps most."""
     hard = _hard(records)
     if not hard:
-        return "Most runs survived without clipping at every batch and rate."
+        return "Most runs survived without clipping with every network, batch and rate."
     helped = 0
     for spec in hard:
         agc = [r for r in records if r.spec.clip == "agc" and _bare(r.spec) == spec]
@@ -279,8 +279,8 @@ def large_rates(records: "Sequence[Record]") -> str:
         helped += len(chosen.survivors) > len(chosen.failed)
     many = len(hard)
     return (
-        f"Without clipping most runs failed at {many} pair{'s' * (many > 1)} of batch and rate; "
-        f"with the best λ most trained at {helped} of them."
+        f"Without clipping most runs failed with {many} combination{'s' * (many > 1)} of network, "
+        f"batch and rate; with the best λ most trained with {helped} of them."
     )
 
 
@@ -375,7 +375,8 @@ def _against(finding: Finding, what: str) -> str:
         return f"gained {mean_:.1f} points [{low:.1f}, {high:.1f}] over {what}"
     if high < 0:
         return f"cost {-mean_:.1f} points [{-high:.1f}, {-low:.1f}] against {what}"
-    return f"made no clear difference to {what}, {mean_:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    zero = round(mean_, 1) + 0.0  # never "-0.0 points"
+    return f"made no clear difference to {what}, {zero:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
 def _any(arm: dict[str, Any]) -> dict[str, Any]:

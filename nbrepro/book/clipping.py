@@ -4,9 +4,10 @@ The arms of its figures, a small training whose clipping is watched, and how far
 that starts at zero can get.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from statistics import mean
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -18,6 +19,7 @@ from nbrepro import agc, data, models
 from nbrepro.book.figures import runs_of
 from nbrepro.book.found import against
 from nbrepro.book.markup import table
+from nbrepro.claims import statistics
 from nbrepro.claims.outcomes import failed
 from nbrepro.experiments.adamw import RATES as ADAMW_RATES
 from nbrepro.experiments.adaptive_gradient_clipping import FREE, LAMBDAS, PARTS, THRESHOLDS
@@ -229,12 +231,13 @@ def adamw_takeaway(records: Sequence["Record"]) -> str:
     bare = runs_of(records, none)
     held = [run for arm in clipped for run in runs_of(records, arm)]
     at = {(run.spec.lr, run.spec.seed): run.metrics["test_accuracy"] for run in bare}
-    changes = [
-        100 * (run.metrics["test_accuracy"] - at[run.spec.lr, run.spec.seed])
-        for run in held
-        if (run.spec.lr, run.spec.seed) in at
-    ]
-    if not changes:
+    by_seed: dict[int, list[float]] = {}
+    for run in held:
+        before = at.get((run.spec.lr, run.spec.seed))
+        if before is not None:
+            change = 100 * (run.metrics["test_accuracy"] - before)
+            by_seed.setdefault(run.spec.seed, []).append(change)
+    if not by_seed:
         return ""
     lost = [sum(map(failed, runs)) for runs in (bare, held)]
     if any(lost):  # no mean over runs that fail and runs that do not
@@ -242,9 +245,15 @@ def adamw_takeaway(records: Sequence["Record"]) -> str:
             f"With AdamW {lost[0]} of {len(bare)} runs fail without clipping and {lost[1]} of "
             f"{len(held)} with AGC."
         )
+    # The rates and λ of a seed share its order and crops: one number per seed.
+    overall = statistics.mean([fmean(changes) for changes in by_seed.values()])
+    low, high = overall.interval
+    said = f"{statistics.digits(overall.mean, '+.1f')} points"
+    if not math.isnan(low):
+        said += f" [{statistics.digits(low, '+.1f')}, {statistics.digits(high, '+.1f')}]"
     return (
-        "With AdamW no run fails, clipped or not; AGC changes the accuracy by "
-        f"{mean(changes):+.1f} points on average."
+        f"With AdamW no run fails, clipped or not; AGC changes the accuracy by {said} on average "
+        f"over the rates and λ, n = {len(by_seed)}."
     )
 
 
@@ -286,7 +295,7 @@ def clipped_in(records: Sequence["Record"], epoch: int) -> float:
     ]
     if not shares:
         raise ValueError(f"none of {len(records)} runs recorded what it clipped in epoch {epoch}")
-    return 100 * mean(shares)
+    return 100 * fmean(shares)
 
 
 # --- a training that is watched ---

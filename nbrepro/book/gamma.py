@@ -26,6 +26,8 @@ WHOLE, LONG = "γ and β, the paper's whole recipe", "BatchNorm only, whole reci
 _USUAL, _NO_DECAY, _EVERYTHING = "γ and β, as above", "no weight decay", "everything"
 #: The networks whose γ all start at one; of the first, β starts at zero.
 _AT_ONE = ("start γ = 1, β = 0", "start γ = 1, β = 1")
+#: Points that count as no loss of accuracy, and as more ReLUs off: the bounds of GB-7 and GB-8.
+_NO_LOSS, _MORE_OFF = 2, 5
 
 
 # --- which networks ---
@@ -90,10 +92,10 @@ def features_of(runs: Mapping[str, Sequence[Record]]) -> dict[str, list[Features
 # --- what is read off them ---
 
 
-def gammas(kept: Mapping[str, Sequence[Features]]) -> dict[str, list[float]]:
-    """γ of all channels and all seeds, by what was trained."""
-    policies = {**KINDS, LONG: "batchnorm+whole recipe"}
-    return {policies[name]: [g for one in runs for g in one.gamma] for name, runs in kept.items()}
+def gammas(kept: Mapping[str, Sequence[Features]]) -> dict[str, list[tuple[float, ...]]]:
+    """γ of all channels of each network, by what was trained."""
+    policies = {**KINDS, LONG: f"{KINDS['BatchNorm only']}, whole recipe"}
+    return {policies[name]: [one.gamma for one in runs] for name, runs in kept.items()}
 
 
 def curves(kept: Mapping[str, Sequence[Features]]) -> dict[str, GammaCurve]:
@@ -136,7 +138,12 @@ def _below(kept: Sequence[Features], threshold: float) -> str:
 
 def _lost(kept: Sequence[Features], share: float) -> str:
     """Points of accuracy that are lost without that share of the channels, for readers."""
-    return f"{mean(kept, lambda one: one.lost(share)):.1f}"
+    return f"{_points(kept, share):z.1f}"
+
+
+def _points(kept: Sequence[Features], share: float) -> float:
+    """The same as a number, mean over seeds."""
+    return mean(kept, lambda one: one.lost(share))
 
 
 def _ranks(one: Features) -> tuple[float, float]:
@@ -179,19 +186,20 @@ def silent_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
         return (
             f"{name} (n\u00a0=\u00a0{len(kept)})",
             f"{mean(kept, accuracy):.1f}",
+            f"{100 * fmean(lost):z.1f}" if lost else "not measured",
             f"{_median(kept):.2f}",
             _below(kept, features.OFF),
             _below(kept, features.SMALL),
             f"{mean(kept, lambda one: one.relus_off()):.0f}",
-            f"{100 * fmean(lost):.1f}" if lost else "not measured",
         )
 
-    small = (f"|γ| < {below:g}, %" for below in (features.OFF, features.SMALL))
+    small = (f"|γ| <\u00a0{below:g}" for below in (features.OFF, features.SMALL))
     return table(
-        ("trained", "accuracy, %", "median |γ|", *small, "ReLUs off, %", "lost"),
+        ("trained", "accuracy", "lost", "median |γ|", *small, "ReLUs off"),
         [row(name, kept) for name, kept in features_of(runs).items()],
-        f"ReLUs off: zero at more than {100 * features.ALWAYS:g} % of all places. Lost: points of "
-        "test accuracy without the quarter of channels that has the smallest |γ|.",
+        "Accuracy and shares of channels in percent. Lost: points of test accuracy without the "
+        "quarter of channels that has the smallest |γ|. ReLUs off: zero at more than "
+        f"{100 * features.ALWAYS:g} % of all places.",
     )
 
 
@@ -208,11 +216,11 @@ def readings_table(runs: Mapping[str, Sequence[Record]]) -> "HTML":
         return (f"{name} (n\u00a0=\u00a0{len(kept)})", *(f"{fmean(rank):.2f}" for rank in ranks))
 
     return table(
-        ("trained", "β alone", "β / |γ|"),
+        ("trained", "−β alone", "−β / |γ|"),
         [row(name, kept) for name, kept in features_of(runs).items()],
-        "Rank correlation, over channels with a ReLU right behind BatchNorm, between how far below "
-        "zero the column's number lies and the share of places where the ReLU is zero; 1: the "
-        "number puts all channels in the right order. Mean over seeds.",
+        "Rank correlation, over channels with a ReLU right behind BatchNorm, between the column's "
+        "number and the share of places where the ReLU is zero; 1: the number puts all channels in "
+        "the right order. Mean over seeds.",
     )
 
 
@@ -231,9 +239,9 @@ def relus_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
             100 * fmean(x > features.ALWAYS for relu in relus[name][place] for x in relu.off)
             for name in names
         ]
-        rows.append((str(place + 1), behind, *(f"{share:.0f} %" for share in shares)))
+        rows.append((f"{place + 1}: {behind}", *(f"{share:.0f} %" for share in shares)))
     note = f"Channels whose ReLU is zero at more than {100 * features.ALWAYS:g} % of places."
-    return table(("ReLU", "behind", *names), rows, note)
+    return table(("ReLU, and its place", *names), rows, note)
 
 
 def _behind(layer: str) -> str:
@@ -261,7 +269,10 @@ def places_table(kept: Mapping[str, Sequence[Features]]) -> "HTML":
         for name, of in measures.items()
     ]
     return table(
-        ("off", *(f"{name} (n\u00a0=\u00a0{len(runs)})" for name, runs in kept.items())),
+        (
+            "share that is off",
+            *(f"{name} (n\u00a0=\u00a0{len(runs)})" for name, runs in kept.items()),
+        ),
         rows,
         f"γ: share of channels with |γ| < {features.OFF}. ReLUs: share of channels that are zero "
         f"at more than {100 * features.ALWAYS:g} % of places. Right behind BatchNorm: in the stem "
@@ -277,61 +288,73 @@ def older(runs: Sequence[Record]) -> str:
     kept = len(features_of({"": runs}).get("", []))
     if kept == len(runs):
         return ""
+    others = "the other is" if len(runs) - kept == 1 else "the others are"
     return (
-        f"Of the {len(runs)} runs with the whole recipe, {kept} kept their γ; the rest is older "
-        "than these files."
-    )
-
-
-def decay_said(kept: Mapping[str, Sequence[Features]]) -> str:
-    """What weight decay does to the share of γ near zero: a sentence.
-
-    Args:
-        kept: the networks of :func:`variations`.
-    """
-    usual, without = (_below(kept[name], features.OFF) for name in (_USUAL, _NO_DECAY))
-    return (
-        f"With weight decay {usual} % of γ end below {features.OFF}, without it {without} %; "
-        f"of γ as they are drawn before training, from [0, 1), it is {100 * features.OFF:g} %."
+        f"Of the {len(runs)} runs with the whole recipe, {kept} kept their γ; {others} older than "
+        "these files."
     )
 
 
 def drives(kept: Mapping[str, Sequence[Features]]) -> str:
     """What drives γ to zero, as far as the networks tell: Markdown.
 
+    It ends with what may be peculiar to the paper's start, if networks that started at one differ.
+
     Args:
         kept: the networks of :func:`variations`, and :data:`WHOLE`.
     """
     off = {name: _below(runs, features.OFF) for name, runs in kept.items()}
-    relus = {name: f"{mean(runs, lambda one: one.relus_off()):.1f}" for name, runs in kept.items()}
-    lost = {name: _lost(runs, features.QUARTER) for name, runs in kept.items()}
+    relus = {name: mean(runs, lambda one: one.relus_off()) for name, runs in kept.items()}
+    lost = {name: _points(runs, features.QUARTER) for name, runs in kept.items()}
     zero, one = _AT_ONE
+    peculiar = [
+        what
+        for what, found, bound in (("ReLUs", relus, _MORE_OFF), ("small γ", lost, _NO_LOSS))
+        if any(abs(found[start] - found[_USUAL]) > bound for start in _AT_ONE)
+    ]
+    last = (
+        f" So what this page says of {' and of '.join(peculiar)} need not hold for another start."
+    )
     return (
-        f"- *Weight decay.* Without it {off[_NO_DECAY]} % of γ end below {features.OFF}, with it "
-        f"{off[_USUAL]} %.\n"
+        f"- *Weight decay.* Of γ as they are drawn before training, from [0, 1), "
+        f"{100 * features.OFF:g} % lie below {features.OFF}. Trained without decay, "
+        f"{off[_NO_DECAY]} % end there, with it {off[_USUAL]} %.\n"
         f"- *A start close to zero.* Where all γ start at one, {off[zero]} % (β = 0) and "
         f"{off[one]} % (β = 1) end there in as many epochs.\n"
         f"- *Time and data.* After the whole recipe, 160 epochs on all of CIFAR-10 at its full "
-        f"side, it is {off[WHOLE]} %.\n\n"
-        f"And the ReLUs? Where γ starts at one, {relus[zero]} % (β = 0) and {relus[one]} % "
-        f"(β = 1) of them are off; from the paper's start it is {relus[_USUAL]} %, and "
-        f"{relus[_EVERYTHING]} % where everything is trained. Without the "
-        f"smallest quarter of γ, the networks that started at one lose {lost[zero]} and "
-        f"{lost[one]} points, the one with the paper's start {lost[_USUAL]}. So what this page "
-        "says of ReLUs and of small γ, it says of the paper's start."
+        f"side, it is {off[WHOLE]} % instead of {off[_USUAL]} %.\n\n"
+        f"And the ReLUs? Where γ starts at one, {relus[zero]:.1f} % (β = 0) and "
+        f"{relus[one]:.1f} % (β = 1) of them are off; from the paper's start it is "
+        f"{relus[_USUAL]:.1f} %, and {relus[_EVERYTHING]:.1f} % where everything is trained. "
+        f"Without the smallest quarter of γ, the networks that started at one lose "
+        f"{lost[zero]:z.1f} and {lost[one]:z.1f} points, the one with the paper's start "
+        f"{lost[_USUAL]:z.1f}.{last if peculiar else ''}"
     )
 
 
 def cliff(kept: Mapping[str, Sequence[Features]]) -> str:
-    """What is lost without more and more of the small γ: a sentence for each kind of training."""
-    shares = (features.QUARTER, 0.4, 0.5)
-    lost = "; ".join(
-        f"{name} {', '.join(_lost(runs, share) for share in shares)} points"
+    """What more and more of the small γ are worth: a sentence on all kinds of training.
+
+    Another one follows if a quarter of them can be spared and half cannot, in every kind.
+    """
+    half = 0.5
+    lost = {
+        name: [_lost(runs, share) for share in (features.QUARTER, 0.4, half)]
         for name, runs in kept.items()
+    }
+    parts = (
+        f"{name} {quarter} for a quarter of the channels, {more} for 40 %, {most} for half"
+        for name, (quarter, more, most) in lost.items()
+    )
+    gain = any(points.startswith("-") for found in lost.values() for points in found)
+    depends = all(
+        _points(runs, features.QUARTER) <= _NO_LOSS < _points(runs, half) for runs in kept.values()
     )
     return (
-        "What is lost without a quarter, 40 % and half of the channels, those with the smallest "
-        f"|γ|: {lost}. How much small γ matter thus depends on which of them are called small."
+        "Setting the smallest |γ| to zero costs, in points of accuracy"
+        + " (negative: a gain)" * gain
+        + f": {'; '.join(parts)}."
+        + " How much small γ matter thus depends on which of them are called small." * depends
     )
 
 
@@ -339,8 +362,8 @@ def ranks_said(one: Features) -> str:
     """How well β, and β in units of γ, put the channels of a network in order: a sentence."""
     alone, both = _ranks(one)
     return (
-        f"Rank correlation with how often the ReLU is zero: {alone:.2f} for β alone, {both:.2f} "
-        "for β / |γ|."
+        f"Rank correlation with how often the ReLU is zero: {alone:.2f} for −β alone, {both:.2f} "
+        "for −β / |γ|."
     )
 
 
@@ -357,11 +380,37 @@ def sizes_said(kept: Mapping[str, Sequence[Features]]) -> str:
     }
     medians = ", ".join(f"{name} {_median(runs):.2f}" for name, runs in whole.items())
     reached = ", ".join(f"{name} {mean(runs, accuracy):.1f} %" for name, runs in whole.items())
+    behind = "".join(
+        f" {deep} is deeper than {shallow} and yet behind it: it has probably not been trained for "
+        "long enough, and its γ may still move."
+        for deep, shallow in _outdone_by_shallower(whole)
+    )
     return (
         f"The verdict uses the share below {features.SMALL}. The median of |γ| where everything is "
-        f"trained: {medians}. The accuracy: {reached}. A deep network that is behind a shallow one "
-        "has not been trained for long enough, and its γ may still move."
+        f"trained: {medians}. The accuracy: {reached}.{behind}"
     )
+
+
+def _outdone_by_shallower(kept: Mapping[str, Sequence[Features]]) -> list[tuple[str, str]]:
+    """Each network with the best one that is as wide and not as deep, if that is more accurate.
+
+    Args:
+        kept: networks by readers' names: ``ResNet-14 ×2``.
+    """
+
+    def size(name: str) -> tuple[int, str]:
+        family, depth, width = re.split(r"(\d+)", name, maxsplit=1)
+        return int(depth), family + width
+
+    reached = {name: mean(runs, accuracy) for name, runs in kept.items()}
+    found = []
+    for name in kept:
+        depth, kind = size(name)
+        shallower = [other for other in kept if size(other)[1] == kind and size(other)[0] < depth]
+        best = max(shallower, key=reached.__getitem__, default=name)
+        if reached[name] < reached[best]:
+            found.append((name, best))
+    return found
 
 
 def places_said(name: str, kept: Sequence[Features]) -> str:

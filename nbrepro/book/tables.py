@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: What a claim can rest on, in the order of a scorecard; see :attr:`nbrepro.claims.Claim.evidence`.
 EVIDENCE = {
     "trained": "training on real images",
-    "measured": "measurement without training",
+    "measured": "measurement without a training run",
     "counted": "counting parameters and operations",
     "arithmetic": "arithmetic on printed numbers",
     "verified": "code held against its description",

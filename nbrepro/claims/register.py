@@ -118,8 +118,8 @@ class Claim:
     def evidence(self) -> Evidence | Literal["cited"]:
         """What it rests on.
 
-        ``trained`` networks, something ``measured`` without training, ``counted`` parameters or
-        operations, ``arithmetic`` on printed numbers, code ``verified`` against its description,
+        ``trained`` networks, something ``measured`` without a training run, ``counted`` parameters
+        or operations, ``arithmetic`` on printed numbers, code ``verified`` against its description,
         or nothing of ours: ``cited``.
         """
         return self.rule.evidence if self.rule else "cited"

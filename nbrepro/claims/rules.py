@@ -341,17 +341,20 @@ class Counts:
 
 @dataclass(frozen=True)
 class Check:
-    """Does a computation without training come out as claimed? No run needed.
+    """Does a computation come out as claimed? No recorded run needed.
 
     Attributes:
         check: name of a function of :mod:`nbrepro.claims.checks`.
         bounds: each value that it computes, and where it must lie, ends included.
         evidence: what kind of thing it computes.
+        trains: whether it trains small networks on the spot, on digits or noise, which stand in for
+            the paper's.
     """
 
     check: str
     bounds: Mapping[str, Bounds]
     evidence: Literal["measured", "counted", "arithmetic", "verified"]
+    trains: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ claim is reproduced. Any no: contradicted. Else inconclusive.
 
 Questions about networks that were not run are left out and named
 (:mod:`nbrepro.claims.questions`), and the verdict is then one "at reduced scale", as for all
-profiles but ``full``, pixels but CIFAR-10's own, and experiments that stand in for a data set
-beyond our means.
+profiles but ``full``, pixels but CIFAR-10's own, and experiments and checks whose networks or data
+stand in for what is beyond our means.
 """
 
 import math
@@ -306,14 +306,15 @@ def _judge_check(
         answer = checks.answers(found, rule.bounds)
     except ValueError as error:
         raise ValueError(f"{claim.id}: {rule.check}: {error}") from None
-    return Verdict(claim, _without_training(claim, answer), note=found.note, values=found.values)
+    verdict = _computed(claim, answer, whole=not rule.trains)
+    return Verdict(claim, verdict, note=found.note, values=found.values)
 
 
-def _without_training(claim: Claim, answer: Answer) -> str:
+def _computed(claim: Claim, answer: Answer, whole: bool = True) -> str:
     """The verdict on a claim that a check or a count decides."""
     if claim.evidence in _EXACT and answer != "open":
         return _EXACT[claim.evidence][answer == "no"]
-    return _word(claim, [answer], whole=True)
+    return _word(claim, [answer], whole)
 
 
 def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
@@ -334,7 +335,7 @@ def _judge_counts(claim: Claim, rule: Counts) -> Verdict:
                 wrong.append(f"{name}: {counts[group]:,}, printed {text}")
     agree = f"{len(values) - len(wrong)} of {len(values)}" if wrong else f"all {len(values)}"
     note = "; ".join([f"{agree} printed counts agree", *wrong, "built, not run"])
-    verdict = _without_training(claim, "no" if wrong else "yes")
+    verdict = _computed(claim, "no" if wrong else "yes")
     return Verdict(claim, verdict, note=note, values=values)
 
 

@@ -60,8 +60,7 @@ def run(todo: list[Spec], options: SweepOptions) -> Generator[Record]:
         import distributed  # noqa: F401
     except ModuleNotFoundError as error:
         raise ValueError(
-            "workers and schedulers need dask, which is not installed: "
-            "pip install 'nbrepro[cluster]'"
+            "workers and schedulers need dask, which is not installed: pip install -e '.[cluster]'"
         ) from error
     from nbrepro import data
 

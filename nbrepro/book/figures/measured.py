@@ -297,46 +297,62 @@ def skip_gains(
 
 
 def gammas(
-    networks: Mapping[str, Sequence[float]],
+    networks: Mapping[str, Sequence[Sequence[float]]],
     below: float = 0.01,
-    bins: int = 40,
+    reach: float = 2.5,
     start: tuple[float, float] = (0, 1),
 ) -> Chart:
-    """Histograms of BatchNorm's γ, one panel per policy, and where γ started.
+    """Histograms of BatchNorm's γ, one panel per policy on one scale, and where γ started.
 
-    The share of γ that are smaller than a threshold, either way, stands in each panel.
+    The share of γ that are smaller than a threshold, either way, stands in each panel, and how many
+    networks it shows.
 
     Args:
-        networks: what was trained → every γ of the networks.
+        networks: what was trained, perhaps with more behind a comma → γ of each network.
         below: the threshold.
-        bins: how many, over the range of all networks and zero.
+        reach: how much of the axis is shown, either way; γ beyond it are in the bins at its ends.
         start: between which γ was drawn, each value equally likely.
     """
-    every = np.concatenate([np.asarray(values, float) for values in networks.values()])
     # Zero parts two bins, so that none holds γ of both signs.
-    width = (max(every.max(), 0) - min(every.min(), 0)) / (bins - 1) or 1.0
-    edges = width * np.arange(np.floor(every.min() / width), np.floor(every.max() / width) + 2)
+    edges = np.linspace(-reach, reach, 2 * round(reach / _BIN) + 1)
+    before = 100 * (edges[1] - edges[0]) / (start[1] - start[0])
+    every = {name: np.concatenate([np.asarray(one, float) for one in found])
+             for name, found in networks.items()}  # fmt: skip
+    shares = [
+        100 * np.histogram(gamma.clip(-reach, reach), edges)[0] / len(gamma)
+        for gamma in every.values()
+    ]
     told = []
     with drawing(280, len(networks)) as (chart, axes):
-        looks = style.of(networks)
-        for axis, look, (policy, values) in zip(axes, looks, networks.items(), strict=True):
-            gamma = np.asarray(values, float)
-            counts, _ = np.histogram(np.clip(gamma, edges[0], edges[-1]), edges)
-            axis.stairs(counts, edges, fill=True, color=look.light, alpha=0.75)
-            before = len(gamma) * width / (start[1] - start[0])
+        looks = style.of(name.partition(", ")[0] for name in networks)
+        for axis, look, share, (name, gamma) in zip(
+            axes, looks, shares, every.items(), strict=True
+        ):
+            axis.stairs(share, edges, fill=True, color=look.light, alpha=0.75)
             axis.stairs([before], start, color=style.INK, lw=1.4, ls="--")
-            axis.axvspan(-below, below, color=style.MUTED, alpha=0.4, lw=0)
-            share = f"{100 * (np.abs(gamma) < below).mean():.0f} % with |γ| < {below:g}"
-            axis.annotate(share, (0.98, 0.98), xycoords="axes fraction", ha="right", va="top")
-            axis.set_ylim(0, 1.25 * max(counts.max(), before))
-            name_axes(axis, "γ", "number of channels", trained(policy))
+            # With an edge, for the band alone may be less than a pixel wide.
+            axis.axvspan(-below, below, color=style.MUTED, alpha=0.4, lw=1)
+            small = f"{100 * (np.abs(gamma) < below).mean():.0f} % with |γ| < {below:g}"
+            n = f"{len(networks[name])} network{'s' * (len(networks[name]) > 1)}"
+            for down, text in ((0, small), (17, n)):
+                axis.annotate(text, (1, 0.98), (0, -down), xycoords="axes fraction", ha="right",
+                              textcoords="offset points", va="top")  # fmt: skip
+            policy, *more = name.partition(", ")
+            title = "".join((trained(policy), *more))
+            name_axes(axis, "γ", "share of channels, %", title)
+            axis.set(xlim=(-reach, reach), ylim=(0, 1.25 * max(before, *map(np.max, shares))))
             told.append(
-                f"{trained(policy)}: {len(gamma):,} γ, {gamma.min():.2g} to {gamma.max():.2g}, "
-                f"{share}"
+                f"{title}: {n}, {len(gamma):,} γ, {gamma.min():.2g} to {gamma.max():.2g}, {small}"
             )
     chart.alt = f"Histograms of γ. {said(told)}"
-    chart.note = f"dashed: before training; grey band: |γ| < {below:g}"
+    beyond = any(np.abs(gamma).max() > reach for gamma in every.values())
+    ends = f"first and last bin: with all beyond ±{reach:g}" if beyond else ""
+    chart.note = said(["dashed: before training", f"grey band: |γ| < {below:g}", ends], "")
     return chart
+
+
+#: How wide the bins of γ are, about.
+_BIN = 0.1
 
 
 def zeroed(runs: Mapping[str, Sequence["Features"]]) -> Chart:
@@ -418,7 +434,7 @@ def times_as_long(timings: Sequence["Benchmark"], only: str = "", pair: str = ""
     ]
     if not rows:
         return nothing("Not measured yet.", "the scripts in `benchmarks/` measure it")
-    texts = [textwrap.wrap(text, _LINE) for text, *_ in rows]
+    texts = [textwrap.wrap(text, _LINE, break_on_hyphens=False) for text, *_ in rows]
     tall = 40 + 17 * max(map(len, texts))
     with drawing(tall * len(rows) + 50, width=_BARS) as (chart, (axis,)):
         for y, (text, (_, factor, low, high, _)) in enumerate(zip(texts, rows, strict=True)):

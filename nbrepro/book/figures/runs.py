@@ -92,7 +92,10 @@ class Ends:
         return max(*self.survivors, *self.failed, -math.inf if math.isnan(high) else high)
 
     def __str__(self) -> str:
-        """``47.9 [47.0, 48.8]``, or ``5 of 8 survive: 54.8``, or ``0 of 8 survive``."""
+        """``47.9 [47.0, 48.8]``, or ``5 of 8 survive: 54.8``, or ``0 of 8 survive``.
+
+        An interval is cut at 0 and 100.
+        """
         mean = "" if math.isnan(self.mean) else statistics.digits(self.mean)
         if self.failed:
             who = f"{len(self.survivors)} of {self.n} survive"
@@ -100,6 +103,8 @@ class Ends:
         low, high = self.interval
         if math.isnan(low):
             return mean
+        # Student's interval knows nothing of the bounds of a percentage.
+        low, high = max(low, 0), min(high, 100)
         return f"{mean} [{statistics.digits(low)}, {statistics.digits(high)}]"
 
 

@@ -52,13 +52,12 @@ if TYPE_CHECKING:
 #: A Spec's defaults are the recipe of the BatchNorm-only study.
 _RECIPE = Spec(model="cifar_resnet14")
 _PUBLISHED = "paper (v1, read off its figure, ±0.4)"
+_OURS_WHOLE = "ours, the paper's recipe"
 _ACCURACY = "test accuracy, %"
 _SETTINGS = {"lr": "learning rate", "batch_size": "batch size", "clipping": "λ"}
 _MEAN = "small: seeds; large: mean with its 95 % interval"
-_FAILED = (
-    "crosses: failed (diverged, or below twice chance), with their number; hollow: mean of the "
-    "survivors"
-)
+_FAILED = "crosses: failed (diverged, or below twice chance), with their number"
+_SURVIVORS = "hollow: mean of the survivors"
 
 
 def _looks(arms: Arms) -> list[Style]:
@@ -132,7 +131,9 @@ def _chance(axis: "Axes", used: Sequence[Record]) -> None:
 
 
 def accuracy(
-    records: Sequence[Record], published: Mapping[str, Mapping[str, float]] | None = None
+    records: Sequence[Record],
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    whole: Sequence[Record] = (),
 ) -> Chart:
     """Test accuracy against depth and against width, one line per policy of what is trained.
 
@@ -143,6 +144,8 @@ def accuracy(
         records: the runs.
         published: what the paper's figure shows, see :func:`~.runs.figure_v1`: policy → network →
             accuracy in percent. Drawn as hollow markers where the records have the same.
+        whole: runs with the paper's own recipe, where the records have a shorter one. Their means
+            are drawn as stars where the records have the same network and policy.
 
     Raises:
         ValueError: for networks of several families, which share depths but no line.
@@ -176,6 +179,9 @@ def accuracy(
                 theirs = _published(axis, ours.drop_duplicates("model"), by, looks[name],
                                     (published or {}).get(arm["train"], {}))  # fmt: skip
                 told += [_told(f"{name}, by {by}", cells), theirs]
+                longer = _whole(axis, ours, by, looks[name], whole)
+                if longer:
+                    told.append(_told(f"{name}, the paper's recipe", longer))
             narrow = part.loc[part["width"].idxmin()]
             label = f"depth (width ×{narrow['width']})"
             if by == "width":
@@ -186,6 +192,8 @@ def accuracy(
         _same_height(axes)
         if published:
             axes[0].plot([], [], label=_PUBLISHED, **_hollow(style.MUTED))
+        if whole:
+            axes[0].plot([], [], label=_OURS_WHOLE, **_star(style.MUTED))
     chart.alt = (
         f"Test accuracy in percent by {' and by '.join(by for by, _ in panels)}. {said(told)}"
     )
@@ -193,6 +201,25 @@ def accuracy(
     if published and (table["epochs"] < _RECIPE.epochs).any():
         chart.note = f"ours: a shortened recipe, {chart.note}; the paper: {_RECIPE.epochs} epochs"
     return chart
+
+
+def _star(colour: str) -> Any:
+    """A mean of ours with the paper's own recipe."""
+    return {"marker": "*", "ms": 15, "mfc": colour, "mec": style.GROUND, "mew": 1, "ls": "none"}
+
+
+def _whole(
+    axis: "Axes", networks: pd.DataFrame, by: str, look: Style, runs: Sequence[Record]
+) -> dict[Any, Ends]:
+    """Stars where these networks were trained with the whole recipe, and what they stand for."""
+    found = {}
+    for place, model, policy in networks[[by, "model", "train"]].drop_duplicates().to_numpy():
+        reached = Ends.of(runs_of(runs, {"model": model, "train": policy}))
+        if reached.survivors:
+            found[place] = reached
+    means = [reached.mean for reached in found.values()]
+    axis.plot([*found], means, zorder=4, **_star(look.light))
+    return found
 
 
 def _published(
@@ -446,8 +473,7 @@ def sweep(
         _count_failures(axis, cells, looks)
         name_axes(axis, label or _SETTINGS.get(by, by), _ACCURACY, title)
     chart.alt = f"{_ACCURACY.capitalize()} by {label or _SETTINGS.get(by, by)}. {said(told)}"
-    failures = any(cell.failed for found in cells.values() for cell in found.values())
-    chart.note = _note(used, _MEAN, _FAILED if failures else "")
+    chart.note = _note(used, _MEAN, *_of_failures(cells))
     return chart
 
 
@@ -476,21 +502,26 @@ def by_number(runs: Mapping[str, Mapping[int, Sequence[Record]]], label: str) ->
         name_axes(axis, label, _ACCURACY)
     told = [_told(name, found) for name, found in cells.items()]
     chart.alt = f"{_ACCURACY.capitalize()} by {label}. {said(told)}"
-    failures = any(cell.failed for found in cells.values() for cell in found.values())
-    chart.note = _note(used, _MEAN, _FAILED if failures else "")
+    chart.note = _note(used, _MEAN, *_of_failures(cells))
     return chart
+
+
+def _of_failures(cells: Mapping[str, Mapping[Any, Ends]]) -> list[str]:
+    """What the marks of failed runs mean, as far as there are such marks."""
+    failing = [cell for found in cells.values() for cell in found.values() if cell.failed]
+    return [_FAILED] * bool(failing) + [_SURVIVORS] * any(cell.survivors for cell in failing)
 
 
 def _count_failures(
     axis: "Axes", cells: Mapping[str, Mapping[Any, Ends]], looks: Mapping[str, Style]
 ) -> None:
-    """``5/8`` above all that was drawn at a place, one line per arm."""
+    """``5/8 fail`` above all that was drawn at a place, one line per arm."""
     for x in {x for found in cells.values() for x in found}:
         here = {name: found[x] for name, found in cells.items() if x in found}
         failing = {name: cell for name, cell in here.items() if cell.failed}
         top = max(cell.top for cell in here.values())
         for line, (name, cell) in enumerate(failing.items()):
-            count = f"{len(cell.failed)}/{cell.n}"
+            count = f"{len(cell.failed)}/{cell.n} fail"
             axis.annotate(count, (x, top), (0, 8 + 15 * line), textcoords="offset points",
                           ha="center", color=looks[name].light)  # fmt: skip
         if failing:  # room for them, of the 300 pixels that an axis has about
