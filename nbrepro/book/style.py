@@ -114,9 +114,9 @@ _SERIES = tuple(
 INCH = 72
 RC: Any = {
     "figure.dpi": INCH,
-    "font.size": 14,
+    "font.size": 16,
     "font.family": "DejaVu Sans",  # its widths alone: pages set their own font
-    "axes.titlesize": 14,
+    "axes.titlesize": 16,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
