@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbrepro import __version__
 from nbrepro._suggest import unknown
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Ledger of smoke runs, with a work folder of its own beside it.
 SMOKE = Path("runs", "smoke", "results")
+#: Records that a message lists; more would only scroll by.
+MOST_LISTED = 10
 
 _DESCRIPTION = """\
 A reproduction book that can be checked. Every claim of a paper has an id, an experiment that could
@@ -51,6 +53,16 @@ examples:
 
 class _Parser(argparse.ArgumentParser):
     """Names the nearest right word when a command or option is misspelt."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        """As ever, but a command refuses an option that it does not know by itself.
+
+        argparse leaves that to the parser of all commands, which knows no option of theirs.
+        """
+        found, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         known = [*self._option_string_actions]
@@ -319,8 +331,9 @@ def _run(options: argparse.Namespace) -> int:
     from nbrepro import sweep
     from nbrepro.sweep import SweepOptions
 
-    ledger, planned, earlier, _ = _planned(options)
+    ledger, planned, earlier, damaged = _planned(options)
     todo = [p for p in planned if p.missing]
+    called = _names([p.spec for p in planned])
     named = [field.name for field in dataclasses.fields(SweepOptions) if field.metadata]
     given = {name: getattr(options, name) for name in named}
     with contextlib.closing(sweep.run(planned, SweepOptions(ledger=ledger, **given))) as records:
@@ -329,8 +342,12 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{what}, {done} recorded, {len(todo)} to do", flush=True)
         if not done:
             _say_elsewhere(options, ledger, earlier)
+        again = {p.spec.hash for p in todo}
+        for entry in damaged:
+            if entry.path.stem in again:
+                print(f"damaged, is done again: {entry}", flush=True)
         for record in records:
-            print(_ended(record), flush=True)
+            print(f"{called(record.spec)}: {_ended(record)}", flush=True)
     found = [ledger.find(p.spec) for p in planned]
     failed = sum(record is not None and record.status == "failed" for record in found)
     print(f"{found.count(None)} left to do. Records: {ledger.root}")
@@ -339,13 +356,30 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _names(specs: "Sequence[Spec]") -> "Callable[[Spec], str]":
+    """A function that names a run so that no other of ``specs`` has the same name.
+
+    First what :func:`_show` takes; last the settings in which runs differ that read alike.
+    """
+    alike: dict[str, list[Spec]] = {}
+    for spec in specs:
+        alike.setdefault(str(spec), []).append(spec)
+    differing = {text: _settings(group) for text, group in alike.items()}
+
+    def name(spec: "Spec") -> str:
+        settings = differing[str(spec)](spec).replace(" ", ", ")
+        return f"{spec.hash[:8]} {spec}" + f", {settings}" * bool(settings)
+
+    return name
+
+
 def _ended(record: "Record") -> str:
-    """What became of a run, in one line."""
+    """What became of a run."""
     if record.status == "failed":
         last = (record.error or "").strip().splitlines()[-1:]
-        return f"{record.spec}: failed: {''.join(last)}"
+        return f"failed: {''.join(last)}"
     accuracy, seconds = 100 * record.metrics["test_accuracy"], record.provenance["seconds"]
-    return f"{record.spec}: {record.status}, {accuracy:.1f} %, {seconds:.0f} s"
+    return f"{record.status}, {accuracy:.1f} %, {seconds:.0f} s"
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -530,10 +564,7 @@ def _show(options: argparse.Namespace) -> None:
         for entry in damaged:
             if entry.path.stem.startswith(options.hash):
                 raise ValueError(f"damaged: {entry}")
-        raise ValueError(
-            f"{len(found)} records in {ledger.root.absolute()} begin with {options.hash!r}; give "
-            "the first digits of one run's hash (nbrepro verify CLAIM lists them)"
-        )
+        raise ValueError(_not_one(options, ledger, found))
     (record,) = found
     print(f"{record.spec}: {record.status}")
     print(f"record: {ledger.path(record.spec)}")
@@ -553,6 +584,27 @@ def _show(options: argparse.Namespace) -> None:
         _print(table)
     if record.error:
         print(record.error)
+
+
+def _not_one(options: argparse.Namespace, ledger: "Ledger", found: "Sequence[Record]") -> str:
+    """Why the digits of a hash do not tell which record to show, and what would."""
+    begin = f"begin with {options.hash!r}"
+    if 0 < len(found) <= MOST_LISTED:
+        runs = "\n".join(f"  {record.spec.hash} {record.spec}" for record in found)
+        return (
+            f"{len(found)} records in {ledger.root.absolute()} {begin}; give more digits:\n{runs}"
+        )
+    message = (
+        f"{len(found)} records in {ledger.root.absolute()} {begin}; give the first digits of one "
+        "run's hash (nbrepro verify CLAIM lists them)"
+    )
+    if (
+        not found
+        and options.results is None
+        and any((SMOKE / "runs").glob(f"{options.hash}*.json"))
+    ):
+        message += f"; a smoke run's does: --results {SMOKE}"
+    return message
 
 
 def _words(entry: object) -> str:

@@ -42,6 +42,8 @@ def test_list_names_every_experiment_and_claim(capsys: pytest.CaptureFixture[str
     [
         (["runn", "all"], "did you mean run?"),
         (["run", "all", "--profile", "quik"], "did you mean quick?"),
+        (["run", "all", "--profiel", "quick"], "did you mean --profile?"),
+        (["verify", "--josn"], "did you mean --json?"),
         (["run", "all", "--time-budget", "9 minutes"], "9m"),
         (["run", "all", "--time-budget", f"{'9' * 400}h"], "more than a year"),
     ],
@@ -197,12 +199,51 @@ def test_show(shown: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: no" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("digits", "message"), [("", "2 records"), ("xyz", "0 records")])
-def test_show_needs_one_run(
-    shown: Ledger, capsys: pytest.CaptureFixture[str], digits: str, message: str
+def test_show_needs_one_run(shown: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "xyz", "--results", str(shown.root)) == 2
+    assert "0 records" in capsys.readouterr().err
+    assert run("show", "", "--results", str(shown.root)) == 2
+    said = capsys.readouterr().err
+    assert "2 records" in said
+    for record in shown.scan()[0]:
+        assert f"{record.spec.hash} {record.spec}" in said
+
+
+def test_show_says_where_a_smoke_run_is(
+    shown: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("show", digits, "--results", str(shown.root)) == 2
-    assert message in capsys.readouterr().err
+    monkeypatch.setattr(cli, "SMOKE", shown.root)
+    other = Ledger(shown.root.with_name("other"))
+    other.write(Record(Spec(model="cifar_resnet8", seed=9), "diverged", {}, [], {}))
+    monkeypatch.setenv("NBREPRO_RESULTS", str(other.root))
+    run_hash = shown.scan()[0][0].spec.hash
+    assert run("show", run_hash) == 2
+    assert f"--results {shown.root}" in capsys.readouterr().err
+
+
+def test_runs_that_read_alike_are_told_apart() -> None:
+    base = Spec(model="cifar_resnet8", train="batchnorm")
+    specs = [base, base.replace(lr=0.3), base.replace(train="gamma"), base.replace(seed=1)]
+    name = cli._names(specs)
+    first, second, third, fourth = (name(spec).partition(str(spec))[2] for spec in specs)
+    assert (first, second, third, fourth) == (", lr=0.1", ", lr=0.3", "", "")
+    assert all(name(spec).startswith(spec.hash[:8]) for spec in specs)
+
+
+def test_run_names_the_damaged_record_that_it_does_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(tmp_path / "results")
+    (planned, *_) = sweep.plan(experiments.select("training_only_batchnorm"), "smoke", ledger)
+    ledger.write(Record(planned.spec, "diverged", {}, [], {}))
+    ledger.path(planned.spec).write_text("{")
+    other = ledger.root / "runs" / "0123456789abcdef.json"
+    other.write_text("{")
+    monkeypatch.setattr(sweep, "run", lambda planned, options: (r for r in ()))
+    assert run("run", "training_only_batchnorm", "--results", str(ledger.root)) == 0
+    said = capsys.readouterr().out
+    assert f"damaged, is done again: {ledger.path(planned.spec)}" in said
+    assert other.name not in said, "no run of this plan"
 
 
 def test_show_says_that_a_record_is_damaged(

@@ -92,12 +92,17 @@ def figure(
 
 def _panels(drawn: "Figure", name: str) -> Iterator[str]:
     """The SVG of each subfigure, or of the figure if it has none; no legends."""
+    import matplotlib.pyplot as plt
+
+    from nbrepro.book.style import RC
+
     legends = [*drawn.legends, *(axis.get_legend() for axis in drawn.axes)]
     hidden = [legend for legend in legends if legend is not None and legend.get_visible()]
     for legend in hidden:
         legend.set_visible(False)
     parts: Sequence[Figure | SubFigure] = drawn.subfigs or [drawn]
-    drawn.draw_without_rendering()  # lays all panels out, while all of them are visible
+    with plt.rc_context(RC):  # how many ticks fit depends on it, and on the ticks the layout
+        drawn.draw_without_rendering()  # lays all panels out, while all of them are visible
     engine = drawn.get_layout_engine()
     drawn.set_layout_engine("none")
     for number, part in enumerate(parts, 1):

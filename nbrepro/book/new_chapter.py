@@ -3,7 +3,7 @@
 The claim and the words for what is found go to the paper's folder, the line to the contents.
 
 The texts are those in ``templates/``, with the words ``NN_NAME`` (the page), ``NAME`` (the
-experiment), ``TITLE`` and ``CLAIM`` (an id) filled in.
+experiment), ``TITLE``, ``CLAIM`` (an id) and ``PAPER`` (a key of the bibliography) filled in.
 """
 
 import re
@@ -49,8 +49,14 @@ def write(name: str, paper: str = "nfnets", root: Path | None = None) -> list[st
         if page.startswith(f"{number}_"):
             raise ValueError(f"chapter {number} is {page}; choose another number")
     title = words.replace("_", " ").capitalize()
-    filled = {"NN_NAME": name, "NAME": words, "TITLE": title, "CLAIM": f"C{number}-1"}
     claims, contents = register / paper / "claims.yaml", root / "_toc.yml"
+    filled = {
+        "NN_NAME": name,
+        "NAME": words,
+        "TITLE": title,
+        "CLAIM": f"C{number}-1",
+        "PAPER": yaml.safe_load(_read(claims))["paper"]["key"],
+    }
     conclusions = claims.with_name("conclusions.yaml")
     told = _read(conclusions) if conclusions.exists() else ""
     texts = {
