@@ -506,4 +506,6 @@ def slower(case: str, row: Mapping[str, float]) -> tuple[str, float, float, floa
     long = "about as long as" if low < 1 < high else f"{factor:.{digits}f}× as long as"
     where = ", ".join(filter(None, (before, after))).replace(" ", "\u00a0")  # stays on one line
     text = f"{second} takes {long} {first}" + f" ({where})" * bool(where)
-    return text[0].upper() + text[1:], factor, low, high
+    if not text.startswith("timm "):  # a name that has no capital
+        text = text[0].upper() + text[1:]
+    return text, factor, low, high
