@@ -516,7 +516,7 @@ def test_relus_stand_against_beta_and_against_beta_in_units_of_gamma() -> None:
         ("A over B, 64 px, batch 4", 2.0, "B takes 2.0× as long as A (64 px, batch 4)"),
         ("A over B", 0.4, "A takes 2.5× as long as B"),
         ("ResNet-14: clip_grads_ + SGD over timm", 3.0,
-         "Timm takes 3.0× as long as clip_grads_ + SGD (ResNet-14)"),
+         "timm takes 3.0× as long as clip_grads_ + SGD (ResNet-14)"),
         ("ResNet-14, float32, over the plain loop", 1.5,
          "The plain loop takes 1.5× as long as float32 (ResNet-14)"),
         ("ResNet-14, 5 seeds, vmap over one after another", 0.5,
