@@ -590,7 +590,8 @@ def _not_one(options: argparse.Namespace, ledger: "Ledger", found: "Sequence[Rec
     """Why the digits of a hash do not tell which record to show, and what would."""
     begin = f"begin with {options.hash!r}"
     if 0 < len(found) <= MOST_LISTED:
-        runs = "\n".join(f"  {record.spec.hash} {record.spec}" for record in found)
+        specs = [record.spec for record in found]
+        runs = "\n".join(f"  {run}" for run in map(_names(specs), specs))
         return (
             f"{len(found)} records in {ledger.root.absolute()} {begin}; give more digits:\n{runs}"
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from nbrepro.data import DataError
 from nbrepro.records.ledger import Ledger, Record, default_root, write_signed
 from nbrepro.records.provenance import provenance
 from nbrepro.sweep import SweepOptions, run_one
@@ -66,7 +67,7 @@ def rerun(stored: Record, data_root: Path | None = None) -> dict[str, Any]:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The table of the page *Running it anywhere*."""
+    """The table of the page *What a record holds*."""
     head = ("record", "kind of run", "at commit", "epochs", "again")
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for run, row in rows.items():
@@ -86,7 +87,10 @@ def main() -> None:
     for run in options.hashes or SAMPLE:
         if run not in records:
             arguments.error(f"there is no sound record {run} in {default_root()}")
-        rows[run] = rerun(records[run], options.data_root)
+        try:
+            rows[run] = rerun(records[run], options.data_root)
+        except DataError as error:
+            arguments.error(str(error))
         print(run, records[run].spec, json.dumps(rows[run]), sep="\n  ", flush=True)
     if not options.hashes:
         body = {"benchmark": "reruns", "rows": rows, "provenance": provenance()}

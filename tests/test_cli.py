@@ -206,7 +206,7 @@ def test_show_needs_one_run(shown: Ledger, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err
     assert "2 records" in said
     for record in shown.scan()[0]:
-        assert f"{record.spec.hash} {record.spec}" in said
+        assert f"{record.spec.hash[:8]} {record.spec}" in said
 
 
 def test_show_says_where_a_smoke_run_is(
@@ -214,7 +214,7 @@ def test_show_says_where_a_smoke_run_is(
 ) -> None:
     monkeypatch.setattr(cli, "SMOKE", shown.root)
     other = Ledger(shown.root.with_name("other"))
-    other.write(Record(Spec(model="cifar_resnet8", seed=9), "diverged", {}, [], {}))
+    other.write(Record(Spec(model="cifar_resnet8", seed=9), "failed", {}, [], {}, "no"))
     monkeypatch.setenv("NBREPRO_RESULTS", str(other.root))
     run_hash = shown.scan()[0][0].spec.hash
     assert run("show", run_hash) == 2
@@ -233,13 +233,16 @@ def test_runs_that_read_alike_are_told_apart() -> None:
 def test_run_names_the_damaged_record_that_it_does_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def nothing(planned: object, options: SweepOptions) -> Iterator[Record]:
+        yield from ()
+
     ledger = Ledger(tmp_path / "results")
     (planned, *_) = sweep.plan(experiments.select("training_only_batchnorm"), "smoke", ledger)
-    ledger.write(Record(planned.spec, "diverged", {}, [], {}))
+    ledger.write(Record(planned.spec, "failed", {}, [], {}, "no"))
     ledger.path(planned.spec).write_text("{")
     other = ledger.root / "runs" / "0123456789abcdef.json"
     other.write_text("{")
-    monkeypatch.setattr(sweep, "run", lambda planned, options: (r for r in ()))
+    monkeypatch.setattr(sweep, "run", nothing)
     assert run("run", "training_only_batchnorm", "--results", str(ledger.root)) == 0
     said = capsys.readouterr().out
     assert f"damaged, is done again: {ledger.path(planned.spec)}" in said

@@ -57,7 +57,9 @@ def test_a_new_chapter_runs_from_its_parameters_to_its_verdicts(
     check_stored(page)
     text = page.read_text(encoding="utf-8")
     assert "verdict verdict-none" in text, "a chapter without records has no verdict yet"
-    assert "{'gamma': 'completed', 'beta': 'completed'}" in text
+    assert "γ alone ['completed']" in text
+    assert "β alone ['completed']" in text
+    assert "{cite:p}`frankle2021`" in text, "the paper whose claim it is"
     assert 'id=\\"C97-1\\"' in text
     assert 'class=\\"nbrepro-found\\"' in text, "the box opens the page"
     # The site and the command line know it too.
@@ -104,7 +106,7 @@ def test_placeholders_are_filled_in(clone: Path) -> None:
     assert (claim["id"], claim["chapter"], claim["experiment"]) == ("C97-1", NAME, WORDS)
     for file in (f"book/{NAME}.ipynb", f"nbrepro/experiments/{WORDS}.py"):
         text = (clone / file).read_text(encoding="utf-8")
-        assert not any(word in text for word in ("NAME", "TITLE", "CLAIM"))
+        assert not any(word in text for word in ("NAME", "TITLE", "CLAIM", "PAPER"))
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,7 @@ def test_a_claim_may_live_on_any_page() -> None:
         (entry(statement=""), "statement is empty"),
         (entry(rule={}), "rule is empty; leave it out or fill it in"),
         (entry(rule="ordered"), "rule is 'ordered' (text); expected a mapping"),
+        (entry(rule={"kind": "check", False: 1}), "the key False is no text; put it in quotes"),
         (entry(statement=3), "statement is 3 (a whole number); expected text"),
         # quoted values
         (entry(quoted=None), "quoted is missing"),

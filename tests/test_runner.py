@@ -46,6 +46,26 @@ def contents(ledger: Ledger) -> dict[Path, tuple[bytes, int]]:
 # --- experiments ---------------------------------------------------------------------------------
 
 
+def test_an_experiment_outside_the_package_as_the_page_has_it(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "book" / "running.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (script,) = [block for block in blocks if block.startswith("# mine.py\n")]
+    assert '"epochs": 4' in script
+    (tmp_path / "mine.py").write_text(script.replace('"epochs": 4', '"epochs": 0'), "utf-8")
+    command = [sys.executable, "mine.py"]
+    printed = [
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    records, damaged = Ledger(tmp_path / "mine" / "results").scan()
+    assert not damaged
+    assert {(r.spec.lr, r.spec.seed) for r in records} == {
+        (a, s) for a in (0.1, 0.3) for s in (0, 1)
+    }
+    assert all(record.spec.hash in printed[0] for record in records)
+    assert printed[1] == "", "nothing is left to do"
+
+
 @pytest.mark.parametrize("name", experiments.REGISTRY)
 @pytest.mark.parametrize("profile", experiments.PROFILES)
 def test_grids_hold_different_runs(name: str, profile: str) -> None:

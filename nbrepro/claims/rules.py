@@ -535,6 +535,9 @@ def _settings() -> dict[str, Any]:
 def _mapping(value: object, at: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _unexpected(value, dict, at)
+    for key in value:
+        if not isinstance(key, str):  # YAML reads off, on, yes and no as true or false
+            raise ValueError(f"{at}: the key {key!r} is no text; put it in quotes")
     return value
 
 
