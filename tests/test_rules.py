@@ -89,7 +89,8 @@ claims:
       times_chance: [3, .inf]
   - <<: *claim
     id: S-5
-    rule: {kind: check, check: agc_formula, evidence: verified, trains: true, bounds: {wrong: [0, 0]}}
+    rule:
+      {kind: check, check: agc_formula, evidence: verified, trains: true, bounds: {wrong: [0, 0]}}
 """
 
 
