@@ -141,6 +141,25 @@ def random_leads(records: Sequence[Record]) -> dict[int, float]:
     return leads
 
 
+def beside_output(records: Sequence[Record]) -> str:
+    """What a trained output layer does to the lead of γ and β over as many random weights."""
+    from nbrepro.book.found import against, ahead_by_more
+
+    named = parts()
+    own, with_own = named["γ and β"], named["γ, β and output layer"]
+    two = named["two random weights per channel"]
+    with_two = named["two random weights and output layer"]
+    return (
+        "With the output layer frozen, γ and β are ahead of two random weights by "
+        f"**{against(records, own, two)}**; with the output layer trained beside both, by "
+        f"**{against(records, with_own, with_two)}**. The trained output layer adds "
+        f"**{against(records, with_own, own)}** to γ and β, and "
+        f"**{against(records, with_two, two)}** to two random weights. The first lead exceeds "
+        f"the second by **{ahead_by_more(records, (own, two), (with_own, with_two))}**, the part "
+        "that goes with the frozen output layer."
+    )
+
+
 def _by_seed(records: Sequence[Record], settings: Mapping[str, Any]) -> dict[int, float]:
     """Seed → test accuracy, in percent."""
     from nbrepro.book.figures import runs_of
