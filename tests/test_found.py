@@ -198,6 +198,24 @@ def test_two_arms_that_no_claim_compares() -> None:
     assert found.against([], first, second) == "no records yet"
 
 
+def test_one_lead_is_compared_with_another() -> None:
+    """Seed by seed: leads of 10 and 12 points against 4 and 5 are 6 and 7 points larger."""
+    arms: list[dict[str, Any]] = [{"clip": "norm", "clipping": x} for x in (1.0, 2.0, 3.0, 4.0)]
+    reached = ([0.40, 0.42], [0.30, 0.30], [0.34, 0.36], [0.30, 0.31])
+    records = [
+        run
+        for arm, accuracies in zip(arms, reached, strict=True)
+        for seed, accuracy in enumerate(accuracies)
+        for run in trained([accuracy], seed=seed, **arm)
+    ]
+    a, b, c, d = arms
+    told = found.ahead_by_more(records, (a, b), (c, d))
+    assert told.startswith("+6.5 points [")
+    assert told.endswith("n = 2")
+    assert found.ahead_by_more(records, (c, d), (a, b)).startswith("-6.5 points [")
+    assert found.ahead_by_more([], (a, b), (c, d)) == "no records yet"
+
+
 def test_a_page_shows_each_claim_once_and_then_the_rest() -> None:
     open_ = Verdict(claims.get("F2-d"), "inconclusive", (difference(0, "open"),), scale="quick")
     (run,) = trained([0.4])

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from nbrepro.book.affine import AFFINE, USUAL, rates, starts
 from nbrepro.book.interactive import GammaCurve
 from nbrepro.claims.labels import network
+from nbrepro.claims.register import register
+from nbrepro.claims.rules import Bounds, Level, Ordered
 from nbrepro.records import features
 from nbrepro.records.features import Features
 from nbrepro.records.ledger import Record
@@ -26,8 +28,6 @@ WHOLE, LONG = "γ and β, the paper's whole recipe", "BatchNorm only, whole reci
 _USUAL, _NO_DECAY, _EVERYTHING = "γ and β, as above", "no weight decay", "everything"
 #: The networks whose γ all start at one; of the first, β starts at zero.
 _AT_ONE = ("start γ = 1, β = 0", "start γ = 1, β = 1")
-#: Points that count as no loss of accuracy, and as more ReLUs off: the bounds of GB-7 and GB-8.
-_NO_LOSS, _MORE_OFF = 2, 5
 
 
 # --- which networks ---
@@ -144,6 +144,14 @@ def _lost(kept: Sequence[Features], share: float) -> str:
 def _points(kept: Sequence[Features], share: float) -> float:
     """The same as a number, mean over seeds."""
     return mean(kept, lambda one: one.lost(share))
+
+
+def _bounds(claim: str) -> Bounds:
+    """What a claim's rule calls no loss, or more: as fractions."""
+    rule = register()[claim].rule
+    assert isinstance(rule, Level | Ordered)
+    assert rule.between
+    return rule.between
 
 
 def _ranks(one: Features) -> tuple[float, float]:
@@ -309,8 +317,11 @@ def drives(kept: Mapping[str, Sequence[Features]]) -> str:
     zero, one = _AT_ONE
     peculiar = [
         what
-        for what, found, bound in (("ReLUs", relus, _MORE_OFF), ("small γ", lost, _NO_LOSS))
-        if any(abs(found[start] - found[_USUAL]) > bound for start in _AT_ONE)
+        for what, found, bound in (
+            ("ReLUs", relus, _bounds("GB-8").low),
+            ("small γ", lost, _bounds("GB-7").high),
+        )
+        if any(abs(found[start] - found[_USUAL]) > 100 * bound for start in _AT_ONE)
     ]
     last = (
         f" So what this page says of {' and of '.join(peculiar)} need not hold for another start."
@@ -347,8 +358,9 @@ def cliff(kept: Mapping[str, Sequence[Features]]) -> str:
         for name, (quarter, more, most) in lost.items()
     )
     gain = any(points.startswith("-") for found in lost.values() for points in found)
+    spared = 100 * _bounds("GB-7").high
     depends = all(
-        _points(runs, features.QUARTER) <= _NO_LOSS < _points(runs, half) for runs in kept.values()
+        _points(runs, features.QUARTER) <= spared < _points(runs, half) for runs in kept.values()
     )
     return (
         "Setting the smallest |γ| to zero costs, in points of accuracy"
