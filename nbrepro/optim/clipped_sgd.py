@@ -1,9 +1,9 @@
 """Adaptive gradient clipping and SGD in one optimizer."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -208,6 +208,41 @@ class _Placed:
         return [parameter.data_ptr() for parameter in self.parameters] == self.pointers
 
 
+class _Layout(NamedTuple):
+    """Where the parameters of a block lie, counted in elements: what is clipped comes first.
+
+    Attributes:
+        starts: by name, in the block's order, where a parameter begins.
+        units: by name, how many units it has.
+        clipped: first element, end, and length of the units, of each run of units of one length.
+        size: of the whole block.
+    """
+
+    starts: dict[str, int]
+    units: dict[str, int]
+    clipped: list[tuple[int, int, int]]
+    size: int
+
+    @classmethod
+    def of(cls, named: Mapping[str, Tensor], spared: Collection[str]) -> "_Layout":
+        """Sort parameters by the length of their units; each length starts aligned."""
+
+        def kind(name: str) -> tuple[bool, int]:
+            return name in spared, _unit_length(named[name])
+
+        layout = cls({}, {}, [], 0)
+        end = 0
+        for (is_spared, length), names in groupby(sorted(named, key=kind), kind):
+            first = end = math.ceil(end / _ALIGNMENT) * _ALIGNMENT
+            for name in names:
+                elements = named[name].numel()
+                layout.starts[name], layout.units[name] = end, elements // length
+                end += elements
+            if not is_spared:
+                layout.clipped.append((first, end, length))
+        return layout._replace(size=end)
+
+
 class _Block(_Placed):
     """Parameters of one group, device and type, in one piece of memory.
 
@@ -221,28 +256,20 @@ class _Block(_Placed):
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("take a step of ClippedSGD before you capture one in a CUDA graph")
         spared = set(group["unclipped"])
-        length = {name: _unit_length(parameter) for name, parameter in named.items()}
+        layout = _Layout.of(named, spared)
         self.group = group
-        self.names = sorted(named, key=lambda name: (name in spared, length[name]))
+        self.names = list(layout.starts)
         self.parameters = [named[name] for name in self.names]
-        clipped = [name for name in self.names if name not in spared]
-        self.units = [named[name].numel() // length[name] for name in clipped]
+        self.units = [units for name, units in layout.units.items() if name not in spared]
         self.absent: list[int] = []
 
-        starts, spans, end = [], [], 0
-        for key, names in groupby(self.names, key=lambda name: (name in spared, length[name])):
-            first = end = math.ceil(end / _ALIGNMENT) * _ALIGNMENT
-            for name in names:
-                starts.append(end)
-                end += named[name].numel()
-            spans.append((first, end, *key))
         device, dtype = self.parameters[0].device, self.parameters[0].dtype
-        memory = torch.zeros(2, end, device=device, dtype=dtype)
+        memory = torch.zeros(2, layout.size, device=device, dtype=dtype)
         self.weights, self.gradients = memory
         self.momentum = torch.zeros_like(self.weights) if group["momentum"] else None
         self.remembers = self.momentum is not None
         self.fused = device.type != "cpu" or dtype in _FUSED_ON_CPU
-        self.matrices = [memory[:, a:b].view(2, -1, n) for a, b, out, n in spans if not out]
+        self.matrices = [memory[:, a:b].view(2, -1, length) for a, b, length in layout.clipped]
         self.clippable = [gradients for _, gradients in self.matrices]
         rows = [len(gradients) for gradients in self.clippable]
         self.norms = torch.ones(2, sum(rows), device=device, dtype=norm_type(memory) or dtype)
@@ -251,7 +278,7 @@ class _Block(_Placed):
         self.factor_by_length = self.factor[:, None].split(rows)
         self.places: list[Tensor] = []  # of the gradients
         self.buffers: list[Tensor] = []  # of the momentum
-        for parameter, start in zip(self.parameters, starts, strict=True):
+        for parameter, start in zip(self.parameters, layout.starts.values(), strict=True):
             self.places.append(_place(self.gradients, start, parameter))
             # Through DLPack each parameter gets a storage of its own over its part of the memory.
             # With one storage for all, torch.save would write all of it for any of them, and
