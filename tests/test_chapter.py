@@ -176,9 +176,38 @@ def test_what_differs_is_listed_in_order_and_each_run_counted_once() -> None:
     ]
     shown = rows(tables.deviations([*runs, *runs[:2]], None).data)
     assert shown["epochs"] == ["160", "3, 15, 200"]
-    assert shown["weight_decay"] == ["0.0001", "0.0, 0.0001"]
-    assert shown["replicates"] == ["5", "2"]
+    assert shown["weight decay"] == ["0.0001", "0, 0.0001"]
+    assert shown["seeds"] == ["5", "2"]
     assert not any("crops" in name for name in shown)
+
+
+def test_what_differs_is_said_in_words() -> None:
+    started = Spec(model="cifar_resnet14", batchnorm_init="oneone")
+    shown = rows(
+        tables.deviations([ended(started, 0.5), ended(started.replace(lr=1), 0.5)], None).data
+    )
+    assert shown["start of γ and β"] == ["γ from [0, 1), β = 0", "γ = 1, β = 1"]
+    assert shown["learning rate"] == ["0.1", "0.1, 1"]
+    without = ended(Spec(model="cifar_nf_resnet20", skip_init=False), 0.5)
+    assert "SkipInit" not in rows(tables.deviations([without], None).data), "that study has none"
+    both = [ended(started.replace(batchnorm_init=start), 0.5) for start in ("fixed", "oneone")]
+    assert (
+        rows(tables.deviations(both, None).data)["start of γ and β"][1]
+        == "γ = 1, β = 0; γ = 1, β = 1"
+    )
+    twins = {
+        "clip": "agc or none",
+        "optimizer": "nesterov",
+        "warmup_from_zero": True,
+        "unclipped": "",
+    }
+    agc = [ended(started.replace(clip="agc", unclipped=()), 0.5)]
+    shown = rows(tables.deviations(agc, twins).data)
+    assert shown == {
+        "clipping of gradients": ["agc or none", "AGC"],
+        "optimizer": ["Nesterov", "SGD"],
+        "warm-up from zero": ["yes", "no"],
+    }
 
 
 def test_crops_of_small_images_move_them_further() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from nbrepro.claims.labels import network
+from nbrepro.claims import labels
 from nbrepro.experiments.affine_parameters import RANDOM
 from nbrepro.records.ledger import Record
+from nbrepro.spec import BATCHNORM_INITS, WEIGHT_INITS
 
 #: The start and the rate that every arm has which does not say otherwise.
 RECIPE = {
@@ -45,23 +46,13 @@ def parts() -> dict[str, dict[str, Any]]:
 
 def starts() -> dict[str, dict[str, Any]]:
     """Where γ and β may start, by readers' names."""
-    named = {
-        "γ from [0, 1), β = 0": "uniform",
-        "γ = 1, β = 0": "fixed",
-        "γ = 1, β = 1": "oneone",
-        "γ from [−1, 1), β = 0": "positivenegative",
-    }
+    named = {labels.value("batchnorm_init", start): start for start in BATCHNORM_INITS}
     return _varied("batchnorm_init", named)
 
 
 def weights() -> dict[str, dict[str, Any]]:
     """How the frozen weights may be drawn, by readers' names."""
-    named = {
-        "normal": "kaiming_normal",
-        "uniform": "kaiming_uniform",
-        "orthogonal": "orthogonal",
-        "binary": "binary",
-    }
+    named = {labels.value("weight_init", start): start for start in WEIGHT_INITS}
     return _varied("weight_init", named)
 
 
@@ -79,7 +70,7 @@ def larger() -> dict[str, dict[str, Any]]:
     """γ and β, and as many random weights, in ResNet-14 and in larger networks."""
     policies = {"γ and β": "batchnorm", "two random weights": "random:2"}
     return {
-        f"{network(model)}: {name}": {**RECIPE, "model": model, "train": policy}
+        f"{labels.network(model)}: {name}": {**RECIPE, "model": model, "train": policy}
         for model in ("cifar_resnet14", "cifar_resnet14x2", "cifar_resnet32")
         for name, policy in policies.items()
     }

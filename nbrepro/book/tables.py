@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nbrepro.book import found
 from nbrepro.book.found import SEEN
 from nbrepro.book.markup import Cell, nothing, render, table
+from nbrepro.claims import labels
 from nbrepro.data.cards import card
 
 if TYPE_CHECKING:
@@ -237,33 +238,36 @@ def deviations(records: Sequence["Record"], published: Mapping[str, Any] | None)
         return nothing(_NO_RECORDS)
     if published is None:
         recipe = Spec(model="cifar_resnet14").to_dict()
-        for varied in ("model", "train", "seed"):
-            del recipe[varied]
+        for other in ("model", "train", "seed", "skip_init"):  # varied, or of other networks
+            del recipe[other]
         published = recipe | {"precision": "float32", "device": "a GPU", "replicates": 5}
     records = list({record.spec.hash: record for record in records}.values())
     replicates = Counter(record.spec.replace(seed=0) for record in records)
     rows = []
     for setting, theirs in published.items():
         if setting == "replicates":
-            values: Iterable[object] = replicates.values()
+            values: list[Any] = list(replicates.values())
         elif setting in ("precision", "device"):
             values = [record.provenance.get(setting) for record in records]
+        elif setting == "clipping":  # of the whole gradient it is no λ
+            values = [r.spec.clipping for r in records if r.spec.clip.startswith("agc")]
         else:
             values = [record.spec.to_dict()[setting] for record in records]
-        ours = _listed(values)
-        if ours != str(theirs):
-            rows.append((setting, theirs, ours))
+        ours, paper = _listed(setting, values), labels.value(setting, theirs)
+        if values and ours != paper:
+            rows.append((labels.setting(setting), paper, ours))
     rows += _crops([record.spec for record in records], published)
     return table(("setting", "the paper", "these records"), rows)
 
 
-def _listed(values: Iterable[object]) -> str:
-    """Each value once: numbers in their order, then all others in that of the alphabet."""
+def _listed(setting: str, values: Iterable[object]) -> str:
+    """Each value once, for readers: numbers in their order, then all others in the alphabet's."""
 
     def place(value: object) -> tuple[float, str]:
         return (value if isinstance(value, int | float) else math.inf), str(value)
 
-    return ", ".join(dict.fromkeys(map(str, sorted(values, key=place))))
+    listed = list(dict.fromkeys(labels.value(setting, one) for one in sorted(values, key=place)))
+    return ("; " if any("," in one for one in listed) else ", ").join(listed)
 
 
 def _crops(specs: "Iterable[Spec]", published: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -297,7 +301,6 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
     """
     from nbrepro.book import figures
     from nbrepro.book.figures.runs import Ends
-    from nbrepro.claims.labels import network, trained
     from nbrepro.claims.statistics import digits, interval
 
     sides: dict[str, dict[Spec, Record]] = {before: {}, after: {}}
@@ -315,7 +318,7 @@ def paired_table(records: Sequence["Record"], setting: str, before: str, after: 
     for spec, pairs in arms.items():
         ends = [Ends.of(runs) for runs in zip(*pairs, strict=True)]
         means = [str(side) if side.failed else digits(side.mean) for side in ends]
-        name = f"{network(spec.model)}, {trained(spec.train)}"
+        name = f"{labels.network(spec.model)}, {labels.trained(spec.train)}"
         if spec.clip == "agc":
             name += f", AGC {spec.clipping}, rate {spec.lr}"
         change = Cell("-")

@@ -1,4 +1,6 @@
-"""What a reader is told: names of networks, of what is trained, and of the arms of a rule."""
+"""What a reader is told: names of networks, of settings and of the arms of a rule."""
+
+from typing import Any
 
 from nbrepro import models
 from nbrepro.claims.rules import Arm
@@ -13,6 +15,68 @@ _PARTS = {
     "output": "output layer",
     "shortcut": "shortcuts",
 }
+
+#: Settings of a run, with the values that are words. What is not here has a name that reads well
+#: once its underscores are spaces.
+_SETTINGS = {
+    "batchnorm_init": "start of γ and β",
+    "clip": "clipping of gradients",
+    "clipping": "λ",
+    "dataset": "data set",
+    "decay": "what is decayed",
+    "ema": "moving average of weights",
+    "lr": "learning rate",
+    "mixup": "MixUp",
+    "cutmix": "CutMix",
+    "model": "network",
+    "pretrained": "pre-training",
+    "randaugment": "RandAugment",
+    "replicates": "seeds",
+    "sam": "SAM's ρ",
+    "sam_share": "SAM's share of a batch",
+    "scalar_lr": "learning rate of scalars",
+    "skip_init": "SkipInit",
+    "statistics": "statistics of the batch",
+    "train": "trained",
+    "unclipped": "not clipped",
+    "warmup_epochs": "epochs of warm-up",
+    "warmup_from_zero": "warm-up from zero",
+    "weight_init": "start of the weights",
+}
+_VALUES: dict[str, dict[Any, str]] = {
+    "batchnorm_init": {
+        "uniform": "γ from [0, 1), β = 0",
+        "fixed": "γ = 1, β = 0",
+        "oneone": "γ = 1, β = 1",
+        "positivenegative": "γ from [−1, 1), β = 0",
+    },
+    "augmentation": {"crop-flip": "crop and flip", "resized-crop": "random resized crop, flip"},
+    "clip": {"agc": "AGC", "agc-layer": "AGC layer by layer", "norm": "the whole norm"},
+    "decay": {"all": "all that is trained", "weights": "weights, no scalars"},
+    "optimizer": {"sgd": "SGD", "nesterov": "Nesterov", "lars": "LARS", "adamw": "AdamW"},
+    "weight_init": {"kaiming_normal": "normal", "kaiming_uniform": "uniform"},
+}
+
+
+def setting(name: str) -> str:
+    """A reader's name for a setting of a run: ``lr`` → ``learning rate``."""
+    return _SETTINGS.get(name, name.replace("_", " "))
+
+
+def value(name: str, given: Any) -> str:
+    """What a setting is, for readers: of ``batchnorm_init``, ``oneone`` → ``γ = 1, β = 1``."""
+    if name == "model":
+        try:
+            return network(given)
+        except ValueError:  # a paper's, in words
+            return str(given)
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if isinstance(given, float):
+        return f"{given:g}"
+    if isinstance(given, tuple | list):
+        return " and ".join(value(name, one) for one in given) or "none"
+    return _VALUES.get(name, {}).get(given, str(given)) or "none"
 
 
 def trained(policy: str) -> str:

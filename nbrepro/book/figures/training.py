@@ -40,7 +40,7 @@ from nbrepro.book.figures.runs import (
     survived,
 )
 from nbrepro.book.style import Style
-from nbrepro.claims.labels import network
+from nbrepro.claims.labels import network, setting
 from nbrepro.models import size
 from nbrepro.records.ledger import Record
 from nbrepro.spec import Spec
@@ -54,7 +54,6 @@ _RECIPE = Spec(model="cifar_resnet14")
 _PUBLISHED = "paper (v1, read off its figure, ±0.4)"
 _OURS_WHOLE = "ours, the paper's recipe"
 _ACCURACY = "test accuracy, %"
-_SETTINGS = {"lr": "learning rate", "batch_size": "batch size", "clipping": "λ"}
 _MEAN = "small: seeds; large: mean with its 95 % interval"
 _FAILED = "crosses: failed (diverged, or below twice chance), with their number"
 _SURVIVORS = "hollow: mean of the survivors"
@@ -471,8 +470,8 @@ def sweep(
         _chance(axis, used)
         axis.set_ylim(bottom=0)
         _count_failures(axis, cells, looks)
-        name_axes(axis, label or _SETTINGS.get(by, by), _ACCURACY, title)
-    chart.alt = f"{_ACCURACY.capitalize()} by {label or _SETTINGS.get(by, by)}. {said(told)}"
+        name_axes(axis, label or setting(by), _ACCURACY, title)
+    chart.alt = f"{_ACCURACY.capitalize()} by {label or setting(by)}. {said(told)}"
     chart.note = _note(used, _MEAN, *_of_failures(cells))
     return chart
 
@@ -555,12 +554,12 @@ def survival(records: Sequence[Record], arms: Arms, by: str = "lr", label: str =
         axis.set_xticks(range(len(values)), [f"{x:g}" for x in values])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        name_axes(axis, label or _SETTINGS.get(by, by))
+        name_axes(axis, label or setting(by))
     told = [
         f"{name}: " + ", ".join(f"{len(c.survivors)} of {c.n} at {x:g}" for x, c in found.items())
         for name, found in cells.items()
     ]
-    chart.alt = f"Runs that survive by {label or _SETTINGS.get(by, by)}. {said(told)}"
+    chart.alt = f"Runs that survive by {label or setting(by)}. {said(told)}"
     chart.note = _note(used, "runs that neither diverge nor end below twice chance, of all")
     return chart
 
