@@ -814,6 +814,12 @@ def test_measured(device: Literal["cuda"] | None, found: Benchmark, expected: st
     assert ("a machine" in verdict.scale) == (expected != "not run")
 
 
+def test_a_ratio_of_sizes_is_exact_and_has_no_interval() -> None:
+    (of_times,) = judge(faster(), [], [timing(1.2, 1.5, on_gpu=False)]).findings
+    (of_sizes,) = judge(faster(), [], [timing(1.5, 1.5, on_gpu=False)]).findings
+    assert (of_times.numbers, of_sizes.numbers) == ("×1.35 [1.20, 1.50]", "×1.50")
+
+
 def test_a_gpu_speaks_before_a_cpu() -> None:
     cpu, gpu = timing(1.2, 1.5, on_gpu=False), timing(0.8, 0.9, on_gpu=True)
     assert judge(faster(), [], [cpu, gpu]).verdict == "contradicted"

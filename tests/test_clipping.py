@@ -42,6 +42,13 @@ def test_the_recursion_is_what_clipping_and_torch_do() -> None:
         assert scalar.item() == pytest.approx(bound, rel=1e-9)
 
 
+def test_in_the_shortest_schedule_on_whole_images_the_best_lambda_lets_skipinit_open() -> None:
+    """104 steps: with λ = 0.01 it cannot reach 0.1, with 0.04 it can; hence that λ was tried."""
+    ends = {name: bound[-1] for name, bound in clipping.bounds().items()}
+    assert ends["whole images: batch 4096, rate 1.6, λ = 0.01"] < 0.1
+    assert ends["whole images: batch 4096, rate 1.6, λ = 0.04"] > 1
+
+
 def test_steps_to_a_target() -> None:
     rate, clip = 1.6, 0.01
     steps = clipping.steps_to(0.1, rate, clip)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbrepro import agc, freezing, layers, models
+from nbrepro import agc, freezing, models
 from nbrepro.book import captions, drawings, style
 
 ROOT = Path(__file__).parents[1]
@@ -196,17 +196,6 @@ def test_the_three_units_are_clipped_as_drawn() -> None:
     said = "".join("".join(text.itertext()) for text in tree("lambda_ball").iter("text"))
     for norm in weight.grad.norm(dim=1).tolist()[:2]:
         assert f"cut to {norm:.4g}" in said
-
-
-def test_beta_stages_are_those_of_nf_resnet50() -> None:
-    stds = layers.expected_stds([3, 4, 6, 3])
-    expected = [f"{std**2:.4f}" for stage in stds for std in stage]
-    assert data("beta_stages", "variance") == expected
-    heights = [(float(e.attrib["cy"]), float(e.attrib["data-variance"]))
-               for e in tree("beta_stages").iter() if "data-variance" in e.attrib]  # fmt: skip
-    (y0, v0), (y1, v1) = min(heights), max(heights)
-    for y, v in heights:
-        assert y == pytest.approx(y0 + (v - v0) / (v1 - v0) * (y1 - y0), abs=0.1)
 
 
 def test_mean_shift_has_the_mean_of_a_relu_and_the_spread_of_he() -> None:

@@ -1,5 +1,8 @@
 """What chapter 4 measures live."""
 
+import pytest
+import torch
+
 from nbrepro import experiments, layers
 from nbrepro.book import residual
 from nbrepro.claims.rules import matches
@@ -30,3 +33,16 @@ def test_beta_starts_each_stage_anew() -> None:
     assert first[0] == 1
     for stage in later:
         assert round(stage[1] ** 2, 6) == 1.04
+
+
+def test_variance_behind_activations_is_that_of_samples() -> None:
+    """The right γ keeps it; one that is too large grows faster than its powers."""
+    right = residual.variances(layers.GAMMA["silu"], 3)
+    assert right == pytest.approx([1, 1, 1], abs=0.01)
+    wrong = residual.variances(2.218, 3)
+    assert wrong[2] > wrong[0] ** 3
+    signal = torch.randn(10**6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for expected in wrong:
+        behind = 2.218 * torch.nn.functional.silu(signal)
+        assert behind.var().item() == pytest.approx(expected, rel=0.01)
+        signal = signal / signal.std() * expected**0.5  # as standardized weights pass it on

@@ -42,8 +42,10 @@ Arms = dict[str, dict[str, Any]]
 OURS = recipe("quick")
 #: A schedule as long as the paper's; only its length is used here.
 PAPER = Spec(model="nf_resnet50", epochs=90, warmup_epochs=5, schedule="cosine", batch_size=4096)
-#: Images per epoch: a fifth of CIFAR-10, and ImageNet.
-OUR_IMAGES, PAPER_IMAGES = 10_000, 1_281_167
+#: The schedule on whole images.
+WHOLE = OURS.replace(epochs=8, warmup_from_zero=True)
+#: Images per epoch: a fifth of CIFAR-10, CIFAR-10, and ImageNet.
+SMALL_IMAGES, WHOLE_IMAGES, PAPER_IMAGES = 10_000, 50_000, 1_281_167
 
 # --- the arms of the figures ---
 
@@ -148,7 +150,8 @@ def rivals() -> Arms:
 def any_rate() -> Arms:
     """The arms of which several rates were tried, at one batch size."""
     thresholds = {f"norm {threshold:g}": NORM | {"clipping": threshold} for threshold in THRESHOLDS}
-    return at({**TWINS, **thresholds, "LARS": LARS}, batch_size=LARGE["batch_size"])
+    lars = {"LARS": LARS | {"scalar_lr": 0.0}, "LARS, scalars at 0.4": LARS | {"scalar_lr": 0.4}}
+    return at({**TWINS, **thresholds, **lars}, batch_size=LARGE["batch_size"])
 
 
 def parts() -> Arms:
@@ -277,6 +280,11 @@ def in_proportion(records: Sequence["Record"]) -> list["Record"]:
     return [r for r in records if r.spec.lr == OURS.lr * r.spec.batch_size / OURS.batch_size]
 
 
+def ended(records: Sequence["Record"], arm: Mapping[str, Any]) -> list["Record"]:
+    """The runs of an arm that came to the end of their training."""
+    return [run for run in runs_of(records, arm) if run.status == "completed"]
+
+
 def clipped_in(records: Sequence["Record"], epoch: int) -> float:
     """The share of units clipped in an epoch, mean over the runs that came that far, in percent.
 
@@ -391,7 +399,7 @@ def steps_table() -> "HTML":
     return table(head, rows)
 
 
-def rates_of(spec: Spec, rate: float, images: int = OUR_IMAGES) -> list[float]:
+def rates_of(spec: Spec, rate: float, images: int = SMALL_IMAGES) -> list[float]:
     """The rate of every step of a schedule whose largest rate is ``rate``."""
     epoch = -(-images // spec.batch_size)  # steps, the last one short
     steps = range(spec.epochs * epoch)
@@ -402,15 +410,15 @@ def bounds() -> dict[str, list[float]]:
     """Schedule → the largest |w| that clipping allows after each step; the paper's first."""
     papers = rates_of(PAPER, 1.6, PAPER_IMAGES)
     found = {"the paper: batch 4096, rate 1.6, λ = 0.01": list(reach(papers, 0.01))}
+    small, whole = ("small images", OURS, SMALL_IMAGES), ("whole images", WHOLE, WHOLE_IMAGES)
     cases = [
-        (256, 1.6, 0.04),
-        (256, 1.6, 0.01),
-        (64, 0.1, 0.01),
-        (1024, 1.6, 0.01),
-        (256, 0.4, 0.01),
+        (whole, 4096, 1.6, 0.04),
+        (whole, 4096, 1.6, 0.01),
+        (small, 256, 1.6, 0.01),
+        (small, 256, 0.4, 0.01),
+        (small, 64, 0.1, 0.01),
     ]
-    for batch, rate, clipping in cases:
-        name = f"ours: batch {batch}, rate {rate:g}, λ = {clipping:g}"
-        rates = rates_of(OURS.replace(batch_size=batch), rate)
-        found[name] = list(reach(rates, clipping))
+    for (kind, spec, images), batch, rate, clipping in cases:
+        rates = rates_of(spec.replace(batch_size=batch), rate, images)
+        found[f"{kind}: batch {batch}, rate {rate:g}, λ = {clipping:g}"] = [*reach(rates, clipping)]
     return found

@@ -19,7 +19,7 @@ from nbrepro.book.markup import address, render
 from nbrepro.claims.findings import Finding, compare, gain
 from nbrepro.claims.outcomes import outcome
 from nbrepro.claims.register import parse, register
-from nbrepro.claims.rules import Bounds, Failures, Ordered, Rule, read
+from nbrepro.claims.rules import Bounds, Failures, Measured, Ordered, Rule, read
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -165,6 +165,8 @@ def missing(verdict: "Verdict") -> str:
         return ""
     if verdict.seeds_needed and verdict.seeds_needed <= MANY_SEEDS:
         words = f"{verdict.seeds_needed} seeds per arm would probably settle it."
+    elif isinstance(verdict.claim.rule, Measured):
+        words = "More rounds on this machine would hardly settle it."
     elif any(min(finding.n) < 2 for finding in verdict.findings):
         words = "A single seed settles nothing."
     else:

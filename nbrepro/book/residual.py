@@ -3,10 +3,13 @@
 The five networks whose signal is followed, and the twins of its figures.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from nbrepro import models, probes
 from nbrepro.book import figures
@@ -63,14 +66,28 @@ def schedules(records: Sequence["Record"]) -> dict[str, Arms]:
 
 
 def all_arms(records: Sequence["Record"]) -> Arms:
-    """Every arm of :func:`schedules`, and those without SkipInit."""
-    arms = {
-        f"{case}: {name}": arm
-        for case, twins in schedules(records).items()
-        for name, arm in twins.items()
-    }
-    without = {
-        name.replace("normalizer-free", "NF") + " without SkipInit": arm | {"skip_init": False}
-        for name, arm in arms.items()
-    }
-    return arms | without
+    """Every arm of :func:`schedules`, each normalizer-free one with that without SkipInit."""
+    arms: Arms = {}
+    for case, twins in schedules(records).items():
+        for name, arm in twins.items():
+            arms[f"{case}: {name}"] = arm
+            short = name.replace("normalizer-free", "NF")
+            arms[f"{case}: {short} without SkipInit"] = arm | {"skip_init": False}
+    return arms
+
+
+def variances(gamma: float, count: int) -> list[float]:
+    """Variance of a signal behind 1, 2, ... ``count`` SiLUs, from a variance of one on.
+
+    Each is multiplied by ``gamma`` and followed by standardized weights, which pass its variance on
+    and take away its mean.
+    """
+    x, weights = np.polynomial.hermite_e.hermegauss(80)
+    x, weights = torch.from_numpy(x), torch.from_numpy(weights / weights.sum())
+    found, variance = [], 1.0
+    for _ in range(count):
+        behind = gamma * F.silu(math.sqrt(variance) * x)
+        mean = weights @ behind
+        variance = float(weights @ (behind - mean).square())
+        found.append(variance)
+    return found

@@ -88,10 +88,10 @@ METHODS: Mapping[str, Style] = {
     "plain": _style("slate", "p", _SHORT),
     "BN → ReLU": _style("blue", "o", "-"),
     "ReLU → BN": _style("indigo", "<", _DOTS),
-    "NF without WS": _style("vermilion", "s", _MIXED),
-    "NF with WS": _style("green", "^", _LONG),
+    "NF without WS": _style("green", "^", _MIXED),
+    "NF with WS": _style("vermilion", "s", _SHORT),
     # what lets a deep network train
-    "normalizer-free": _style("green", "P", _LONG),
+    "normalizer-free": _style("vermilion", "s", _SHORT),
     "GroupNorm": _style("purple", "v", _MIXED),
     "SkipInit": _style("brown", "h", _WIDE),
 }
@@ -104,7 +104,7 @@ _SERIES = tuple(
         ("green", "^", _LONG),
         ("purple", "v", _MIXED),
         ("brown", "h", _DOTS),
-        ("teal", "P", "-"),
+        ("teal", "P", _WIDE),
         ("indigo", "<", _SHORT),
         ("slate", "p", _LONG),
     )

@@ -114,8 +114,9 @@ class Finding:
         """For readers: the amount with its interval, ``+5.5 points [+4.0, +7.0]``."""
         if self.failed or math.isnan(self.low):
             return self.amount
-        if self.unit == "×":
-            return f"{self.amount} [{self.low:.2f}, {self.high:.2f}]"
+        if self.unit == "×":  # one of sizes is exact
+            interval = f" [{self.low:.2f}, {self.high:.2f}]" if self.low < self.high else ""
+            return self.amount + interval
         low, high = (digits(100 * end, self._form) for end in (self.low, self.high))
         return f"{self.amount} [{low}, {high}]"
 

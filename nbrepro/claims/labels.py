@@ -66,10 +66,7 @@ def setting(name: str) -> str:
 def value(name: str, given: Any) -> str:
     """What a setting is, for readers: of ``batchnorm_init``, ``oneone`` → ``γ = 1, β = 1``."""
     if name == "model":
-        try:
-            return network(given)
-        except ValueError:  # a paper's, in words
-            return str(given)
+        return named(given)
     if isinstance(given, bool):
         return "yes" if given else "no"
     if isinstance(given, float):
@@ -101,6 +98,14 @@ def network(model: str) -> str:
         ValueError: for an unknown model.
     """
     return models.label(model)
+
+
+def named(words: str) -> str:
+    """The same, and other words, such as a paper's or a benchmark's, as they are."""
+    try:
+        return network(words)
+    except ValueError:
+        return words
 
 
 def label(arm: Arm) -> str:

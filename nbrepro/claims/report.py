@@ -9,7 +9,7 @@ from typing import Any
 
 from nbrepro.claims import arithmetic, outcomes
 from nbrepro.claims.findings import Finding
-from nbrepro.claims.labels import comparison, label, network
+from nbrepro.claims.labels import comparison, label, named, network
 from nbrepro.claims.register import Claim
 from nbrepro.claims.rules import (
     DIFFERENCES,
@@ -63,11 +63,8 @@ def in_words(rule: Rule | None) -> list[str]:
                 for name, bounds in rule.bounds.items()
             ]
         case Measured():
-            where = " on a GPU" if rule.device else ""
-            return [
-                f"the ratio {case} in benchmarks/{rule.benchmark}.py{where} {_lies(rule.between)}"
-                for case in rule.cases
-            ]
+            where = f"in benchmarks/{rule.benchmark}.py" + " on a GPU" * bool(rule.device)
+            return [f"the ratio {named(case)} {where} {_lies(rule.between)}" for case in rule.cases]
 
 
 def _difference(pair: Pair, between: Bounds) -> str:

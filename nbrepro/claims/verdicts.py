@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from nbrepro import experiments
 from nbrepro.claims import findings
 from nbrepro.claims.findings import Agreement, Answer, Finding
-from nbrepro.claims.labels import network
+from nbrepro.claims.labels import named, network
 from nbrepro.claims.outcomes import failed
 from nbrepro.claims.questions import Row, decides, needs_cifar10, rows, rows_of_paper
 from nbrepro.claims.register import Claim, register
@@ -345,7 +345,9 @@ def _judge_measured(claim: Claim, rule: Measured, benchmarks: Sequence[Benchmark
     wanted = [b for b in benchmarks if b.name == rule.benchmark and (b.on_gpu or not gpu_only)]
     best = max(wanted, key=lambda b: b.on_gpu, default=None)
     found = [
-        findings.ratio(case, row["rounds"], row["ratio"], row["low"], row["high"], rule.between)
+        findings.ratio(
+            named(case), row["rounds"], row["ratio"], row["low"], row["high"], rule.between
+        )
         for case in rule.cases
         if best is not None and (row := best.rows.get(case)) is not None
     ]
