@@ -376,11 +376,14 @@ def timing_takeaway(timings: Sequence["Benchmark"]) -> str:
     ratios = [
         row["ratio"] for t in timings for case, row in t.rows.items() if case.startswith(_PAIR)
     ]
-    machines = "CPU" if not any(t.on_gpu for t in timings) else "machine"
+    machine = "machine" if any(t.on_gpu for t in timings) else "CPU"
+    where = (
+        f"On the one {machine} measured" if len(timings) == 1 else f"On every {machine} measured"
+    )
     if ratios and max(ratios) < 1:
-        return f"On every {machines} measured, the network without BatchNorm takes longer."
+        return f"{where}, the network without BatchNorm takes longer."
     if ratios and min(ratios) > 1:
-        return f"On every {machines} measured, the network with BatchNorm takes longer."
+        return f"{where}, the network with BatchNorm takes longer."
     return ""
 
 

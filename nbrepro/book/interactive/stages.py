@@ -89,7 +89,7 @@ def stages(family: str, members: Sequence[Member], start: int = 0) -> "HTML":
     )
     return figure(
         picture,
-        takeaway="From member to member only the depth and the images grow.",
+        takeaway="From member to member the network changes in depth alone, and the images grow.",
         caption=(
             "The residual blocks of each stage, from the input at the left; beside them its "
             "channels and the pixels of its feature map in training. The stronger the colour of a "
