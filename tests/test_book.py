@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from nbrepro.book import build, chapter
-from nbrepro.records.ledger import Ledger
+from nbrepro.records.ledger import Ledger, write_signed
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -120,6 +120,17 @@ def test_update_stores_the_outputs_of_the_named_notebooks_alone(small_book: Path
     assert [line for line in lines if "executing" in line] == [
         "[1/1] executing two.ipynb at the smoke profile"
     ]
+
+
+def test_a_build_says_when_checks_of_other_code_cost_it_minutes(small_book: Path) -> None:
+    lines: list[str] = []
+    build.build(root=small_book, update=["two"], say=lines.append)
+    assert not any("checks" in line for line in lines), "there is no record of any"
+    (small_book / "results").mkdir()
+    other = {"sources": "other code", "checks": {}, "provenance": {}}
+    write_signed(small_book / "results" / "checks.json", other)
+    build.build(root=small_book, update=["two"], say=lines.append)
+    assert any("checks.json is of other code" in line for line in lines)
 
 
 def test_a_wrong_name_to_update_is_refused_before_anything_runs(small_book: Path) -> None:

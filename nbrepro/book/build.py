@@ -159,10 +159,15 @@ def build(
     chosen = [choose("notebook", name, notebooks) for name in update or notebooks]
     with _alone(root):
         _execute_all([notebooks[name] for name in chosen], profile, root, update is not None, say)
-        if update is not None and "scorecard" in chosen:
-            from nbrepro.claims import recorded
+        from nbrepro.claims import recorded
 
+        if update is not None and "scorecard" in chosen:
             recorded.write(root / "results", say)
+        elif (root / "results" / recorded.FILE).exists() and not recorded.read(root / "results"):
+            say(
+                f"results/{recorded.FILE} is of other code, so the checks are computed, which "
+                "takes minutes; nbrepro book --update scorecard records them"
+            )
         if update is not None and "intro" in chosen:
             from nbrepro.book import readme
 

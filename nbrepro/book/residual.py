@@ -82,8 +82,8 @@ def variances(gamma: float, count: int) -> list[float]:
     Each is multiplied by ``gamma`` and followed by standardized weights, which pass its variance on
     and take away its mean.
     """
-    x, weights = np.polynomial.hermite_e.hermegauss(80)
-    x, weights = torch.from_numpy(x), torch.from_numpy(weights / weights.sum())
+    x, weights = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(80))
+    weights = weights / weights.sum()
     found, variance = [], 1.0
     for _ in range(count):
         behind = gamma * F.silu(math.sqrt(variance) * x)
