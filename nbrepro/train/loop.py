@@ -194,7 +194,7 @@ def _bar(run: Run, done: int, *, shown: bool) -> "tqdm[NoReturn]":
     return tqdm(
         total=spec.epochs * per_epoch,
         initial=done * per_epoch,
-        desc=f"{spec.model} {spec.train} seed {spec.seed}",
+        desc=f"{spec.model} {spec.train} seed {spec.seed}, {spec.hash[:8]}",
         unit="step",
         dynamic_ncols=True,
         leave=False,
@@ -225,7 +225,8 @@ def _tell(
     epoch, accuracy = int(row["epoch"]), row["test_accuracy"]
     accelerator.log(row, step=epoch)
     bar.set_postfix_str(f"test accuracy {accuracy:.1%}")
-    log.info("%s: epoch %d of %d, test accuracy %.1f %%", spec, epoch, spec.epochs, 100 * accuracy)
+    told = (spec.hash[:8], spec, epoch, spec.epochs, 100 * accuracy)
+    log.info("%s, %s: epoch %d of %d, test accuracy %.1f %%", *told)
 
 
 def _how(run: Run, accelerator: Accelerator) -> dict[str, Any]:
