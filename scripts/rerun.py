@@ -79,14 +79,17 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Run again, print and store."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("hashes", nargs="*", metavar="HASH", help="default: a sample of ten")
+    arguments.add_argument("hashes", nargs="*", metavar="HASH", help="or its beginning; default: a sample of ten")
     arguments.add_argument("--data-root", type=Path, help="default: $NBREPRO_DATA or data")
     options = arguments.parse_args()
     records = {record.spec.hash: record for record in Ledger().scan()[0]}
     rows = {}
-    for run in options.hashes or SAMPLE:
-        if run not in records:
-            arguments.error(f"there is no sound record {run} in {default_root()}")
+    for asked in options.hashes or SAMPLE:
+        found = [run for run in records if run.startswith(asked)]
+        if len(found) != 1:
+            how_many = "no sound record begins" if not found else f"{len(found)} records begin"
+            arguments.error(f"{how_many} with {asked} in {default_root()}")
+        (run,) = found
         try:
             rows[run] = rerun(records[run], options.data_root)
         except DataError as error:
