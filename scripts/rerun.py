@@ -79,7 +79,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Run again, print and store."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("hashes", nargs="*", metavar="HASH", help="or its beginning; default: a sample of ten")
+    arguments.add_argument(
+        "hashes", nargs="*", metavar="HASH", help="or its beginning; default: a sample of ten"
+    )
     arguments.add_argument("--data-root", type=Path, help="default: $NBREPRO_DATA or data")
     options = arguments.parse_args()
     records = {record.spec.hash: record for record in Ledger().scan()[0]}
