@@ -79,7 +79,7 @@ class FreezeReport:
 def _groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, set[str]]]:
     """Every parameter once, with the groups it belongs to (``all`` among them)."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    output = linear[-1] if linear else None
+    output = set(model.get_submodule(linear[-1]).parameters()) if linear else set()
     seen: set[nn.Parameter] = set()
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -88,7 +88,7 @@ def _groups(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, set[str]]]:
             seen.add(parameter)
             if isinstance(module, _BatchNorm):
                 groups = {"batchnorm", "gamma" if leaf == "weight" else "beta"}
-            elif path == output:
+            elif parameter in output:  # whoever else has it, as tied embeddings do
                 groups = {"output"}
             elif _SHORTCUT_NAMES & set(path.split(".")):
                 groups = {"shortcut"}
@@ -120,8 +120,10 @@ def freeze(
     ``random:k`` and ``scattered:k`` the gradient of the other weights is set to zero, and after
     every ``torch.optim`` step they are restored bit for bit, so that neither weight decay nor
     momentum moves them. The whole weight gradient has to be computed, so this saves no time. The
-    restriction belongs to the layers: it also holds in copies of the model and for weights loaded
-    with ``assign=True``.
+    restriction belongs to the layers: it also holds in copies of the model, after
+    ``torch.save(model)`` in another process, and for weights loaded with ``assign=True``. Gradients
+    that frozen parameters still have are dropped, so that an optimizer that has them already leaves
+    them alone too.
 
     Calling it again replaces the earlier policy.
 
@@ -143,7 +145,7 @@ def freeze(
     wanted, drawn, k = parse(train)
     layers = [module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd)]
     convolutions = {layer.weight for layer in layers}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     names: list[str] = []
     masks: dict[Tensor, Tensor] = {}
     counts = dict.fromkeys([*GROUPS, *[drawn] * bool(drawn)], 0)
@@ -169,6 +171,8 @@ def freeze(
     _undo(model)
     for name, parameter, _ in _groups(model):
         parameter.requires_grad_(name in names)
+        if name not in names:
+            parameter.grad = None
     for layer in layers:
         mask = masks.get(layer.weight)
         if mask is not None:
@@ -198,15 +202,15 @@ def _draw(name: str, weight: Tensor, drawn: str, k: int, generator: torch.Genera
             f"{drawn}:{k} asks for more weights than {name} has per channel ({fan_in})"
         )
     rows, picked = (channels, k) if drawn == "random" else (1, k * channels)
-    positions = torch.rand(rows, weight.numel() // rows, generator=generator)
-    positions = positions.argsort(dim=1)[:, :picked]
-    mask = torch.zeros(rows, weight.numel() // rows, dtype=torch.bool)
+    shape = rows, weight.numel() // rows
+    # on the CPU, whatever the default device: one seed, one mask
+    positions = torch.rand(shape, generator=generator, device="cpu").argsort(dim=1)[:, :picked]
+    mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
     return mask.scatter_(1, positions, True).view(weight.shape)
 
 
 def _restrict(layer: nn.Module, mask: Tensor) -> None:
     """Let optimizer steps change the weight of ``layer`` only inside ``mask``."""
-    _watch_optimizers()
     hook = layer.register_forward_pre_hook(_tie)
     layer.__dict__["_nbrepro_mask"], layer.__dict__["_nbrepro_tie"] = mask, hook
     _tie(layer)
@@ -215,7 +219,8 @@ def _restrict(layer: nn.Module, mask: Tensor) -> None:
 def _tie(layer: nn.Module, _: Any = None) -> None:
     """Tie the mask to the weight that the layer has now: copying and loading may replace it."""
     weight: Any = layer.weight
-    if weight.requires_grad and not hasattr(weight, "_nbrepro_masked"):
+    if weight.requires_grad and getattr(weight, "_nbrepro_masked", None) is None:
+        _watch_optimizers()
         weight._nbrepro_masked = _Masked(weight, layer.__dict__["_nbrepro_mask"])
 
 
@@ -224,18 +229,22 @@ class _Masked:
 
     def __init__(self, weight: Tensor, mask: Tensor) -> None:
         self.mask = mask.to(weight.device)
-        self.before: list[Tensor] = []  # one per step in progress: optimizers may wrap others
+        self.before: dict[int, Tensor] = {}  # by optimizer: one may wrap others
         self.hook = weight.register_hook(self.gradient)
 
     def gradient(self, gradient: Tensor) -> Tensor:
         self.mask = self.mask.to(gradient.device)
-        return gradient * self.mask
+        return torch.where(self.mask, gradient, 0)
 
-    def remember(self, weight: nn.Parameter) -> None:
-        self.before.append(weight.detach().clone())
+    def __reduce__(self) -> tuple[Any, ...]:
+        """None: a weight that is copied or loaded has neither the hook nor, maybe, this process."""
+        return type(None), ()
 
-    def restore(self, weight: nn.Parameter) -> None:
-        before = self.before.pop()
+    def remember(self, weight: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        self.before[id(optimizer)] = weight.detach().clone()
+
+    def restore(self, weight: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        before = self.before.pop(id(optimizer))
         self.mask = self.mask.to(weight.device)
         with torch.no_grad():
             weight.copy_(torch.where(self.mask, weight, before))
@@ -253,27 +262,27 @@ def _watch_optimizers() -> None:
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for masked, weight in _masked(optimizer):
-        masked.remember(weight)
+        masked.remember(weight, optimizer)
 
 
 def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for masked, weight in _masked(optimizer):
-        masked.restore(weight)
+        masked.restore(weight, optimizer)
 
 
 def _masked(optimizer: torch.optim.Optimizer) -> Iterator[tuple[_Masked, nn.Parameter]]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if hasattr(parameter, "_nbrepro_masked"):
-                yield parameter._nbrepro_masked, parameter
+            if (masked := getattr(parameter, "_nbrepro_masked", None)) is not None:
+                yield masked, parameter
 
 
 def _undo(model: nn.Module) -> None:
     """Remove what an earlier :func:`freeze` attached."""
     for parameter in model.parameters():
-        if hasattr(parameter, "_nbrepro_masked"):
-            parameter._nbrepro_masked.hook.remove()
-            del parameter._nbrepro_masked
+        if (masked := getattr(parameter, "_nbrepro_masked", None)) is not None:
+            masked.hook.remove()
+            parameter._nbrepro_masked = None  # type: ignore[attr-defined]
     for module in model.modules():
         if hasattr(module, "_nbrepro_tie"):
             module.__dict__.pop("_nbrepro_tie").remove()

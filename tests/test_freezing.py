@@ -2,6 +2,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -378,6 +379,79 @@ def test_random_holds_for_copies(model: nn.Module) -> None:
     assert all(bool(weights.all()) for weights in moved_weights(twin))
 
 
+@pytest.mark.parametrize("train", ["random:2", "scattered:2"])
+def test_drawn_weights_are_kept_by_models_that_are_saved_whole(
+    model: nn.Module, train: str, tmp_path: Path
+) -> None:
+    """In this process and in one that has never frozen anything."""
+    freeze(model, train)
+    torch.save(model, tmp_path / "model.pt")
+    script = """if True:
+        import sys, torch
+        model = torch.load(sys.argv[1], weights_only=False)
+        weight = model.conv.weight
+        before = weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+        for _ in range(2):
+            model(torch.randn(4, 3, 8, 8)).logsumexp(1).sum().backward()
+            optimizer.step()
+        print(int((weight != before).sum()), int((weight.grad != 0).sum()))
+    """
+    command = [sys.executable, "-c", script, str(tmp_path / "model.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = 2 * len(model.get_parameter("conv.weight"))
+    assert done.stdout.split() == [str(expected)] * 2
+    twin = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert int((gradients_of(twin)["conv.weight"] != 0).sum()) == expected
+    assert sum(int(moved.sum()) for moved in moved_weights(twin)[:1]) == expected
+
+
+def test_what_is_frozen_between_two_steps_stands_still_at_once(model: nn.Module) -> None:
+    """An optimizer that has all parameters finds no old gradient, and decays none."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    images = torch.randn(8, 3, 8, 8)
+    model(images).logsumexp(1).sum().backward()
+    freeze(model, "batchnorm")
+    before = parameters_of(model)
+    for _ in range(2):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        model(images).logsumexp(1).sum().backward()
+    after = parameters_of(model)
+    assert {name for name in after if not torch.equal(after[name], before[name])} == GAMMA | BETA
+
+
+def test_a_step_that_fails_leaves_nothing_behind(model: nn.Module) -> None:
+    freeze(model, "random:2")
+    weight: Any = model.get_parameter("conv.weight")
+    optimizer = torch.optim.SGD([weight], 0.1)
+
+    def closure() -> float:
+        raise RuntimeError("no data")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no data"):
+            optimizer.step(closure)
+    assert len(weight._nbrepro_masked.before) == 1
+
+
+def test_gradients_that_are_not_finite_are_zero_outside_the_mask() -> None:
+    layer = nn.Conv2d(1, 1, 3)
+    freeze(layer, "random:2")
+    layer(torch.full((1, 1, 3, 3), torch.inf)).backward()
+    assert layer.weight.grad is not None
+    assert int((layer.weight.grad != 0).sum()) == 2  # the others are 0, not NaN
+
+
+def test_masks_do_not_depend_on_the_default_device() -> None:
+    layer, twin = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    freeze(layer, "random:2")
+    with torch.device("meta"):
+        freeze(twin, "random:2")
+    masks: list[Any] = [each.__dict__["_nbrepro_mask"] for each in (layer, twin)]
+    assert torch.equal(*masks)
+
+
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
@@ -460,6 +534,17 @@ def test_nothing_to_train(train: str) -> None:
 def test_output_is_the_last_linear_layer_alone() -> None:
     report = freeze(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "output")
     assert report.names == ("2.weight", "2.bias")
+
+
+def test_an_output_layer_may_share_its_weight() -> None:
+    """As language models share that of their embedding."""
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 4), nn.Linear(4, 10, bias=False))
+    model[2].weight = model[0].weight
+    assert freeze(model, "output").names == ("0.weight",)
+    assert freezing.count(model) | {"all": 0} == dict.fromkeys(_policy.GROUPS, 0) | {
+        "output": 40,
+        "other": 20,
+    }
 
 
 def test_shared_parameters_count_once() -> None:
