@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -407,6 +408,20 @@ SMALL = [
     *("nf_resnet26", "resnet18", "resnet50", "cifar_densenet_bc22"),
     *("cifar_vgg11", "cifar_wrn10x2"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        (None, 10, "a model has a name"),
+        ("cifar_resnet8", "10", "num_classes is '10', expected a whole number"),
+        ("cifar_resnet8", 10.0, "num_classes is 10.0"),
+        ("cifar_resnet8", True, "num_classes is True"),
+    ],
+)
+def test_what_is_no_name_or_number(name: Any, classes: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        models.create(name, classes)
 
 
 def test_families_are_found_in_their_files() -> None:

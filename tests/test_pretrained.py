@@ -214,6 +214,19 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         pretrained.read(path)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_are_those_of_the_network_whatever_wrapped_it(prefix: str, tmp_path: Path) -> None:
+    state = {"module.weight": torch.zeros(3), "bias": torch.ones(3)}  # one of its names has one too
+    torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "w.pth")
+    assert pretrained.read(tmp_path / "w.pth").keys() == state.keys()
+
+
+def test_a_state_dict_inside_another_dict_is_pointed_to(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "model": {"weight": torch.zeros(3)}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="save what it has under 'model' in a file of its own"):
+        pretrained.read(tmp_path / "checkpoint.pt")
+
+
 def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file({"a": torch.zeros(3)}, tmp_path / "a.pth")

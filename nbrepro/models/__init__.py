@@ -27,6 +27,8 @@ def _families() -> dict[str, Family]:
 
 
 def _find(name: str) -> tuple[str, Family]:
+    if not isinstance(name, str):
+        raise TypeError(f"a model has a name such as cifar_resnet14, not {name!r}")
     for module, family in _families().items():
         if family.claims(name):
             family.parse(name)
@@ -86,9 +88,12 @@ def create(name: str, num_classes: int = 10, **options: object) -> "nn.Module":
         **options: options of the family, for example ``batchnorm_init="oneone"``.
 
     Raises:
+        TypeError: for a name that is no text, or a number of classes that is not whole.
         ValueError: for an unknown name, an impossible size or a bad option.
     """
     module, family = _find(name)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes is {num_classes!r}, expected a whole number")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
     for option in options:

@@ -372,7 +372,7 @@ def build(
     """
     kind, images, variant = parse(name)
     if widths is not None:
-        if len(widths) != len(variant.depths):
+        if isinstance(widths, int) or len(widths) != len(variant.depths):
             raise ValueError(f"widths are {widths}: expected one for each of the four stages")
         variant = replace(variant, widths=tuple(widths))
     if dropout is not None:

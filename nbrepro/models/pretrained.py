@@ -163,16 +163,28 @@ def checked_digest(path: Path) -> str:
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file or of a state dict that ``torch.save`` wrote.
 
-    What its digest was held against is logged, see :func:`checked_digest`.
+    Names are those of the network, without what DistributedDataParallel or ``torch.compile`` put
+    before them. What its digest was held against is logged, see :func:`checked_digest`.
 
     Raises:
         ValueError: if the file is neither, its suffix does not match its content, or its digest is
             not the published one.
     """
     log.info("%s", checked_digest(path))
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_torch(path)
+    return _unwrapped(
+        _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    )
+
+
+#: What stands before every name of a model that is compiled, or in several processes.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _WRAPPERS:
+        if state and all(name.startswith(prefix) for name in state):
+            return _unwrapped({name.removeprefix(prefix): t for name, t in state.items()})
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -206,9 +218,18 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             "save only the tensors: torch.save(model.state_dict(), path)"
         ) from None
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict of tensors")
-    return dict(state)
+    if _is_state(state):
+        return dict(state)
+    entries = state.items() if isinstance(state, Mapping) else ()
+    inner = next((key for key, value in entries if _is_state(value)), None)
+    hint = f"; save what it has under {inner!r} in a file of its own" if inner else ""
+    raise ValueError(
+        f"{path} holds a {type(state).__name__}, expected a state dict of tensors{hint}"
+    )
+
+
+def _is_state(found: object) -> bool:
+    return isinstance(found, Mapping) and all(isinstance(v, Tensor) for v in found.values())
 
 
 def _is_safetensors(path: Path) -> bool:
