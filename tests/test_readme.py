@@ -1,9 +1,12 @@
 """What the README says was found is what the records say."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from nbrepro.book import address, readme
@@ -47,3 +50,12 @@ def test_the_picture_is_large_enough_for_a_preview(tmp_path: Path) -> None:
         assert picture.width >= 600
         assert picture.height >= 315
     assert path.stat().st_size < 300_000
+
+
+def test_the_block_of_ones_own_keeps_the_predicted_deviation() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall("```python\n(.*?)```", text, re.S) if "GAMMA" in block)
+    torch.manual_seed(0)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["x"].std().item() == pytest.approx(scope["betas"][0][1], rel=0.01)
