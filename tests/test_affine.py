@@ -77,3 +77,15 @@ def test_lines_cross_where_the_lead_ends(
 ) -> None:
     assert affine.crossing(leads) == between
     assert said in affine.crossing_said(leads)
+
+
+def test_what_an_arm_gains_once_the_rate_drops() -> None:
+    """The mean of five epochs up to the first drop, against the end; arms without runs left out."""
+    spec = Spec(model="cifar_resnet14", train="batchnorm", epochs=20)
+    accuracies = [0.1] * 6 + [0.30, 0.30, 0.35, 0.40, 0.40] + [0.5] * 10
+    curve = [{"epoch": n, "test_accuracy": x} for n, x in enumerate(accuracies)]
+    runs = [Record(spec, "completed", {"test_accuracy": 0.5}, curve, {})]
+    arms = {"γ and β": affine.AFFINE, "output": {**affine.USUAL, "train": "output"}}
+    assert affine.drops(runs, arms) == (
+        "- γ and β: 35.0 % before the rate first drops, 50.0 % at the end, **+15.0 points** (n = 1)"
+    )

@@ -117,6 +117,29 @@ def accuracy_after(runs: Sequence[Record], epoch: int) -> float:
     return fmean(row["test_accuracy"] for row in rows)
 
 
+def drops(records: Sequence[Record], arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where each arm stands before the rate drops, and at the end: a list, of means over seeds.
+
+    Before: the mean over the five epochs up to half of the training.
+    """
+    from nbrepro.book.figures import runs_of
+
+    lines = []
+    for name, arm in arms.items():
+        runs = runs_of(records, arm)
+        if not runs:
+            continue
+        epochs = runs[0].spec.epochs
+        half = epochs // 2
+        before = 100 * fmean(accuracy_after(runs, epoch) for epoch in range(half - 4, half + 1))
+        end = 100 * accuracy_after(runs, epochs)
+        lines.append(
+            f"- {name}: {before:.1f} % before the rate first drops, {end:.1f} % at the end, "
+            f"**{end - before:+.1f} points** (n = {len(runs)})"
+        )
+    return "\n".join(lines)
+
+
 def random_leads(records: Sequence[Record]) -> dict[int, float]:
     """Number of random weights per channel → by how many points γ and β are ahead of them.
 
