@@ -140,6 +140,35 @@ def test_scaled_weight_standardization_start() -> None:
     assert bool((conv.gain == 1).all())
 
 
+def test_all_of_a_convolution_has_the_device_and_the_type_that_are_asked_for() -> None:
+    conv = ScaledStdConv2d(8, 4, 3, device="meta", dtype=torch.float64)
+    assert all(p.device.type == "meta" for p in conv.parameters())
+    assert all(p.dtype == torch.float64 for p in conv.parameters())
+    half = ScaledStdConv2d(8, 4, 3, dtype=torch.bfloat16)
+    assert half.gain.dtype == torch.bfloat16
+    assert bool((half.gain == 1).all())
+
+
+def test_a_convolution_shows_its_padding_and_scale() -> None:
+    plain = "3, 4, kernel_size=(3, 3), stride=(2, 2)"
+    options = "groups=2, bias=False, padding_mode=circular"
+    assert SameConv2d(3, 4, 3, 2).extra_repr() == f"{plain}, padding=same"
+    assert SameConv2d(3, 4, 3, 2, padding=0).extra_repr() == plain
+    assert SameConv2d(3, 4, 3, 2, padding=1).extra_repr() == f"{plain}, padding=(1, 1)"
+    scaled = ScaledStdConv2d(3, 4, 3, 2, input_scale=GAMMA["relu"])
+    assert scaled.extra_repr() == f"{plain}, padding=same, input_scale=1.71396"
+    assert ScaledStdConv2d(3, 4, 3, 2, 0).extra_repr() == plain
+    grouped = SameConv2d(4, 4, 3, groups=2, bias=False, padding_mode="circular")
+    assert f"{options}, padding=same" in repr(grouped)
+
+
+def test_nothing_is_left_of_a_standardized_weight_of_fan_in_one() -> None:
+    for channels, groups in ((1, 1), (4, 4)):
+        with pytest.raises(ValueError, match="fan-in 1 has only zeros as weights; give it a"):
+            ScaledStdConv2d(channels, 4, 1, groups=groups)
+    ScaledStdConv2d(4, 4, 3, groups=4)(torch.ones(1, 4, 5, 5))
+
+
 def test_timm_agrees_but_for_its_epsilon() -> None:
     timm = pytest.importorskip("timm.layers")
     torch.manual_seed(0)
@@ -333,6 +362,16 @@ def test_stochastic_depth() -> None:
     for rate in (-0.1, 1.5):
         with pytest.raises(ValueError, match="probability in \\[0, 1\\]"):
             layers.StochasticDepth(rate)
+
+
+@pytest.mark.parametrize("shape", [(64, 3), (64, 3, 2), (64, 3, 2, 2), (64, 3, 2, 2, 2)])
+def test_stochastic_depth_of_any_dimensions(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    out = layers.StochasticDepth(0.5)(torch.ones(shape))
+    torch.manual_seed(0)
+    kept = torch.empty(64).bernoulli_(0.5)  # one draw per example, in order
+    assert out.shape == shape
+    assert torch.equal(out.flatten(1), kept[:, None].expand(-1, out[0].numel()))
 
 
 def test_expected_stds() -> None:

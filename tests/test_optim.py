@@ -1,4 +1,5 @@
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -224,6 +225,91 @@ def test_the_average_survives_a_checkpoint() -> None:
         two.load_state_dict(EMA(nn.Linear(2, 2)).state_dict())
 
 
+class Masked(nn.Module):
+    """A layer beside buffers that are no running statistics."""
+
+    mask: Tensor
+    scratch: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.bn = nn.BatchNorm1d(3)
+        self.register_buffer("mask", torch.triu(torch.full((3, 3), -math.inf), 1))
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+
+
+def test_a_mask_is_copied_and_no_average() -> None:
+    model = Masked()
+    mask = model.mask.clone()
+    ema = EMA(model)
+    ema.update(0)
+    assert torch.equal(ema.state_dict()["mask"], mask)
+    model.mask.mul_(2).add_(1)
+    model.bn.running_mean.fill_(1)
+    ema.update(0)
+    assert torch.equal(ema.state_dict()["mask"], mask + 1)
+    assert ema.state_dict()["bn.running_mean"].tolist() == pytest.approx([0.9] * 3)
+    with ema.applied():
+        assert torch.equal(model.mask, mask + 1)
+
+
+def test_the_average_follows_buffers_that_others_take_the_place_of() -> None:
+    model = nn.BatchNorm1d(2)
+    ema = EMA(model, decay=0.5)
+    model.double()
+    model.running_mean = torch.ones(2, dtype=torch.float64)
+    ema.update(100)
+    assert ema.state_dict()["running_mean"].tolist() == [0.5, 0.5]
+    with ema.applied():
+        assert model.running_mean.tolist() == [0.5, 0.5]
+        model.float()
+    assert model.running_mean.tolist() == [1, 1]
+
+
+def test_the_averaged_model_is_exported_through_the_model() -> None:
+    model, other = net(), net(1)
+    model.conv.requires_grad_(False)
+    ema = EMA(model)
+    drift(model, 0)
+    with ema.applied():
+        other.load_state_dict(model.state_dict())
+    for name, tensor in ema.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+    assert torch.equal(other.conv.weight, model.conv.weight)
+    assert torch.equal(other.again.weight, ema.state_dict()["hidden.weight"])
+
+
+def test_what_is_not_saved_with_the_model_is_left_out() -> None:
+    model = Masked()
+    ema = EMA(model)
+    model.load_state_dict(ema.state_dict())
+    model.scratch.fill_(1)
+    with ema.applied():
+        assert model.scratch.tolist() == [1, 1]
+
+
+def test_an_average_of_other_shapes_is_refused_before_anything_is_copied() -> None:
+    ema, other = EMA(nn.Linear(4, 3)), EMA(nn.Linear(4, 1))
+    before = copy.deepcopy(ema.state_dict())
+    with pytest.raises(ValueError, match=r"weight has shape \(1, 4\), expected \(3, 4\)"):
+        ema.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match=r"bias has shape \(1,\), expected \(3,\)"):
+        ema.load_state_dict({"weight": torch.zeros(3, 4), "bias": torch.zeros(1)})
+    for name, tensor in ema.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_the_decay_is_a_number_from_0_to_1() -> None:
+    for decay in (math.nan, -1, 1.5, math.inf):
+        with pytest.raises(ValueError, match=f"decay is {decay}; expected a number from 0 to 1"):
+            EMA(nn.Linear(1, 1), decay)
+    for odd in ("0.9", None):
+        with pytest.raises(TypeError, match=f"decay is {odd!r}; expected a number"):
+            EMA(nn.Linear(1, 1), odd)  # type: ignore[arg-type]
+    EMA(nn.Linear(1, 1), 0), EMA(nn.Linear(1, 1), 1)
+
+
 # The loss
 
 
@@ -369,6 +455,27 @@ def test_sam_says_what_it_cannot_ascend() -> None:
         sam.sam_gradient(model, lambda _: other.sum(), [torch.ones(1, 2)])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_step_of_half_precision_has_its_length(dtype: torch.dtype) -> None:
+    """The gradient's norm, 300 · 512, is more than float16 can hold."""
+    model = nn.Linear(512, 512, bias=False).to(dtype)
+    nn.init.zeros_(model.weight)
+
+    def loss(slopes: Tensor) -> Tensor:
+        return (model.weight * slopes).sum(dtype=torch.float32)
+
+    with sam.ascended(model, loss, [torch.full((512,), 300, dtype=dtype)], rho=5), torch.no_grad():
+        torch.testing.assert_close(model.weight, torch.full_like(model.weight, 5 / 512))
+    assert not model.weight.any()
+
+
+def test_a_gradient_that_is_too_long_for_its_type_is_not_taken_for_zero() -> None:
+    model = Bowl()
+    with sam.ascended(model, lambda x: 1e30 * model(x), [torch.ones(1, 2)]):
+        assert model.weight.isnan().all()
+    assert model.weight.tolist() == [1.0, 2.0]
+
+
 # LARS
 
 
@@ -471,6 +578,36 @@ def test_lars_ignores_the_size_of_a_gradient() -> None:
         LARS(model.parameters(), 1.0).step()
     torch.testing.assert_close(models[0].conv.weight, models[1].conv.weight)
     assert not torch.allclose(models[0].conv.bias, models[1].conv.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lars_moves_half_precision_as_far_as_float32(dtype: torch.dtype) -> None:
+    """The gradient's norm, 300 · 512, is more than float16 can hold."""
+    weights = [torch.ones(512, 512, dtype=t, requires_grad=True) for t in (dtype, torch.float32)]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 300)
+        LARS([weight], 10.0, trust=0.002).step()
+        weight.grad.fill_(6e4)
+        LARS([weight], 10.0, trust=0.002).step()
+    assert (weights[1] < 0.97).all()
+    torch.testing.assert_close(weights[0].float(), weights[1], rtol=2**-7, atol=0)
+
+
+def test_lars_shows_a_norm_that_is_too_large_for_its_type() -> None:
+    for size, slope in ((1.0, 1e30), (1e30, 1.0), (1.0, math.inf), (1.0, math.nan)):
+        weight = torch.full((4, 4), size, requires_grad=True)
+        weight.grad = torch.full_like(weight, slope)
+        LARS([weight], 1.0).step()
+        assert weight.isnan().all()
+
+
+def test_lars_takes_types_side_by_side() -> None:
+    weights = [torch.ones(2, 2, dtype=t, requires_grad=True) for t in (torch.float16, torch.double)]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 3)
+    LARS(weights, 1.0, trust=0.5).step()
+    for weight in weights:
+        assert weight.flatten().tolist() == pytest.approx([0.5] * 4)
 
 
 def test_lars_skips_what_has_no_gradient_and_resumes() -> None:

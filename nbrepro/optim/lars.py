@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbrepro.agc import norm_type
 from nbrepro.optim.groups import is_decayed
 
 
@@ -22,6 +23,10 @@ class LARS(torch.optim.Optimizer):
     The learning rate is inside the momentum, as in the paper, so that a change of rate does not
     rescale the past. ``timm.optim.Lars`` has it outside (at a constant rate the two are the same);
     the tests compare with it, training does not need it.
+
+    Norms and steps of half-precision weights are computed in float32. A weight whose norm, or its
+    gradient's, is nan, infinite or too large for its type becomes nan: a ratio of zero would
+    silently stop it.
 
     Args:
         params: parameters, or groups as :func:`parameter_groups` gives them.
@@ -80,8 +85,8 @@ class LARS(torch.optim.Optimizer):
                 if not self.state[weight]:
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
             velocities = [self.state[weight]["momentum_buffer"] for weight in weights]
-            gradients = [weight.grad for weight in weights]
-            rates = self._rates(weights, gradients, group)
+            gradients = _wide([p.grad for p in weights if p.grad is not None])
+            rates = self._rates(_wide(weights), gradients, group)
             change = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
             torch._foreach_mul_(change, rates)
             torch._foreach_mul_(velocities, group["momentum"])
@@ -94,16 +99,23 @@ class LARS(torch.optim.Optimizer):
         weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
     ) -> tuple[Tensor, ...]:
         """Learning rate times ratio, a scalar tensor for every weight."""
-        size = torch.stack(torch._foreach_norm(weights))
-        slope = torch.stack(torch._foreach_norm(gradients))
+        size, slope = (
+            torch.stack(torch._foreach_norm(tensors)).nan_to_num(nan=math.nan, posinf=math.nan)
+            for tensors in (weights, gradients)
+        )
         ratio = group["trust"] * size / (slope + group["weight_decay"] * size)
-        ratio = torch.where((size > 0) & (slope > 0), ratio, group["scalars"])
+        ratio = torch.where((size == 0) | (slope == 0), group["scalars"], ratio)  # nan stays
         other = torch.full_like(ratio[0], group["scalars"])
         chosen = [
             own if is_decayed(weight) else other for weight, own in zip(weights, ratio, strict=True)
         ]
         rates: Tensor = torch.stack(chosen) * group["lr"]
         return rates.unbind()
+
+
+def _wide(tensors: list[Tensor]) -> list[Tensor]:
+    """The same tensors, those of half precision as float32."""
+    return [tensor.to(norm_type(tensor) or tensor.dtype) for tensor in tensors]
 
 
 def _check(name: str, value: float, below: float) -> None:

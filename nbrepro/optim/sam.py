@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nbrepro.agc import norm_type
 from nbrepro.optim.groups import trainable
 
 
@@ -65,7 +66,9 @@ def ascended(
     """Within the context, the weights are a step of length ``rho`` up the gradient of a loss.
 
     Compute the descent gradient, forward and backward, inside. Running statistics of BatchNorm are
-    not updated by the ascent, so that every step updates them once, from the whole batch.
+    not updated by the ascent, so that every step updates them once, from the whole batch. Of
+    half-precision gradients the step is computed in float32; one whose length is nan, infinite or
+    too large for its type makes the weights nan, as a step of zero would not be noticed.
 
     Args:
         model: the bare module. ``DistributedDataParallel`` counts backward passes: give its
@@ -85,13 +88,14 @@ def ascended(
     parameters = trainable(model)
     with _statistics_kept(model):
         found = torch.autograd.grad(loss_fn(*batch), parameters, allow_unused=True)
-    step = [gradient for gradient in found if gradient is not None]
+    step = [g.to(norm_type(g) or g.dtype) for g in found if g is not None]
     parameters = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
     if not parameters:
         raise ValueError("the loss depends on none of the model's trainable parameters")
     own = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(step)))
+        length = length.nan_to_num(nan=math.nan, posinf=math.nan)
         torch._foreach_mul_(step, rho / length.clamp(min=1e-12))
         torch._foreach_add_(parameters, step)
     try:
