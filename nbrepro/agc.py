@@ -54,9 +54,22 @@ UNITS: dict[str, Callable[[Tensor], bool]] = {
 def unitwise_norm(tensors: list[Tensor], whole: int) -> Tensor:
     """The norms of all units of ``tensors``, one after the other ``[units]``.
 
-    The first ``whole`` tensors are one unit each. One call for all of them, and one for each of the
-    others, makes clipping fast in deep networks.
+    One call for all that are one unit, and one for each of the others, makes clipping fast in deep
+    networks.
+
+    Args:
+        tensors: at least one, all of one device and type.
+        whole: so many of them, the first, are one unit each, of any shape; each of the others has
+            its units along dimension 0 ``[units, ...]``.
+
+    Raises:
+        TypeError: for a tensor instead of a list of them.
+        ValueError: for an empty list.
     """
+    if isinstance(tensors, Tensor):
+        raise TypeError("expected a list of tensors, got a tensor; put it into a list")
+    if not tensors:
+        raise ValueError("there are no tensors; expected at least one to take norms of")
     dtype = norm_type(tensors[0])
     norms = [
         torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), dtype=dtype)
@@ -106,23 +119,19 @@ def clip_grads_(
         ValueError: for a generator that was used before, the tensors of a ``state_dict``, an entry
             of ``exclude`` that matches no name, an unknown rule, or numbers out of range.
     """
-    left, is_whole = _checked(named_parameters, clipping, eps, exclude, units)
+    check_numbers(clipping, eps)
+    left, is_whole = _checked(named_parameters, exclude, units)
     return _clip(left, clipping, eps, is_whole)
 
 
 def _checked(
-    named_parameters: Iterable[tuple[str, Tensor]],
-    clipping: float,
-    eps: float,
-    exclude: Iterable[str],
-    units: str,
+    named_parameters: Iterable[tuple[str, Tensor]], exclude: Iterable[str], units: str
 ) -> tuple[dict[str, Tensor], Callable[[Tensor], bool]]:
-    """What is to be clipped and the rule for its units, once all that is given has been checked."""
-    check_numbers(clipping, eps)
+    """What is to be clipped and the rule for its units, once both have been checked."""
     parameters = by_name(named_parameters)
-    spared = select("parameter to exclude", exclude, parameters)
+    unclipped = select("parameter to exclude", exclude, parameters)
     is_whole = UNITS[choose("rule for units", units, UNITS)]
-    return {name: p for name, p in parameters.items() if name not in spared}, is_whole
+    return {name: p for name, p in parameters.items() if name not in unclipped}, is_whole
 
 
 @torch.no_grad()
@@ -131,16 +140,17 @@ def _clip(
 ) -> "Clipped":
     chosen = {name: p for name, p in parameters.items() if p.grad is not None}
     factors = {name: p.new_ones(0) for name, p in chosen.items() if not p.numel()}  # no units
-    for group in alike({name: p for name, p in chosen.items() if name not in factors}):
+    for group in by_device_and_type({name: p for name, p in chosen.items() if name not in factors}):
         first = {name: weight for name, weight in group.items() if is_whole(weight)}
-        ordered, whole = first | group, len(first)  # those that are one unit come first
+        # Those that are one unit come first: a union has the left side's names first.
+        ordered, whole = first | group, len(first)
         weights = list(ordered.values())
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         factor = clip_factor(
             unitwise_norm(weights, whole), unitwise_norm(gradients, whole), clipping, eps
         )
         parts = factor.split([1] * whole + [len(weight) for weight in weights[whole:]])
-        torch._foreach_mul_(gradients, list(map(_facing, parts, gradients)))
+        torch._foreach_mul_(gradients, list(map(_broadcastable, parts, gradients)))
         factors.update(zip(ordered, parts, strict=True))
     return Clipped({name: factors[name] for name in chosen})
 
@@ -200,18 +210,23 @@ def _share(factor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def ratios(
-    named_parameters: Iterable[tuple[str, Tensor]], eps: float = 1e-3, units: str = "official"
+    named_parameters: Iterable[tuple[str, Tensor]],
+    eps: float = 1e-3,
+    exclude: Iterable[str] = (),
+    units: str = "official",
 ) -> dict[str, Tensor]:
     """Name → ``‖G_i‖ / max(‖W_i‖, ε)`` of each unit ``[units]``, to choose λ by.
 
-    Between backward and :func:`clip_grads_`: a unit is clipped if its ratio is above λ.
+    Between backward and :func:`clip_grads_`: a unit is clipped if its ratio is above λ. Give the
+    parameters, ``eps``, ``exclude`` and ``units`` that it will be given.
 
     Raises:
-        TypeError, ValueError: as :func:`clip_grads_` does for parameters, gradients and rules.
+        TypeError, ValueError: as :func:`clip_grads_` does for parameters, gradients, names and
+            rules.
     """
-    is_whole = UNITS[choose("rule for units", units, UNITS)]
-    chosen = {n: p for n, p in by_name(named_parameters).items() if p.grad is not None}
-    alike(chosen)  # refuses what clipping would
+    left, is_whole = _checked(named_parameters, exclude, units)
+    chosen = {name: p for name, p in left.items() if p.grad is not None}
+    by_device_and_type(chosen)  # refuses what clipping would
     return {
         name: unitwise_norm([p.grad], is_whole(p)) / unitwise_norm([p], is_whole(p)).clamp(min=eps)
         for name, p in chosen.items()
@@ -258,7 +273,8 @@ def attach(
             "updates the parameters in its step()"
         )
     parameters = by_name(named_parameters)
-    left, is_whole = _checked(parameters.items(), clipping, eps, exclude, units)
+    check_numbers(clipping, eps)
+    left, is_whole = _checked(parameters.items(), exclude, units)
     if _trained(optimizer).isdisjoint(map(id, parameters.values())):
         raise ValueError(
             "the optimizer has none of these parameters; give those of the model that it trains, "
@@ -338,7 +354,7 @@ class Attached:
         return (itself, *given), {**kwargs, "closure": clipped_closure}
 
 
-def _facing(factor: Tensor, gradient: Tensor) -> Tensor:
+def _broadcastable(factor: Tensor, gradient: Tensor) -> Tensor:
     """``factor [units]`` in a shape that broadcasts over ``gradient``."""
     if gradient.ndim == 1:
         return factor
@@ -424,7 +440,7 @@ def check_numbers(clipping: float, eps: float) -> None:
 _SHARDED = ("device_mesh", "_fsdp_flattened")
 
 
-def alike(parameters: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def by_device_and_type(parameters: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Parameters grouped by device and type, so that each group can be worked on at once.
 
     Raises:

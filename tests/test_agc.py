@@ -223,7 +223,7 @@ def test_one_ratio_per_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exclude", "spared"),
+    ("exclude", "unclipped"),
     [
         ([], set()),
         (["linear"], {"linear"}),
@@ -232,13 +232,13 @@ def test_one_ratio_per_layer() -> None:
         (["*"], set(SHAPES)),
     ],
 )
-def test_exclusion(exclude: list[str], spared: set[str]) -> None:
+def test_exclusion(exclude: list[str], unclipped: set[str]) -> None:
     named = parameters(scale=10.0)
     before = gradients(named)
     clipped = agc.clip_grads_(named.items(), exclude=exclude)
     same = {name for name, p in named.items() if torch.equal(p.grad, before[name])}
-    assert same == spared
-    assert set(clipped) == set(SHAPES) - spared
+    assert same == unclipped
+    assert set(clipped) == set(SHAPES) - unclipped
     assert (agc.share(clipped) > 0.5) == bool(clipped)
 
 
@@ -429,6 +429,30 @@ def test_a_unit_is_clipped_if_its_ratio_is_above_lambda(rule: str) -> None:
     assert list(ratios) == list(named)
     for name, ratio in ratios.items():
         torch.testing.assert_close((0.01 / ratio).clamp(max=1), clipped.factors[name])
+
+
+def test_ratios_leave_out_what_clipping_will() -> None:
+    named = parameters()
+    ratios = agc.ratios(named.items(), exclude=["conv*", "bias"])
+    assert list(ratios) == list(agc.clip_grads_(named.items(), exclude=["conv*", "bias"]))
+    with pytest.raises(ValueError, match=r"to exclude: 'linaer' matches no name; nearest: linear"):
+        agc.ratios(named.items(), exclude=["linaer"])
+    with pytest.raises(TypeError, match="to exclude: expected a list of names"):
+        agc.ratios(named.items(), exclude="linear")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "said"),
+    [
+        (torch.ones(4, 7), TypeError, "expected a list of tensors, got a tensor"),
+        ([], ValueError, "expected at least one"),
+    ],
+)
+def test_norms_of_what_is_no_list_of_tensors(
+    tensors: Any, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        agc.unitwise_norm(tensors, 0)
 
 
 def test_in_bfloat16_timm_is_a_percent_off() -> None:
@@ -673,6 +697,33 @@ def test_optimizer_equals_the_function_and_sgd(
 
 
 @pytest.mark.usefixtures("pieces")
+def test_what_a_step_clipped_stays_as_it_was() -> None:
+    model = Net()
+    optimizer = ours(model)
+    train(model, optimizer, [0])
+    first = optimizer.clipped
+    factors = {name: factor.clone() for name, factor in first.factors.items()}
+    train(model, optimizer, [1])
+    for name, factor in factors.items():
+        assert torch.equal(first.factors[name], factor)
+    for name in ("stem.weight", "stem.bias"):
+        assert not torch.equal(optimizer.clipped.factors[name], factors[name])
+
+
+@pytest.mark.usefixtures("pieces")
+def test_another_device_may_be_the_default() -> None:
+    one, reference, two, optimizer = twins(momentum=0.9, weight_decay=0.01)
+    train(one, reference, range(2))
+    for number in range(2):
+        two.zero_grad()
+        backward(two, number)
+        with torch.device("meta"):
+            optimizer.step()
+            assert agc.share(optimizer.clipped) > 0
+    assert_same(one, two)
+
+
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_step_in_lower_precision(dtype: torch.dtype) -> None:
     """Torch's fused SGD rounds differently with a tensor's place in memory, hence a tolerance."""
@@ -830,6 +881,27 @@ def test_resume(first: str, second: str) -> None:
         assert again.param_groups[0]["lr"] == 0.1
         train(three, again, range(3, 6))
     assert_same(one, three)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_state_that_names_parameters_as_a_compiled_model_does() -> None:
+    """What is unclipped goes by position, since the names come from the file."""
+    one, two = Net().double(), Net().double()
+    compiled: Any = torch.compile(one)
+    sgd = torch.optim.SGD(compiled.named_parameters(), 0.1, momentum=0.9)
+    train(one, sgd, [0])
+    optimizer = ClippedSGD(two.named_parameters(), 0.1, 0.9, exclude=EXCLUDE)
+    two.load_state_dict(one.state_dict())
+    optimizer.load_state_dict(saved(sgd.state_dict()))
+    assert optimizer.param_groups[0]["unclipped"] == ["_orig_mod.fc.weight"]
+    for model in (one, two):
+        model.zero_grad()
+        backward(model, 1)
+    agc.clip_grads_(one.named_parameters(), exclude=EXCLUDE)
+    sgd.step()
+    optimizer.step()
+    assert_same(one, two)
+    assert "_orig_mod.fc.weight" not in optimizer.clipped
 
 
 @pytest.mark.usefixtures("pieces")

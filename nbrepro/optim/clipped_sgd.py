@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 from nbrepro._suggest import select
 from nbrepro.agc import (
     Clipped,
-    alike,
+    by_device_and_type,
     by_name,
     check_numbers,
     clip_factor,
@@ -81,13 +81,13 @@ class ClippedSGD(torch.optim.SGD):
     ) -> None:
         check_numbers(clipping, eps)
         parameters = by_name(named_parameters)
-        spared = select("parameter to exclude", exclude, parameters)
+        excluded = select("parameter to exclude", exclude, parameters)
         undecayed = select("parameter not to decay", no_decay, parameters)
         groups: list[dict[str, Any]] = []
         for decay, some in ((weight_decay, parameters.keys() - undecayed), (0.0, undecayed)):
             members = [(name, parameters[name]) for name in parameters if name in some]
             if members:
-                unclipped = [name for name, _ in members if name in spared]
+                unclipped = [name for name, _ in members if name in excluded]
                 groups.append({"params": members, "weight_decay": decay, "unclipped": unclipped})
         self._blocks: list[_Block | _Large] = []
         super().__init__(groups, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
@@ -125,14 +125,14 @@ class ClippedSGD(torch.optim.SGD):
                 f"the optimizer has a parameter named {taken[0]!r} already; give each a name of "
                 "its own, such as head.named_parameters(prefix='head')"
             )
-        spared = select("parameter not to clip", param_group.get("unclipped", ()), parameters)
-        unclipped = [name for name in parameters if name in spared]
-        named = {"params": list(parameters.items()), "unclipped": unclipped}
+        unclipped = select("parameter not to clip", param_group.get("unclipped", ()), parameters)
+        in_order = [name for name in parameters if name in unclipped]
+        named = {"params": list(parameters.items()), "unclipped": in_order}
         super().add_param_group(param_group | named)
 
     @property
     def clipped(self) -> Clipped:
-        """What the latest step clipped."""
+        """What the latest step clipped; later steps leave it as it is."""
         factors = {name: f for block in self._blocks for name, f in block.factors().items()}
         names = [name for group in self.param_groups for name in group["param_names"]]
         return Clipped({name: factors[name] for name in names if name in factors})
@@ -154,8 +154,12 @@ class ClippedSGD(torch.optim.SGD):
         """Restore what was saved, by this class or by ``torch.optim.SGD``."""
         mine = getattr(self, "param_groups", state["param_groups"])  # none when it is unpickled
         for group, now in zip(state["param_groups"], mine, strict=True):
-            for key in ("clipping", "eps", "unclipped"):
+            for key in ("clipping", "eps"):
                 group.setdefault(key, now[key])
+            if "unclipped" not in group:
+                # The state may name them otherwise, as that of a compiled model does.
+                names = zip(group["param_names"], now["param_names"], strict=True)
+                group["unclipped"] = [name for name, ours in names if ours in now["unclipped"]]
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._blocks = []
 
@@ -176,7 +180,7 @@ class ClippedSGD(torch.optim.SGD):
         for group in self.param_groups:
             named = zip(group["param_names"], group["params"], strict=True)
             placed = {name: p for name, p in named if p.grad is not None or id(p) in ours}
-            for part in alike(placed):
+            for part in by_device_and_type(placed):
                 large = {name: p for name, p in part.items() if _is_large(p)}
                 small = {name: p for name, p in part.items() if name not in large}
                 if large:
@@ -213,69 +217,93 @@ class _Layout(NamedTuple):
 
     Attributes:
         starts: by name, in the block's order, where a parameter begins.
-        units: by name, how many units it has.
-        clipped: first element, end, and length of the units, of each run of units of one length.
+        units: by name, how many units it has; only of what is clipped.
+        runs: first element, end, and length of the units, of each run of clipped units of one
+            length.
         size: of the whole block.
     """
 
     starts: dict[str, int]
     units: dict[str, int]
-    clipped: list[tuple[int, int, int]]
+    runs: list[tuple[int, int, int]]
     size: int
 
     @classmethod
-    def of(cls, named: Mapping[str, Tensor], spared: Collection[str]) -> "_Layout":
+    def of(cls, named: Mapping[str, Tensor], unclipped: Collection[str]) -> "_Layout":
         """Sort parameters by the length of their units; each length starts aligned."""
 
         def kind(name: str) -> tuple[bool, int]:
-            return name in spared, _unit_length(named[name])
+            return name in unclipped, _unit_length(named[name])
 
         layout = cls({}, {}, [], 0)
         end = 0
-        for (is_spared, length), names in groupby(sorted(named, key=kind), kind):
+        for (is_unclipped, length), names in groupby(sorted(named, key=kind), kind):
             first = end = math.ceil(end / _ALIGNMENT) * _ALIGNMENT
             for name in names:
-                elements = named[name].numel()
-                layout.starts[name], layout.units[name] = end, elements // length
-                end += elements
-            if not is_spared:
-                layout.clipped.append((first, end, length))
+                layout.starts[name] = end
+                end += named[name].numel()
+                if not is_unclipped:
+                    layout.units[name] = named[name].numel() // length
+            if not is_unclipped:
+                layout.runs.append((first, end, length))
         return layout._replace(size=end)
 
 
-class _Block(_Placed):
-    """Parameters of one group, device and type, in one piece of memory.
+class _Clipper:
+    """Clips gradients that lie beside their weights in one piece of memory.
 
-    ``memory [2, total]`` holds weights in row 0 and gradients in row 1; first what is clipped, by
-    length of units, so that all units of one length are one matrix ``[2, units, length]``.
+    All units of one length are one matrix, so that there is one norm to take for each length.
+
+    Args:
+        memory: weights in row 0, gradients in row 1 ``[2, elements]``.
+        runs: of units of one length, see :class:`_Layout`.
+
+    Attributes:
+        factor: what each unit was multiplied by in the latest step ``[units]``.
     """
+
+    def __init__(self, memory: Tensor, runs: list[tuple[int, int, int]]) -> None:
+        self.matrices = [memory[:, a:b].view(2, -1, length) for a, b, length in runs]
+        self.gradients = [gradients for _, gradients in self.matrices]
+        units = [len(gradients) for gradients in self.gradients]
+        dtype = norm_type(memory) or memory.dtype
+        self.norms = torch.ones(2, sum(units), device=memory.device, dtype=dtype)
+        self.factor = torch.ones_like(self.norms[0])
+        self.norms_by_length = self.norms.split(units, dim=1)
+        self.factor_by_length = self.factor[:, None].split(units)
+
+    def clip(self, clipping: float, eps: float) -> None:
+        """Multiply the gradients by their factors, in place."""
+        if not self.matrices:
+            return
+        for matrix, norm in zip(self.matrices, self.norms_by_length, strict=True):
+            torch.linalg.vector_norm(matrix, dim=2, dtype=norm.dtype, out=norm)
+        self.factor.copy_(clip_factor(self.norms[0], self.norms[1], clipping, eps))
+        torch._foreach_mul_(self.gradients, self.factor_by_length)
+
+
+class _Block(_Placed):
+    """Parameters of one group, device and type, in one piece of memory."""
 
     def __init__(
         self, group: dict[str, Any], named: dict[str, Tensor], state: Mapping[Tensor, Any]
     ) -> None:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("take a step of ClippedSGD before you capture one in a CUDA graph")
-        spared = set(group["unclipped"])
-        layout = _Layout.of(named, spared)
+        layout = _Layout.of(named, set(group["unclipped"]))
         self.group = group
         self.names = list(layout.starts)
         self.parameters = [named[name] for name in self.names]
-        self.units = [units for name, units in layout.units.items() if name not in spared]
+        self.units = list(layout.units.values())
         self.absent: list[int] = []
 
         device, dtype = self.parameters[0].device, self.parameters[0].dtype
         memory = torch.zeros(2, layout.size, device=device, dtype=dtype)
+        self.clipper = _Clipper(memory, layout.runs)
         self.weights, self.gradients = memory
         self.momentum = torch.zeros_like(self.weights) if group["momentum"] else None
         self.remembers = self.momentum is not None
         self.fused = device.type != "cpu" or dtype in _FUSED_ON_CPU
-        self.matrices = [memory[:, a:b].view(2, -1, length) for a, b, length in layout.clipped]
-        self.clippable = [gradients for _, gradients in self.matrices]
-        rows = [len(gradients) for gradients in self.clippable]
-        self.norms = torch.ones(2, sum(rows), device=device, dtype=norm_type(memory) or dtype)
-        self.factor = torch.ones_like(self.norms[0])
-        self.norms_by_length = self.norms.split(rows, dim=1)
-        self.factor_by_length = self.factor[:, None].split(rows)
         self.places: list[Tensor] = []  # of the gradients
         self.buffers: list[Tensor] = []  # of the momentum
         for parameter, start in zip(self.parameters, layout.starts.values(), strict=True):
@@ -292,27 +320,41 @@ class _Block(_Placed):
 
     def step(self) -> None:
         """Clip and update all that have a gradient."""
-        group = self.group
-        gradients: list[Any] = [parameter.grad for parameter in self.parameters]
-        places = self.places
+        gradients = [parameter.grad for parameter in self.parameters]
         self.absent = [i for i, gradient in enumerate(gradients) if gradient is None]
-        # Parameters without a gradient are restored afterwards; that is rare, so it may be slow.
-        kept = [(t, t.clone()) for i in self.absent for t in self._of(i)]
+        if len(self.absent) == len(gradients):
+            return
+        # Those without a gradient are restored afterwards; that is rare, so it may be slow.
+        kept = [(t, t.clone()) for i in self.absent for t in self._weight_and_momentum(i)]
+        self._gather(gradients)
+        self.clipper.clip(self.group["clipping"], self.group["eps"])
+        self._update()
+        for tensor, before in kept:
+            tensor.copy_(before)
+        torch.autograd.graph.increment_version(self.parameters)
+
+    def factors(self) -> dict[str, Tensor]:
+        """Name → factor of each unit in the latest step."""
+        clipped = self.names[: len(self.units)]  # what is not clipped comes last
+        # A copy: the next step writes over the factors.
+        parts = zip(clipped, self.clipper.factor.clone().split(self.units), strict=True)
+        return {name: part for i, (name, part) in enumerate(parts) if i not in self.absent}
+
+    def _weight_and_momentum(self, i: int) -> list[Tensor]:
+        return [self.parameters[i], *self.buffers[i : i + 1]]
+
+    def _gather(self, gradients: list[Any]) -> None:
+        """Copy the gradients that there are into the block."""
+        places = self.places
         if self.absent:
             places = [places[i] for i, g in enumerate(gradients) if g is not None]
             gradients = [g for g in gradients if g is not None]
-            if not gradients:
-                return
         torch._foreach_copy_(places, gradients)
-        if self.matrices:
-            for matrix, norm in zip(self.matrices, self.norms_by_length, strict=True):
-                torch.linalg.vector_norm(matrix, dim=2, dtype=norm.dtype, out=norm)
-            self.factor.copy_(
-                clip_factor(self.norms[0], self.norms[1], group["clipping"], group["eps"])
-            )
-            torch._foreach_mul_(self.clippable, self.factor_by_length)
-        momentum: list[Any] = [self.momentum] if group["momentum"] else []
-        hyper = {name: group[name] for name in _HYPER}
+
+    def _update(self) -> None:
+        """Take the step of SGD with the gradients in the block."""
+        momentum: list[Any] = [self.momentum] if self.group["momentum"] else []
+        hyper = {name: self.group[name] for name in _HYPER}
         if self.fused:
             torch._fused_sgd_(
                 [self.weights],
@@ -323,21 +365,24 @@ class _Block(_Placed):
             )
         else:
             sgd([self.weights], [self.gradients], momentum or [None], foreach=False, **hyper)
-        for tensor, before in kept:
-            tensor.copy_(before)
-        torch.autograd.graph.increment_version(self.parameters)
-
-    def factors(self) -> dict[str, Tensor]:
-        """Name → factor of each unit in the latest step."""
-        parts = zip(self.names, self.factor.split(self.units), strict=False)  # unclipped come last
-        return {name: part for i, (name, part) in enumerate(parts) if i not in self.absent}
-
-    def _of(self, i: int) -> list[Tensor]:
-        return [self.parameters[i], *self.buffers[i : i + 1]]
 
 
-#: A parameter, how many units a piece has, and by piece: weights, scratch memory, momentum.
-_Pieces = tuple[Tensor, int, tuple[Tensor, ...], list[Tensor], list[list[Tensor]]]
+class _Pieces(NamedTuple):
+    """A large parameter, piece by piece.
+
+    Attributes:
+        parameter: the whole.
+        units: how many a piece has; the last may have fewer.
+        weights: of each piece, a part of the parameter.
+        scratch: for each piece, where its clipped gradient is put: the same memory for all.
+        momentum: of each piece, in a list, which is empty without momentum.
+    """
+
+    parameter: Tensor
+    units: int
+    weights: tuple[Tensor, ...]
+    scratch: list[Tensor]
+    momentum: list[list[Tensor]]
 
 
 class _Large(_Placed):
@@ -355,43 +400,45 @@ class _Large(_Placed):
         self.pointers = [parameter.data_ptr() for parameter in self.parameters]
         self.remembers = bool(group["momentum"])
         self.clipped: dict[str, Tensor] = {}
-        rows = {name: max(1, _PIECE // _unit_length(p)) for name, p in named.items()}
-        most = max(rows[name] * _unit_length(parameter) for name, parameter in named.items())
-        scratch = torch.empty(most, dtype=self.parameters[0].dtype)
+        units = {name: max(1, _PIECE // _unit_length(p)) for name, p in named.items()}
+        most = max(units[name] * _unit_length(parameter) for name, parameter in named.items())
+        first = self.parameters[0]
+        memory = torch.empty(most, device=first.device, dtype=first.dtype)
         self.pieces: dict[str, _Pieces] = {}
         for name, parameter in named.items():
-            weights = parameter.split(rows[name])
+            weights = parameter.split(units[name])
             momentum: list[list[Tensor]] = [[] for _ in weights]
             if self.remembers:
                 # The fused kernel goes through memory, so all must lie there as the weights do.
                 buffer = _adopted(torch.zeros_like(parameter), state[parameter])
-                momentum = [[part] for part in buffer.split(rows[name])]
-            places = [_place(scratch, 0, weight) for weight in weights]
-            self.pieces[name] = (parameter, rows[name], weights, places, momentum)
+                momentum = [[part] for part in buffer.split(units[name])]
+            scratch = [_place(memory, 0, weight) for weight in weights]
+            self.pieces[name] = _Pieces(parameter, units[name], weights, scratch, momentum)
 
     def step(self) -> None:
         """Clip and update all that have a gradient."""
-        clipping, eps, spared = (self.group[key] for key in ("clipping", "eps", "unclipped"))
+        clipping, eps, unclipped = (self.group[key] for key in ("clipping", "eps", "unclipped"))
         hyper = {name: self.group[name] for name in _HYPER}
         none: list[Tensor] = []
         self.clipped = {}
-        for name, (parameter, rows, *pieces) in self.pieces.items():
-            if parameter.grad is None:
+        for name, pieces in self.pieces.items():
+            if pieces.parameter.grad is None:
                 continue
+            gradients = pieces.parameter.grad.split(pieces.units)
             factors = []
-            for gradient, weight, scaled, momentum in zip(
-                parameter.grad.split(rows), *pieces, strict=True
+            for gradient, weight, scratch, momentum in zip(
+                gradients, pieces.weights, pieces.scratch, pieces.momentum, strict=True
             ):
-                if name in spared:
-                    scaled.copy_(gradient)
+                if name in unclipped:
+                    scratch.copy_(gradient)
                 else:
                     norms = unitwise_norm([weight], 0), unitwise_norm([gradient], 0)
                     factor = clip_factor(*norms, clipping, eps)
-                    torch.mul(gradient, factor.view(-1, *[1] * (weight.ndim - 1)), out=scaled)
+                    torch.mul(gradient, factor.view(-1, *[1] * (weight.ndim - 1)), out=scratch)
                     factors.append(factor)
                 torch._fused_sgd_(
                     [weight],
-                    [scaled],
+                    [scratch],
                     momentum if self.group["momentum"] else none,
                     is_first_step=False,
                     **hyper,
