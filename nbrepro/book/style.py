@@ -91,7 +91,7 @@ METHODS: Mapping[str, Style] = {
     "NF without WS": _style("green", "^", _MIXED),
     "NF with WS": _style("vermilion", "s", _SHORT),
     # what lets a deep network train
-    "normalizer-free": _style("vermilion", "s", _SHORT),
+    "normalizer-free": _style("vermilion", "P", _SHORT),
     "GroupNorm": _style("purple", "v", _MIXED),
     "SkipInit": _style("brown", "h", _WIDE),
 }
