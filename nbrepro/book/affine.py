@@ -117,11 +117,14 @@ def accuracy_after(runs: Sequence[Record], epoch: int) -> float:
     return fmean(row["test_accuracy"] for row in rows)
 
 
-def drops(records: Sequence[Record], arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where each arm stands before the rate drops, and at the end: a list, of means over seeds.
+def plateau(runs: Sequence[Record]) -> float:
+    """The mean test accuracy before the rate first drops, over the five epochs up to half."""
+    half = runs[0].spec.epochs // 2
+    return fmean(accuracy_after(runs, epoch) for epoch in range(half - 4, half + 1))
 
-    Before: the mean over the five epochs up to half of the training.
-    """
+
+def drops(records: Sequence[Record], arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where each arm stands before the rate drops, and at the end: a list, of means over seeds."""
     from nbrepro.book.figures import runs_of
 
     lines = []
@@ -129,10 +132,7 @@ def drops(records: Sequence[Record], arms: Mapping[str, Mapping[str, Any]]) -> s
         runs = runs_of(records, arm)
         if not runs:
             continue
-        epochs = runs[0].spec.epochs
-        half = epochs // 2
-        before = 100 * fmean(accuracy_after(runs, epoch) for epoch in range(half - 4, half + 1))
-        end = 100 * accuracy_after(runs, epochs)
+        before, end = 100 * plateau(runs), 100 * accuracy_after(runs, runs[0].spec.epochs)
         lines.append(
             f"- {name}: {before:.1f} % before the rate first drops, {end:.1f} % at the end, "
             f"**{end - before:+.1f} points** (n = {len(runs)})"

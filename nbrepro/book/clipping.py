@@ -280,7 +280,7 @@ def in_proportion(records: Sequence["Record"]) -> list["Record"]:
     return [r for r in records if r.spec.lr == OURS.lr * r.spec.batch_size / OURS.batch_size]
 
 
-def ended(records: Sequence["Record"], arm: Mapping[str, Any]) -> list["Record"]:
+def completed(records: Sequence["Record"], arm: Mapping[str, Any]) -> list["Record"]:
     """The runs of an arm that came to the end of their training."""
     return [run for run in runs_of(records, arm) if run.status == "completed"]
 
